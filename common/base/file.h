@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* file.h - a whole file, read-only, mapped. The pages are the kernel's: a 16 GB checkpoint costs no memory to open. */
+#ifndef PLATEN_BASE_FILE_H
+#define PLATEN_BASE_FILE_H
+
+#include "common/base/status.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct file {
+    const uint8_t *data; /* NULL when closed or empty */
+    size_t bytes;
+};
+
+/* Maps `path`. Errors: ST_ENOTFOUND (does not exist), ST_EINVAL (a directory, cannot be read), each naming the path. */
+enum status file_open(struct file *out, const char *path, struct err *err);
+void file_close(struct file *f);
+
+bool file_is_dir(const char *path);
+bool file_exists(const char *path);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * thread.h - named threads, and the fixed pool that runs one parallel loop at a time.
+ *
+ * The pool spins for some microseconds, then sleeps on a futex: a busy neighbour costs little and an idle node costs
+ * nothing. Nothing in it allocates after open.
+ */
+#ifndef PLATEN_BASE_THREAD_H
+#define PLATEN_BASE_THREAD_H
+
+#include "common/base/status.h"
+
+#include <pthread.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Starts `run(arg)` on a thread called `name` (15 bytes at most), with SIGINT, SIGTERM, SIGHUP blocked. */
+enum status thread_start(pthread_t *out, const char *name, void *(*run)(void *), void *arg, struct err *err);
+
+/* Cores this process may use (affinity and cgroup quota counted), at least 1. */
+int thread_cores(void);
+
+struct pool;
+
+/* A pool of `threads` (>= 1) workers, the caller of pool_run counted as one of them. */
+enum status pool_open(struct pool **out, int threads, struct err *err);
+void pool_close(struct pool *p);
+int pool_threads(const struct pool *p);
+
+/* Runs body(arg, i, worker) for every i in [0, count), each once, on all workers; returns when all are done. worker is
+ * in [0, threads). Indices are handed out dynamically. One caller at a time (the engine thread). hot. */
+void pool_run(struct pool *p, int64_t count, void (*body)(void *arg, int64_t i, int worker), void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
