@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* rope.h - the rotary embedding's frequencies, for every scaling a family may ask for. Computed in fp32 step by step as
+ * the reference does, so that angles at position 100,000 agree to the last bit. Host only; nothing waits. */
+#ifndef PLATEN_MODEL_ROPE_H
+#define PLATEN_MODEL_ROPE_H
+
+#include "common/model/hparams.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The rotation that layer `layer` uses: h->rope, or h->rope_local where the layer has a window and the family gives
+ * windowed layers a base of their own (rope_local.theta > 0). Borrowed from `h`. */
+const struct rope_params *rope_of_layer(const struct hparams *h, int32_t layer);
+
+/* Whether the frequencies change with the length of the sequence (dynamic, longrope): then they must be asked for again
+ * when the largest position grows. */
+bool rope_varies(const struct rope_params *rope);
+
+/* inv_freq[0 .. rope->dims / 2) and the factor that cos and sin are multiplied by, for a sequence whose largest position
+ * is length - 1. Channel pair j of position t turns by the angle t * inv_freq[j]. Allocates nothing. */
+void rope_freqs(const struct hparams *h, int32_t layer, int64_t length, float *inv_freq, float *attention_factor);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
