@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * hparams.h - the numbers of a model, family differences included, as plain fields.
+ *
+ * Read by host C, C++ and CUDA: plain types only. Everything that makes one family's layer differ from another's is a
+ * field here, so that the forward pass has no family names in it. Filled by checkpoint_open; valid while it lives.
+ *
+ * Letters: T tokens, H query heads, G KV heads, D head size, F width of the MLP, L layers, V vocabulary.
+ */
+#ifndef PLATEN_MODEL_HPARAMS_H
+#define PLATEN_MODEL_HPARAMS_H
+
+#include "common/base/status.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum arch {
+#define ARCH(name, hf, gguf) ARCH_##name,
+#include "common/model/arch.def"
+#undef ARCH
+    ARCH_COUNT
+};
+
+enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_DYNAMIC, ROPE_LLAMA3, ROPE_YARN, ROPE_LONGROPE };
+enum activation { ACT_SILU, ACT_GELU_TANH };
+
+/* Rotary embedding, half-split (PRESSES 1.7). Channels [0, dims) are rotated, the rest pass. */
+struct rope_params {
+    enum rope_kind kind;
+    int32_t dims; /* rotated channels; D unless the family rotates a part */
+    double theta;
+    double factor;
+    double low_freq_factor, high_freq_factor; /* llama3 */
+    double beta_fast, beta_slow;              /* yarn */
+    double mscale, mscale_all_dim;            /* yarn; 0 where the file has none */
+    double attention_factor;                  /* 0: derived as the family does */
+    int64_t original_positions;               /* context length before scaling; 0 where none */
+    const float *short_factor, *long_factor;  /* longrope: dims / 2 numbers each */
+    int32_t truncate;                         /* yarn: correction range rounded to whole channels (1, the default) */
+};
+
+enum { HPARAMS_LAYERS_MAX = 512, HPARAMS_EOS_MAX = 16 };
+
+struct hparams {
+    enum arch arch;
+    int32_t layers, dim, q_heads, kv_heads, head_dim, ff_dim, vocab;
+    int64_t max_positions;
+    float norm_eps;
+    enum activation activation;
+    float attn_scale;  /* scores are q.k * attn_scale; 1/sqrt(D) unless the family has its own */
+    float embed_scale; /* the embedding is multiplied by this (1 for most; sqrt(dim) in Gemma) */
+    uint8_t tied_head;      /* the output matrix is the embedding */
+    uint8_t qkv_bias;       /* q, k and v have biases */
+    uint8_t qk_norm;        /* RMS norm over D on every q and k head, before the rotation */
+    uint8_t norm_plus_one;  /* norm weights are used as (1 + w); already added when the weights were read */
+    uint8_t post_norms;     /* norms after attention and after the MLP, before the residual (Gemma) */
+    struct rope_params rope;       /* full layers */
+    struct rope_params rope_local; /* windowed layers, where a family gives them their own */
+    int32_t window[HPARAMS_LAYERS_MAX];    /* rows a token of that layer may see, itself counted; 0: all of them */
+    uint8_t rope_off[HPARAMS_LAYERS_MAX];  /* layers without rotation */
+    int32_t bos_id; /* -1: none */
+    int32_t eos_id[HPARAMS_EOS_MAX];
+    int32_t eos_count;
+};
+
+/* The tensors of a model by role, whatever the file calls them. Fused roles are read as if they stood in the file: rows
+ * of QKV are q, k, v one after another; of GATE_UP gate, then up. The whole program asks for weights by these. */
+enum tensor_slot {
+    SLOT_EMBEDDING,      /* [V][dim] */
+    SLOT_OUT_NORM,       /* [dim] */
+    SLOT_HEAD,           /* [V][dim]; the embedding where tied_head */
+    SLOT_ATTN_NORM,      /* [dim], one per layer from here on */
+    SLOT_QKV,            /* [(H + 2 G) D][dim] */
+    SLOT_QKV_BIAS,       /* [(H + 2 G) D] where qkv_bias */
+    SLOT_Q_NORM,         /* [D] where qk_norm */
+    SLOT_K_NORM,
+    SLOT_O,              /* [dim][H D] */
+    SLOT_POST_ATTN_NORM, /* [dim] where post_norms */
+    SLOT_MLP_NORM,       /* [dim] */
+    SLOT_GATE_UP,        /* [2 F][dim] */
+    SLOT_DOWN,           /* [dim][F] */
+    SLOT_POST_MLP_NORM,  /* [dim] where post_norms */
+    SLOT_COUNT
+};
+
+/* Reads rows [row, row + rows) of a tensor as f32 [rows][cols] (a vector is one row). checkpoint_rows (checkpoint.h) is
+ * one; kernels/weights.h takes any. Errors name the tensor. May wait for the disk. Any thread. */
+typedef enum status (*tensor_reader)(void *ctx, enum tensor_slot slot, int32_t layer, int64_t row, int64_t rows,
+                                     float *out, struct err *err);
+
+/* A layer whose window is at least max_positions is a full layer; only full layers are pressed. */
+static inline int hparams_layer_is_full(const struct hparams *h, int32_t layer)
+{
+    return h->window[layer] == 0;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

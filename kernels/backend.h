@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * backend.h - arithmetic and memory of one device, as one table of operations.
+ *
+ * The CPU back end defines what each operation means; the CUDA back end must agree with it. tests/ops judges both with
+ * a plain double-precision reference. Nothing here knows of requests, sockets or presses' words.
+ *
+ *   pointers     "device" pointers come from ops->alloc; on the CPU they are ordinary memory
+ *   activations  dtype be->act: f32 on the CPU, the compute dtype on CUDA
+ *   cache rows   dtype be->kv: the compute dtype (f32 or bf16)
+ *   scores       f32 always
+ *   order        operations of one lane run in the order they were called; they may still run when the call returns.
+ *                ops->wait ends that. Lanes are ordered against each other with fences only.
+ *   thread       one engine thread owns a back end, except where a function says otherwise
+ *   failure      an operation that cannot be queued or fails on the device makes the back end broken: ops->health says
+ *                so with a sentence, results are void, and the node reports NOT_SERVING
+ *   memory       everything is sized at open; operations allocate nothing
+ *
+ * Letters: B rows in a batch, T tokens, H query heads, G KV heads, D head size, F MLP width, V vocabulary.
+ */
+#ifndef PLATEN_KERNELS_BACKEND_H
+#define PLATEN_KERNELS_BACKEND_H
+
+#include "common/base/status.h"
+#include "common/kv/layout.h"
+#include "common/model/hparams.h"
+#include "common/tensor/dtype.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct backend;
+struct weight;
+struct fence;
+
+/* Work that may overlap. The CPU back end runs every lane at once, in the caller. */
+enum lane { LANE_COMPUTE, LANE_PRESS, LANE_COPY, LANE_COUNT };
+
+/* What a back end needs to know at open. */
+struct backend_config {
+    enum dtype dtype;       /* DT_F32 or DT_BF16: products and cache */
+    int32_t threads;        /* CPU; 0: all cores this process may use */
+    int32_t device;         /* CUDA ordinal */
+    double memory_fraction; /* of the device's memory, for weights, activations, blocks and tails together */
+    int64_t rows_max;       /* most rows that one matmul, norm, ... will be given */
+    const char *cache_dir;  /* where tuned choices are kept between runs; NULL: nowhere */
+};
+
+/* Where a weight's numbers come from: `read` gives rows [row, row + rows) as f32 [rows][cols]. */
+struct weight_source {
+    int64_t rows, cols; /* N outputs, K inputs; a vector is 1 x cols */
+    enum status (*read)(void *ctx, int64_t row, int64_t rows, float *out, struct err *err);
+    void *ctx;
+    uint64_t random_seed; /* not 0: normal(0, scale) numbers made by the back end instead of `read`; benchmarks only */
+    float random_scale;
+};
+
+enum weight_use {
+    WEIGHT_MATRIX, /* for matmul */
+    WEIGHT_TABLE,  /* for embed */
+    WEIGHT_BOTH,   /* for both: a tied head */
+    WEIGHT_VECTOR  /* f32 [cols]: norms, biases */
+};
+
+/* Queries of a prefill pass: `rows` rows beginning at `row` of q belong to a context whose K, V are kv; query i of the
+ * span stands at token `token + i` and sees tokens [0, token + i] of it (of the last `window` when window > 0). */
+struct attn_span {
+    int64_t row, rows;
+    int64_t token;
+    struct kv_layer kv;
+};
+
+/* How q, k and v leave the fused projection. */
+struct rope_table {
+    const float *inv_freq; /* device [dims / 2]; NULL: no rotation in this layer */
+    int32_t dims;          /* rotated channels, even, <= D */
+    float scale;           /* cos and sin are multiplied by it (yarn, longrope); 1 otherwise */
+};
+
+struct qkv_shape {
+    int32_t q_heads, kv_heads, dim;
+    const struct weight *q_norm, *k_norm; /* vectors [D], or NULL */
+    float norm_eps;
+};
+
+/*
+ * A view of K, V rows that a press scores: dense before the first keep, ragged after it. Row r of head g is element
+ * (first[g] + r) * dim of k and v, and its score stands at score[at[g] + r].
+ * token: the original token of every score index (device int32 [at[G]]); NULL: row r is token r.
+ */
+struct kv_rows {
+    const void *k, *v;
+    enum dtype dtype;
+    int32_t heads, dim;
+    int64_t first[KV_HEADS_MAX];
+    int64_t rows[KV_HEADS_MAX];
+    int64_t at[KV_HEADS_MAX + 1];
+    const int32_t *token;
+};
+
+/* A choice of rows. keep[g] rows of head g when total < 0; else `total` rows over all heads together, of which the best
+ * safe[g] of each head are kept in any case. Equal scores: the smaller row wins; but of rows with protected_score or
+ * more, the larger row wins (a protected tail that does not fit keeps its newest). */
+struct select_args {
+    const float *score; /* device [at[G]] */
+    int64_t total;
+    int64_t keep[KV_HEADS_MAX];
+    int64_t safe[KV_HEADS_MAX];
+    float protected_score; /* INFINITY: nothing is protected */
+};
+
+/* Packing: the chosen rows of `rows` become the bytes of a block (layout.h). */
+struct pack_args {
+    const struct kv_rows *rows;
+    const int32_t *index;   /* device: chosen row numbers per head, ascending, as select left them */
+    int64_t first[KV_HEADS_MAX + 1]; /* into index, and of the block */
+    /* Re-rotation (PRESSES 2.6): slot i of a head, from token p, is rotated by i - p. NULL: none */
+    const struct rope_table *rerotate;
+    const int32_t *token;   /* device: original token of each row as in kv_rows.token; NULL: row number */
+};
+
+/* One step of the decode node: B rows of up to B sequences; rows of one sequence stand together, in token order. Host
+ * arrays, read before step_begin returns. */
+struct step_seq {
+    int32_t slot;      /* sequence slot whose blocks and pages are read and written */
+    int32_t row, rows; /* its rows of this step */
+    int32_t tail;      /* tail rows before this step: row i of the sequence is written at tail + i and sees tail + i + 1 */
+};
+
+struct step {
+    int32_t rows, seqs;
+    const struct step_seq *seq;  /* [seqs] */
+    const int32_t *token;        /* [rows]: the id, or -1 - slot: what that slot chose in the step before */
+    const int32_t *position;     /* [rows] */
+    const int32_t *output;       /* [seqs]: row whose logits choose the sequence's next token; -1: none wanted */
+};
+
+/* What the decode side of a back end holds besides weights. */
+struct cache_config {
+    int32_t slots;          /* sequences at once */
+    int32_t pages;          /* tail pages in all; each holds KV_PAGE_TOKENS tokens of all layers */
+    int32_t pages_per_slot; /* longest tail */
+    int32_t rows_max;       /* rows of one step */
+    int32_t layers, q_heads, kv_heads, dim;
+};
+
+/* Bytes in use on the device by purpose, for GetInfo and metrics. */
+struct device_bytes {
+    uint64_t capacity, weights, activations, blocks, tails, other;
+};
+
+struct backend_ops {
+    const char *name; /* "cpu", "cuda" */
+
+    /* Opens the back end. ST_EUNAVAILABLE: no such device or library here, with the sentence. */
+    enum status (*open)(struct backend **out, const struct backend_config *config, struct err *err);
+    void (*close)(struct backend *be); /* waits for what runs */
+
+    /* What was dispatched ("avx512_bf16 amx", "H100 sm_90"), for people and `bench`. Static or owned by be. */
+    const char *(*describe)(struct backend *be);
+    enum status (*health)(struct backend *be, struct err *err); /* any thread */
+    void (*device_bytes)(struct backend *be, struct device_bytes *out);
+
+    /* ---- memory -------------------------------------------------------------------------------------------- */
+    /* Device memory, 256-byte aligned, contents undefined. `what` says for which purpose ("weights", "activations",
+     * "blocks", "tails"). ST_EEXHAUSTED names the purpose, what was asked and what is left. */
+    enum status (*alloc)(struct backend *be, uint64_t bytes, const char *what, void **out, struct err *err);
+    void (*free)(struct backend *be, void *device);
+    /* Host memory that the device copies from and to at full speed (pinned on CUDA). Any thread. */
+    enum status (*host_alloc)(struct backend *be, uint64_t bytes, void **out, struct err *err);
+    void (*host_free)(struct backend *be, void *host);
+    bool host_is_device; /* device pointers can be read and written by the host as they are (CPU) */
+
+    /* Queued copies on a lane; host memory must stay as it is until the lane was waited for. */
+    void (*upload)(struct backend *be, enum lane lane, void *device, const void *host, uint64_t bytes);
+    void (*download)(struct backend *be, enum lane lane, void *host, const void *device, uint64_t bytes);
+    void (*copy)(struct backend *be, enum lane lane, void *to, const void *from, uint64_t bytes);
+    /* Waits until everything queued on the lane so far is done. */
+    void (*wait)(struct backend *be, enum lane lane);
+
+    /* Fences: record marks a point of a lane; `after` makes another lane wait for it; passed asks (any thread);
+     * fence_wait waits until deadline_ns: ST_OK or ST_EDEADLINE (any thread). */
+    enum status (*fence_open)(struct backend *be, struct fence **out, struct err *err);
+    void (*fence_close)(struct backend *be, struct fence *f);
+    void (*fence_record)(struct backend *be, struct fence *f, enum lane lane);
+    void (*fence_after)(struct backend *be, enum lane lane, struct fence *f);
+    enum status (*fence_wait)(struct backend *be, struct fence *f, int64_t deadline_ns);
+
+    /* ---- weights ------------------------------------------------------------------------------------------- */
+    /* Reads, converts and packs a weight for its use. Waits. The weight is the caller's; close before the back end. */
+    enum status (*weight_open)(struct backend *be, const struct weight_source *src, enum weight_use use,
+                               struct weight **out, struct err *err);
+    void (*weight_close)(struct backend *be, struct weight *w);
+
+    /* ---- the half-layers (LANE_COMPUTE) -------------------------------------------------------------------- */
+    /* x[i] = table[ids[i]] * scale; ids device int32 [rows], x act [rows][cols]. */
+    void (*embed)(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x);
+    /* out = x / sqrt(mean(x^2) + eps) * w over `dim`; x, out act [rows][dim]; out may be x. */
+    void (*rms_norm)(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
+                     void *out);
+    /* x += y, act, `count` numbers. */
+    void (*add)(struct backend *be, void *x, const void *y, int64_t count);
+    /* out [rows][N] = in [rows][K] . w^T (+ bias [N] where not NULL) (+ out, where accumulate). act in and out. */
+    void (*matmul)(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
+                   void *out, bool accumulate);
+    /* out [rows][F] = act(gate) * up from gate_up [rows][2 F] (gate first). */
+    void (*gated)(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
+    /* Rows [row, row + rows) of x copied to out, one per entry of index (device int32 [count]). act [.][dim] */
+    void (*gather_rows)(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
+    /* ids[i] = the smallest column with the largest logit; logits act [rows][vocab]; ids device int32 [rows]. */
+    void (*argmax)(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids);
+
+    /* ---- prefill ------------------------------------------------------------------------------------------- */
+    /* qkv act [rows][(H + 2G) D] -> norms, rotation at position[i] (device int32 [rows]) -> q act [rows][H][D], and
+     * rows [token, token + rows) of kv. q_plain (act [rows][H][D], or NULL) gets q before the rotation. */
+    void (*qkv_to_layer)(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
+                         const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,
+                         const struct kv_layer *kv, int64_t token);
+    /* out act [.][H][D]: causal attention of every span (count of them) with GQA; scores * scale; window 0: all.
+     * lse: f32 [H][lse_stride], natural log of the sum of exp of each query's visible scores, at index `token + i`
+     * (NULL: not wanted). */
+    void (*attn_prefill)(struct backend *be, const struct attn_span *span, int32_t count, const void *q,
+                         int32_t q_heads, float scale, int32_t window, void *out, float *lse, int64_t lse_stride);
+
+    /* ---- decode -------------------------------------------------------------------------------------------- */
+    /* Allocates slots, page pool, step buffers. Once, after the weights. */
+    enum status (*cache_open)(struct backend *be, const struct cache_config *config, struct err *err);
+    void (*cache_close)(struct backend *be);
+    /* Ties a slot to its context's blocks (one per layer, host structs whose data are device memory; copied). Pages are
+     * given one at a time as the tail grows: page number `page` becomes the slot's page `index`. */
+    void (*slot_blocks)(struct backend *be, int32_t slot, const struct kv_block *blocks);
+    void (*slot_page)(struct backend *be, int32_t slot, int32_t index, int32_t page);
+    /* hot: takes the rows of a step; what follows up to step_end works on them. Returns true when a recorded graph of
+     * the same shape was replayed and the operations need not be called at all. `plan` names the forward pass. */
+    bool (*step_begin)(struct backend *be, const struct step *step);
+    void (*step_embed)(struct backend *be, const struct weight *table, float scale, void *x); /* hot */
+    /* hot: as qkv_to_layer; k and v go to the slots' tails of `layer`. */
+    void (*qkv_to_tail)(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope, int32_t layer,
+                        const void *qkv, void *q);
+    /* hot: every row attends to its slot's block of `layer` and its tail up to itself; window 0: all. Head g reads
+     * block rows [first[g], first[g+1]) and the tail. act q, out [rows][H][D]. */
+    void (*attn_decode)(struct backend *be, int32_t layer, const void *q, int32_t q_heads, float scale, int32_t window,
+                        void *out);
+    /* hot: rows named in step.output, gathered from x act [rows][dim] to out [count][dim] (count known at step_begin). */
+    void (*step_outputs)(struct backend *be, const void *x, int32_t dim, void *out);
+    /* hot: argmax of logits act [count][vocab], remembered as each slot's token. */
+    void (*step_choose)(struct backend *be, const void *logits, int32_t vocab);
+    void (*step_end)(struct backend *be); /* hot */
+    /* Waits for the step begun `behind` steps ago (0: the last one) and gives the chosen id of each wanted sequence, in
+     * the order of step.output. ids host [seqs]; -1 where none was wanted. */
+    void (*step_result)(struct backend *be, int32_t behind, int32_t *ids);
+
+    /* ---- presses (LANE_PRESS) ------------------------------------------------------------------------------ */
+    /* score = factor * ||k||_2 */
+    void (*score_key_norm)(struct backend *be, const struct kv_rows *in, float factor, float *score);
+    /* Window attention (PRESSES 2.2): the last `window` queries q act [window][H][D] (rotated) against all rows of
+     * `in`, where query i sees tokens [0, T - window + i], T = tokens. Per query head the mean over the window of the
+     * softmax (each query's row weighted by row_weight[i], host f32 [window]; NULL: 1), average pooling over `kernel`
+     * rows (zero padding, divisor kernel) of the rows that are not the last `window` tokens, then the mean over the
+     * group. Rows of the last `window` tokens get `pad`; INFINITY means 1 + the largest score of any head. */
+    void (*score_window)(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
+                         int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);
+    /* score of every row from its original token: value[r] for begin[r] <= token < begin[r+1] (ranges ascending,
+     * host arrays; begin has count + 1 entries). */
+    void (*score_ranges)(struct backend *be, const struct kv_rows *in, const int64_t *begin, const float *value,
+                         int32_t count, float *score);
+    /* score = counter-based uniform [0, 1) of (seed, layer, head, token): splitmix64 of the four; same everywhere. */
+    void (*score_random)(struct backend *be, const struct kv_rows *in, uint64_t seed, int32_t layer, float *score);
+    /* Chooses rows. index: device int32, room at[G]; head g's rows ascending at [first[g], first[g+1]). first: host
+     * [G + 1]. Waits for its lane (the counts are needed on the host). */
+    void (*select)(struct backend *be, const struct kv_rows *in, const struct select_args *args, int32_t *index,
+                   int64_t *first);
+    /* Writes the bytes of a plain block: `block` has layer, heads, dims, first and offsets set; data is device memory. */
+    void (*pack)(struct backend *be, const struct pack_args *args, const struct kv_block *block);
+    /* checksum (XXH3-64) of device bytes as the wire states it; waits for the lane. */
+    uint64_t (*checksum)(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
+};
+
+/* Every back end starts with this; the rest is its own. */
+struct backend {
+    const struct backend_ops *ops;
+    enum dtype act; /* activations */
+    enum dtype kv;  /* cache rows */
+};
+
+/* The back end called `name` ("cpu", "cuda"), or NULL. */
+const struct backend_ops *backend_find(const char *name);
+
+/* Splits "cuda:1" into name and device; opens it. ST_EINVAL names the back ends there are. */
+enum status backend_open(struct backend **out, const char *spec, const struct backend_config *config, struct err *err);
+void backend_close(struct backend *be); /* NULL is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

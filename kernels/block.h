@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * block.h - the two half-layers that both nodes share; what lies between them (attention) is where the nodes differ.
+ *
+ *   x ─┬─ norm ─ qkv ─▶ [attention of the node] ─ o ─(post norm)─ + ─┬─ norm ─ gate,up ─ act ─ down ─(post norm)─ + ─▶ x
+ *      └──────────────────────────────────────────────────────────┘ └──────────────────────────────────────────┘
+ *
+ * All pointers are device memory of `be`, activations in be->act; nothing waits, nothing allocates. hot.
+ */
+#ifndef PLATEN_KERNELS_BLOCK_H
+#define PLATEN_KERNELS_BLOCK_H
+
+#include "kernels/backend.h"
+#include "kernels/weights.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Buffers of one pass over `rows_max` rows. */
+struct scratch {
+    int64_t rows_max;
+    void *normed;  /* [rows_max][dim] */
+    void *qkv;     /* [rows_max][(H + 2 G) D] */
+    void *q;       /* [rows_max][H][D] */
+    void *heads;   /* [rows_max][H][D], what attention gives */
+    void *gate_up; /* [rows_max][2 F] */
+    void *gated;   /* [rows_max][F] */
+    void *out;     /* [rows_max][dim], only for families with post norms */
+};
+
+enum status scratch_open(struct scratch *s, struct backend *be, const struct hparams *hp, int64_t rows_max,
+                         struct err *err);
+void scratch_close(struct scratch *s, struct backend *be);
+
+/* normed = norm(x), qkv = normed . Wqkv. x act [rows][dim]. */
+void block_attention_in(struct backend *be, const struct weights *w, int32_t layer, const void *x, int64_t rows,
+                        struct scratch *s);
+
+/* x += post_norm(heads . Wo) */
+void block_attention_out(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows,
+                         struct scratch *s);
+
+/* x += post_norm(down(act(gate) * up)) of norm(x) */
+void block_mlp(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows, struct scratch *s);
+
+/* logits act [rows][V] = head . norm(x); `normed` act [rows][dim] is overwritten. */
+void block_logits(struct backend *be, const struct weights *w, const void *x, int64_t rows, void *normed, void *logits);
+
+/* The q, k, v shape of a layer for qkv_to_layer and qkv_to_tail. */
+struct qkv_shape block_qkv_shape(const struct weights *w, int32_t layer);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
