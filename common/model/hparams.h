@@ -69,27 +69,27 @@ struct hparams {
 
 /* The tensors of a model by role, whatever the file calls them. Fused roles are read as if they stood in the file: rows
  * of QKV are q, k, v one after another; of GATE_UP gate, then up. The whole program asks for weights by these. */
-enum tensor_slot {
-    SLOT_EMBEDDING,      /* [V][dim] */
-    SLOT_OUT_NORM,       /* [dim] */
-    SLOT_HEAD,           /* [V][dim]; the embedding where tied_head */
-    SLOT_ATTN_NORM,      /* [dim], one per layer from here on */
-    SLOT_QKV,            /* [(H + 2 G) D][dim] */
-    SLOT_QKV_BIAS,       /* [(H + 2 G) D] where qkv_bias */
-    SLOT_Q_NORM,         /* [D] where qk_norm */
-    SLOT_K_NORM,
-    SLOT_O,              /* [dim][H D] */
-    SLOT_POST_ATTN_NORM, /* [dim] where post_norms */
-    SLOT_MLP_NORM,       /* [dim] */
-    SLOT_GATE_UP,        /* [2 F][dim] */
-    SLOT_DOWN,           /* [dim][F] */
-    SLOT_POST_MLP_NORM,  /* [dim] where post_norms */
-    SLOT_COUNT
+enum weight_role {
+    ROLE_EMBEDDING,      /* [V][dim] */
+    ROLE_OUT_NORM,       /* [dim] */
+    ROLE_HEAD,           /* [V][dim]; the embedding where tied_head */
+    ROLE_ATTN_NORM,      /* [dim], one per layer from here on */
+    ROLE_QKV,            /* [(H + 2 G) D][dim] */
+    ROLE_QKV_BIAS,       /* [(H + 2 G) D] where qkv_bias */
+    ROLE_Q_NORM,         /* [D] where qk_norm */
+    ROLE_K_NORM,
+    ROLE_O,              /* [dim][H D] */
+    ROLE_POST_ATTN_NORM, /* [dim] where post_norms */
+    ROLE_MLP_NORM,       /* [dim] */
+    ROLE_GATE_UP,        /* [2 F][dim] */
+    ROLE_DOWN,           /* [dim][F] */
+    ROLE_POST_MLP_NORM,  /* [dim] where post_norms */
+    ROLE_COUNT
 };
 
 /* Reads rows [row, row + rows) of a tensor as f32 [rows][cols] (a vector is one row). checkpoint_rows (checkpoint.h) is
  * one; kernels/weights.h takes any. Errors name the tensor. May wait for the disk. Any thread. */
-typedef enum status (*tensor_reader)(void *ctx, enum tensor_slot slot, int32_t layer, int64_t row, int64_t rows,
+typedef enum status (*tensor_reader)(void *ctx, enum weight_role role, int32_t layer, int64_t row, int64_t rows,
                                      float *out, struct err *err);
 
 /* A layer whose window is at least max_positions is a full layer; only full layers are pressed. */
