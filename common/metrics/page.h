@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* page.h - GET /metrics on a port of its own. */
+#ifndef PLATEN_METRICS_PAGE_H
+#define PLATEN_METRICS_PAGE_H
+
+#include "common/base/status.h"
+#include "common/metrics/metrics.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct page;
+
+/* Serves `m` at HOST:PORT (port 0 picks one) from a thread of its own. `m` must outlive the page. ST_EINVAL: address;
+ * ST_EUNAVAILABLE: cannot listen there (in use), each naming it. */
+enum status page_open(struct page **out, const struct metrics *m, const char *listen, struct err *err);
+
+/* HOST:PORT with the port that was bound. Borrowed. */
+const char *page_address(const struct page *p);
+void page_close(struct page *p); /* NULL is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
