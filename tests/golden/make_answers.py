@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""smollm2_answers.json and pipeline_answers.json: greedy answers about pressed contexts, with the rows that were kept.
+
+    make_answers.py MODEL.gguf answers|pipeline
+
+`answers`: 20 questions, r = 0 and five presses at 0.3 and 0.5. `pipeline`: 22 chains, three contexts, 0.25, 0.5, 0.75.
+Rows and their edges are told once per (context, chain) under `rows`; an answer names its context and chain.
+"""
+import os
+import sys
+
+import reference as ref
+
+ref.install_ragged_attention()
+
+import torch  # noqa: E402
+from chains import Context  # noqa: E402
+from pressing import Prefill, edges_of  # noqa: E402
+
+QUESTIONS = [
+    ("fox", "Where does Bob live?"), ("fox", "What is the secret number of Alice?"), ("fox", "How many cats does Bob keep?"),
+    ("note", "When does the plumber come?"), ("note", "Where is the key for the boat shed?"),
+    ("recipe", "How long should the loaf bake in all?"), ("recipe", "How much salt is needed?"),
+    ("mixed", "Which version are these notes for?"), ("mixed", "What does queue_push() return now?"),
+    ("mixed", "Who is thanked?"),
+    ("lighthouse", "Who was the engineer of the lighthouse?"), ("lighthouse", "How high is the tower?"),
+    ("lighthouse", "Who lit the lamp first?"),
+    ("minutes", "Who is the treasurer?"), ("minutes", "What is the name of the carp?"),
+    ("minutes", "When is the next meeting?"),
+    ("survey", "Which village is the largest?"), ("survey", "What is the name of the girl born in January 2019?"),
+    ("survey", "How long is the Upper Tarn Valley?"),
+    ("letters", "What is the first prize of the raffle?"),
+]
+ANSWER_PRESSES = ["knorm | ratio={r}", "snapkv:window=16 | ratio={r}", "streaming | ratio={r}",
+                  "snapkv:window=16 | adakv | ratio={r}", "knorm | ratio={r} | rerotate"]
+
+PIPELINE_QUESTIONS = [("recipe", "How many loaves does this make?"), ("minutes", "Who is the chair of the society?"),
+                      ("survey", "Who is the chair of the commission?")]
+PIPELINE_PRESSES = [
+    "knorm | ratio={r}", "streaming | ratio={r}", "keydiff | ratio={r}", "lagkv:lag=32 | ratio={r}", "cur | ratio={r}",
+    "snapkv:window=32 | ratio={r}", "tova | ratio={r}", "observed | ratio={r}", "expected | ratio={r}",
+    "expected:eps=0.01 | adakv | ratio={r}", "cap | ratio={r}", "noncausal | ratio={r}",
+    "snapkv:window=32 | adakv | ratio={r}", "snapkv:window=32 | critical | ratio={r}",
+    "snapkv:window=32 | criticaladakv | ratio={r}", "snapkv:window=32 | pyramid | ratio={r}",
+    "snapkv:window=32 | chunkkv | ratio={r}", "keydiff | block | ratio={r}", "knorm | ratio={r} | rerotate",
+    "keydiff | ratio={r} | merge", "kvzip | ratio={r}", "kvcompose | ratio={r}",
+]
+
+
+def run(path, questions, presses, ratios, plain, name):
+    tokenizer = ref.load_tokenizer(path)
+    single, double = ref.load_model(path), ref.load_model(path, torch.float64)
+    empty, after = ref.template_split(tokenizer, "")
+    shared = dict(prefix_length=len(ref.encode(tokenizer, empty)), suffix_ids=ref.encode(tokenizer, after),
+                  encode=lambda text: ref.encode(tokenizer, text))
+    context32, context64 = Context(single, **shared), Context(double, **shared)
+    rows, answers = [], []
+    for topic in dict.fromkeys(topic for topic, _ in questions):
+        ids, after = ref.context_ids(tokenizer, topic)
+        eager = any(press.startswith("observed") for press in presses)
+        fills = [Prefill(single, ids), Prefill(double, ids)]
+        eagers = [Prefill(single, ids, eager=True), Prefill(double, ids, eager=True)] if eager else None
+        chains = ["none"] if plain else []
+        chains += [press.format(r=ratio) for press in presses for ratio in ratios]
+        for chain in chains:
+            pair = eagers if chain.startswith("observed") else fills
+            pressed, edge = edges_of(*pair, chain, context32, context64)
+            kept, edges = ref.layers_text(pressed.pos, edge, len(ids), lambda layer: layer % 3 == 0)
+            if chain != "none":
+                rows.append({"context": topic, "chain": chain, "tokens": len(ids), "next": pressed.next,
+                             "layers": kept, "edge": edges})
+            for _, question in (q for q in questions if q[0] == topic):
+                pressed.arm()
+                tokens, gaps = ref.generate(single, pressed.cache, ref.encode(tokenizer, question + after), pressed.next)
+                answers.append({"context": topic, "question": question, "chain": chain, "edges": len(edges),
+                                "text": tokenizer.decode(tokens, skip_special_tokens=True), "tokens": tokens,
+                                "gaps": [float(f"{gap:.3g}") for gap in gaps]})
+                print(topic, chain, len(edges), repr(answers[-1]["text"][:60]), f"{min(gaps):.2g}", flush=True)
+    head = {"versions": ref.versions(), "model": os.path.basename(path), "max_new_tokens": 50, "rows": rows}
+    ref.write_json(os.path.join(ref.HERE, name), head, answers, "answers")
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "answers":
+        run(sys.argv[1], QUESTIONS, ANSWER_PRESSES, ("0.3", "0.5"), True, "smollm2_answers.json")
+    else:
+        run(sys.argv[1], PIPELINE_QUESTIONS, PIPELINE_PRESSES, ("0.25", "0.5", "0.75"), False, "pipeline_answers.json")
