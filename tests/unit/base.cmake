@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
+foreach(file arena bytes clock file log opt pool queue status text thread)
+    platen_test(test_${file} SOURCES test_${file}.c LINK platen_base LABELS unit)
+endforeach()

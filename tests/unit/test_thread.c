@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "common/base/thread.h"
+#include "tests/support/cmocka_main.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void *report(void *arg)
+{
+    sigset_t *blocked = arg;
+
+    pthread_sigmask(SIG_BLOCK, NULL, blocked);
+    return arg;
+}
+
+static void a_thread_runs_with_its_argument(void **state)
+{
+    sigset_t blocked;
+    pthread_t thread;
+    void *back;
+
+    (void)state;
+    assert_int_equal(thread_start(&thread, "one", report, &blocked, NULL), ST_OK);
+    assert_int_equal(pthread_join(thread, &back), 0);
+    assert_ptr_equal(back, &blocked);
+}
+
+static void signals_stay_with_the_main_thread(void **state)
+{
+    sigset_t before, blocked, after;
+    pthread_t thread;
+
+    (void)state;
+    pthread_sigmask(SIG_BLOCK, NULL, &before);
+    assert_int_equal(thread_start(&thread, "two", report, &blocked, NULL), ST_OK);
+    pthread_join(thread, NULL);
+    assert_true(sigismember(&blocked, SIGINT) && sigismember(&blocked, SIGTERM) && sigismember(&blocked, SIGHUP));
+    assert_false(sigismember(&blocked, SIGSEGV));
+    pthread_sigmask(SIG_BLOCK, NULL, &after);
+    assert_int_equal(sigismember(&after, SIGTERM), sigismember(&before, SIGTERM)); /* the caller's are as they were */
+}
+
+static void *wait_for_go(void *arg)
+{
+    while (!atomic_load((_Atomic int *)arg))
+        sched_yield();
+    return NULL;
+}
+
+static void a_long_name_is_cut_to_what_the_kernel_takes(void **state)
+{
+    _Atomic int go = 0;
+    pthread_t thread;
+    char name[32];
+
+    (void)state;
+    assert_int_equal(thread_start(&thread, "a-name-that-is-too-long", wait_for_go, &go, NULL), ST_OK);
+    assert_int_equal(pthread_getname_np(thread, name, sizeof name), 0);
+    assert_string_equal(name, "a-name-that-is-");
+    atomic_store(&go, 1);
+    pthread_join(thread, NULL);
+}
+
+static void cores_are_at_least_one_and_at_most_those_online(void **state)
+{
+    (void)state;
+    assert_in_range(thread_cores(), 1, sysconf(_SC_NPROCESSORS_ONLN));
+}
+
+/* In a child, so that the mask of the test itself stays. */
+static void cores_follow_the_affinity_mask(void **state)
+{
+    pid_t child = fork();
+    int how;
+
+    (void)state;
+    assert_true(child >= 0);
+    if (child == 0) {
+        cpu_set_t mask, one;
+
+        if (sched_getaffinity(0, sizeof mask, &mask) != 0)
+            _exit(1);
+        CPU_ZERO(&one);
+        for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; cpu++)
+            if (CPU_ISSET(cpu, &mask))
+                CPU_SET(cpu, &one);
+        if (sched_setaffinity(0, sizeof one, &one) != 0)
+            _exit(2);
+        _exit(thread_cores() == 1 ? 0 : 3);
+    }
+    assert_int_equal(waitpid(child, &how, 0), child);
+    assert_true(WIFEXITED(how));
+    assert_int_equal(WEXITSTATUS(how), 0);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_thread_runs_with_its_argument),
+        cmocka_unit_test(signals_stay_with_the_main_thread),
+        cmocka_unit_test(a_long_name_is_cut_to_what_the_kernel_takes),
+        cmocka_unit_test(cores_are_at_least_one_and_at_most_those_online),
+        cmocka_unit_test(cores_follow_the_affinity_mask),
+    };
+
+    return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
+}
