@@ -81,11 +81,11 @@ bool rpc_call_cancelled(const struct rpc_call *call);
  * ST_ECANCELLED: the call has ended or was finished. Never waits. */
 enum status rpc_call_send(struct rpc_call *call, const ProtobufCMessage *msg);
 
-/* Sends `head` (whose field `field` is empty) with that field's bytes taken from `spans` without a copy. After ST_OK
- * the bytes belong to the call until release(arg), which comes exactly once, also when the call ends early, on any
+/* Sends a chunk: `head` (whose bulk field is empty) with that field's bytes taken from `spans` without a copy. After
+ * ST_OK the bytes belong to the call until release(arg), which comes exactly once, also when the call ends early, on any
  * thread, perhaps inside some send: it must be short and take no lock that is held while sending. After anything else
  * than ST_OK nothing was taken and release is not called. Statuses as rpc_call_send. */
-enum status rpc_call_send_bulk(struct rpc_call *call, const ProtobufCMessage *head, uint32_t field,
+enum status rpc_call_send_bulk(struct rpc_call *call, const struct rpc_chunk *chunk, const ProtobufCMessage *head,
                                const struct rpc_span *spans, size_t count, void (*release)(void *arg), void *arg);
 
 /* Waits until a message may be queued. ST_OK, ST_AGAIN when deadline_ns passed, ST_ECANCELLED when the call ended. Not
@@ -114,10 +114,10 @@ void rpc_call_abort(struct rpc_call *call, enum status st, const char *sentence)
 /* Client: sends no more; the server sees half_close after what is queued. Any thread. */
 void rpc_call_half_close(struct rpc_call *call);
 
-/* Client: cancels; done() comes with ST_ECANCELLED. Any thread (from a signal handler: no; use service/signals.h). */
+/* Client: cancels; done() comes with ST_ECANCELLED. Any thread, no signal handler (service/signals.h). */
 void rpc_call_cancel(struct rpc_call *call);
 
-/* Bytes and messages that wait in the queue at this moment. */
+/* Bytes that wait in the queue at this moment; what gRPC holds already is not counted. */
 size_t rpc_call_queued_bytes(struct rpc_call *call);
 
 #ifdef __cplusplus
