@@ -52,6 +52,7 @@ struct tensor_ref {
 };
 
 struct checkpoint;
+struct gguf;
 
 /* Opens the directory or file at `path`. Waits for the disk only for headers. ST_ENOTFOUND when there is nothing there,
  * ST_EINVAL for a file that is not what it should be, ST_EUNIMPLEMENTED for a family or quantisation that this program
@@ -64,6 +65,10 @@ const struct hparams *checkpoint_hparams(const struct checkpoint *c);
 /* The family's name ("llama"), and the last part of the path, as shown to people. Borrowed. */
 const char *checkpoint_family(const struct checkpoint *c);
 const char *checkpoint_name(const struct checkpoint *c);
+
+/* Where it was opened, and the GGUF file's tables (NULL for a directory). Borrowed. */
+const char *checkpoint_path(const struct checkpoint *c);
+const struct gguf *checkpoint_gguf(const struct checkpoint *c);
 
 /* Bytes of all weights as they stand in the files. */
 uint64_t checkpoint_weight_bytes(const struct checkpoint *c);

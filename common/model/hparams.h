@@ -51,18 +51,18 @@ struct hparams {
     int64_t max_positions;
     float norm_eps;
     enum activation activation;
-    float attn_scale;  /* scores are q.k * attn_scale; 1/sqrt(D) unless the family has its own */
-    float embed_scale; /* the embedding is multiplied by this (1 for most; sqrt(dim) in Gemma) */
-    uint8_t tied_head;      /* the output matrix is the embedding */
-    uint8_t qkv_bias;       /* q, k and v have biases */
-    uint8_t qk_norm;        /* RMS norm over D on every q and k head, before the rotation */
-    uint8_t norm_plus_one;  /* norm weights are used as (1 + w); already added when the weights were read */
-    uint8_t post_norms;     /* norms after attention and after the MLP, before the residual (Gemma) */
-    struct rope_params rope;       /* full layers */
-    struct rope_params rope_local; /* windowed layers, where a family gives them their own */
-    int32_t window[HPARAMS_LAYERS_MAX];    /* rows a token of that layer may see, itself counted; 0: all of them */
-    uint8_t rope_off[HPARAMS_LAYERS_MAX];  /* layers without rotation */
-    int32_t bos_id; /* -1: none */
+    float attn_scale;                   /* scores are q.k * attn_scale; 1/sqrt(D) unless the family has its own */
+    float embed_scale;                  /* the embedding is multiplied by this (1 for most; sqrt(dim) in Gemma) */
+    uint8_t tied_head;                  /* the output matrix is the embedding */
+    uint8_t qkv_bias;                   /* q, k and v have biases */
+    uint8_t qk_norm;                    /* RMS norm over D on every q and k head, before the rotation */
+    uint8_t norm_plus_one;              /* norm weights are used as (1 + w); already added when the weights were read */
+    uint8_t post_norms;                 /* norms after attention and after the MLP, before the residual (Gemma) */
+    struct rope_params rope;            /* full layers */
+    struct rope_params rope_local;      /* windowed layers, where a family gives them their own */
+    int32_t window[HPARAMS_LAYERS_MAX]; /* rows a token of that layer may see, itself counted; 0: all of them */
+    uint8_t rope_off[HPARAMS_LAYERS_MAX]; /* layers without rotation */
+    int32_t bos_id;                       /* -1: none */
     int32_t eos_id[HPARAMS_EOS_MAX];
     int32_t eos_count;
 };
@@ -70,13 +70,13 @@ struct hparams {
 /* The tensors of a model by role, whatever the file calls them. Fused roles are read as if they stood in the file: rows
  * of QKV are q, k, v one after another; of GATE_UP gate, then up. The whole program asks for weights by these. */
 enum weight_role {
-    ROLE_EMBEDDING,      /* [V][dim] */
-    ROLE_OUT_NORM,       /* [dim] */
-    ROLE_HEAD,           /* [V][dim]; the embedding where tied_head */
-    ROLE_ATTN_NORM,      /* [dim], one per layer from here on */
-    ROLE_QKV,            /* [(H + 2 G) D][dim] */
-    ROLE_QKV_BIAS,       /* [(H + 2 G) D] where qkv_bias */
-    ROLE_Q_NORM,         /* [D] where qk_norm */
+    ROLE_EMBEDDING, /* [V][dim] */
+    ROLE_OUT_NORM,  /* [dim] */
+    ROLE_HEAD,      /* [V][dim]; the embedding where tied_head */
+    ROLE_ATTN_NORM, /* [dim], one per layer from here on */
+    ROLE_QKV,       /* [(H + 2 G) D][dim] */
+    ROLE_QKV_BIAS,  /* [(H + 2 G) D] where qkv_bias */
+    ROLE_Q_NORM,    /* [D] where qk_norm */
     ROLE_K_NORM,
     ROLE_O,              /* [dim][H D] */
     ROLE_POST_ATTN_NORM, /* [dim] where post_norms */

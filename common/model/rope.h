@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* rope.h - the rotary embedding's frequencies, for every scaling a family may ask for. Computed in fp32 step by step as
- * the reference does, so that angles at position 100,000 agree to the last bit. Host only; nothing waits. */
+ * the reference does (equal to it but for one unit in the last place here and there). Host only; nothing waits. */
 #ifndef PLATEN_MODEL_ROPE_H
 #define PLATEN_MODEL_ROPE_H
 
