@@ -181,25 +181,24 @@ enum status opt_defaults(const struct opt_set *set, void *base, struct arena *ar
     return st;
 }
 
-/* One argument that begins with a dash. *next is the argument after it (NULL: none), set to NULL when it was used. */
-static enum status line_option(struct reading *r, const char *arg, const char **next, struct err *err)
+/* The argument at *at, which begins with a dash, and the one after it where that is its value: *at moves there. */
+static enum status line_option(struct reading *r, int argc, char **argv, int *at, struct err *err)
 {
-    const char *name = arg + (arg[1] == '-' ? 2 : 1);
+    bool two_dashes = argv[*at][1] == '-';
+    const char *name = argv[*at] + (two_dashes ? 2 : 1);
     size_t bytes = strcspn(name, "=");
     const char *value = name[bytes] == '=' ? name + bytes + 1 : NULL;
-    const struct opt *row = name == arg + 2 ? row_find(r->set, name, bytes) : NULL;
+    const struct opt *row = two_dashes ? row_find(r->set, name, bytes) : NULL;
 
     if (!row)
-        return unknown(r, name == arg + 2 ? "--" : "-", name, bytes, err);
+        return unknown(r, two_dashes ? "--" : "-", name, bytes, err);
     if (!value && row->type == OPT_FLAG)
         value = "on";
-    if (!value) {
-        if (!*next)
-            return err_set(err, ST_EINVAL, "--%s needs a value%s%s", row->name, row->value ? ": " : "",
-                           row->value ? row->value : "");
-        value = *next;
-        *next = NULL;
-    }
+    if (!value && *at + 1 >= argc)
+        return err_set(err, ST_EINVAL, "--%s needs a value%s%s", row->name, row->value ? ": " : "",
+                       row->value ? row->value : "");
+    if (!value)
+        value = argv[++*at];
     return opt_store(r, row, value, err);
 }
 
@@ -211,19 +210,14 @@ enum status opt_parse_line(const struct opt_set *set, void *base, int argc, char
     enum status st = ST_OK;
 
     for (int i = 1; i < argc && st == ST_OK; i++) {
-        if (options && strcmp(argv[i], "--") == 0) {
+        if (options && strcmp(argv[i], "--") == 0)
             options = false;
-        } else if (options && argv[i][0] == '-' && argv[i][1]) {
-            const char *next = i + 1 < argc ? argv[i + 1] : NULL;
-            bool had_next = next != NULL;
-
-            st = line_option(&r, argv[i], &next, err);
-            i += had_next && !next;
-        } else if (rest) {
+        else if (options && argv[i][0] == '-' && argv[i][1])
+            st = line_option(&r, argc, argv, &i, err);
+        else if (rest)
             list_add(rest, arena_strdup(arena, argv[i]), arena);
-        } else {
+        else
             st = err_set(err, ST_EINVAL, "unexpected argument \"%s\"", argv[i]);
-        }
     }
     return st;
 }

@@ -25,7 +25,7 @@ enum opt_type {
     OPT_LIST,  /* struct opt_list: the option may be given again and again */
     OPT_INT,   /* int64_t */
     OPT_FLOAT, /* double */
-    OPT_FLAG,  /* bool, no value on the command line, on|off in a file */
+    OPT_FLAG,  /* bool: `--name` or `--name=on|off` on the command line, on|off in a file */
     OPT_WORD   /* int64_t: the index of the word among `words` ("a|b|c") */
 };
 
@@ -38,7 +38,7 @@ struct opt {
     const char *name; /* "max-new-tokens": `--max-new-tokens N`, `max-new-tokens = N` in a file */
     enum opt_type type;
     size_t offset;
-    double min, max;      /* OPT_INT, OPT_FLOAT */
+    double min, max;      /* OPT_INT, OPT_FLOAT; both 0: no limits */
     const char *words;    /* OPT_WORD */
     const char *fallback; /* text of the default; NULL: none (text stays NULL, list empty) */
     const char *value;    /* what --help calls the value: "HOST:PORT" */
@@ -64,8 +64,8 @@ enum status opt_parse_line(const struct opt_set *set, void *base, int argc, char
 /* Reads `name = value` lines, `#` comments, `[section]` headings. Lines of a section go to on_section(name, key, value)
  * where given, else they are errors. */
 enum status opt_parse_file(const struct opt_set *set, void *base, const char *path,
-                           enum status (*on_section)(void *ctx, const char *section, const char *key,
-                                                     const char *value, struct err *err),
+                           enum status (*on_section)(void *ctx, const char *section, const char *key, const char *value,
+                                                     struct err *err),
                            void *ctx, struct arena *arena, struct err *err);
 
 /* ST_EINVAL names the first required option that has no value. */

@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -51,10 +52,9 @@ static int cores_of_affinity(void)
     return online > 0 ? (int)online : 1; /* more than CPU_SETSIZE cores: the mask does not fit */
 }
 
-/* The quota of one cgroup folder in whole cores, or `cores` where it sets none or a larger one. */
-static int cut_by_quota(int cores, const char *folder)
+int thread_cut_by_quota(int cores, const char *folder)
 {
-    char path[PATH_BYTES_MAX + 16];
+    char path[PATH_BYTES_MAX + 16], line[64] = "", *end;
     long long quota_us, period_us;
     FILE *f;
 
@@ -62,11 +62,14 @@ static int cut_by_quota(int cores, const char *folder)
     f = fopen(path, "re");
     if (!f)
         return cores;
-    if (fscanf(f, "%lld %lld", &quota_us, &period_us) == 2 && quota_us > 0 && period_us > 0 &&
-        quota_us / period_us < cores)
-        cores = (int)(quota_us / period_us);
+    if (!fgets(line, sizeof line, f))
+        line[0] = '\0';
     fclose(f);
-    return cores < 1 ? 1 : cores;
+    quota_us = strtoll(line, &end, 10); /* "max" reads as 0 */
+    period_us = strtoll(end, NULL, 10);
+    if (quota_us <= 0 || period_us <= 0 || quota_us / period_us >= cores)
+        return cores;
+    return quota_us < period_us ? 1 : (int)(quota_us / period_us);
 }
 
 /* Where this process stands in the cgroup tree: the line "0::/PATH". */
@@ -94,7 +97,7 @@ int thread_cores(void)
 
     cgroup_folder(folder, sizeof folder);
     for (;;) {
-        cores = cut_by_quota(cores, folder);
+        cores = thread_cut_by_quota(cores, folder);
         if (strlen(folder) <= root)
             return cores < 1 ? 1 : cores;
         *strrchr(folder, '/') = '\0';

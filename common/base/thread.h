@@ -23,6 +23,9 @@ enum status thread_start(pthread_t *out, const char *name, void *(*run)(void *),
 /* Cores this process may use (affinity and cgroup quota counted), at least 1. */
 int thread_cores(void);
 
+/* `cores`, or the whole cores (at least 1) that FOLDER/cpu.max of cgroup v2 allows where that is less. */
+int thread_cut_by_quota(int cores, const char *folder);
+
 struct pool;
 
 /* A pool of `threads` (>= 1) workers, the caller of pool_run counted as one of them. */

@@ -119,14 +119,14 @@ bool quant_is(enum dtype t)
 void quant_to_f32(float *dst, const void *src, enum dtype t, uint64_t blocks)
 {
     static void (*const read_block[])(float *y, const uint8_t *b) = {
-        [DT_Q8_0 - DT_Q8_0] = block_q8_0, [DT_Q4_0 - DT_Q8_0] = block_q4_0, [DT_Q4_1 - DT_Q8_0] = block_q4_1,
-        [DT_Q4_K - DT_Q8_0] = block_q4_k, [DT_Q5_K - DT_Q8_0] = block_q5_k, [DT_Q6_K - DT_Q8_0] = block_q6_k,
+        [DT_Q8_0] = block_q8_0, [DT_Q4_0] = block_q4_0, [DT_Q4_1] = block_q4_1,
+        [DT_Q4_K] = block_q4_k, [DT_Q5_K] = block_q5_k, [DT_Q6_K] = block_q6_k,
     };
     const uint8_t *at = src;
 
     assert(quant_is(t));
     for (uint64_t i = 0; i < blocks; i++) {
-        read_block[t - DT_Q8_0](dst, at);
+        read_block[t](dst, at);
         dst += dtype_block_values(t);
         at += dtype_block_bytes(t);
     }

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdlib.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -96,6 +97,41 @@ static void cores_follow_the_affinity_mask(void **state)
     assert_int_equal(WEXITSTATUS(how), 0);
 }
 
+static void assert_quota(const char *cpu_max, int cores, int want)
+{
+    char folder[] = "/tmp/platen-test-thread-XXXXXX", path[sizeof folder + 16];
+    FILE *f;
+
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/cpu.max", folder);
+    f = fopen(path, "we");
+    assert_non_null(f);
+    fputs(cpu_max, f);
+    fclose(f);
+    assert_int_equal(thread_cut_by_quota(cores, folder), want);
+    unlink(path);
+    rmdir(folder);
+}
+
+static void a_quota_cuts_cores_to_whole_ones(void **state)
+{
+    (void)state;
+    assert_quota("200000 100000\n", 8, 2);
+    assert_quota("150000 100000\n", 8, 1);
+    assert_quota("50000 100000\n", 8, 1); /* never none */
+    assert_quota("800000 100000\n", 4, 4);
+}
+
+static void no_quota_leaves_the_cores(void **state)
+{
+    (void)state;
+    assert_quota("max 100000\n", 8, 8);
+    assert_quota("", 8, 8);
+    assert_quota("nonsense\n", 8, 8);
+    assert_quota("100000 0\n", 8, 8);
+    assert_int_equal(thread_cut_by_quota(8, "/nowhere/at/all"), 8);
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
@@ -104,6 +140,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_long_name_is_cut_to_what_the_kernel_takes),
         cmocka_unit_test(cores_are_at_least_one_and_at_most_those_online),
         cmocka_unit_test(cores_follow_the_affinity_mask),
+        cmocka_unit_test(a_quota_cuts_cores_to_whole_ones),
+        cmocka_unit_test(no_quota_leaves_the_cores),
     };
 
     return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
