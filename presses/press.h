@@ -1,0 +1,220 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * press.h - what a press is: one stage of a chain, with the hooks it has something to say in.
+ *
+ *      snapkv:window=64  |  critical  |  adakv:alpha=0.2  |  ratio=0.5  |  rerotate
+ *      score ───────────▶ refine ────▶ budget ─────────▶ (select) ────▶ edit          one round
+ *
+ * A press is a const table: one file, one line in presses.def. It only ever sees a *view* of rows (struct kv_rows: dense in
+ * the first round, ragged afterwards) and the back end's operations, so the same press runs on every device. Scores are
+ * f32, larger stays. This is also the one header a plug-in includes (docs/NEW-PRESS.md).
+ *
+ * Threads: hooks run on the engine thread that owns the back end. Options are read-only and may be shared.
+ * Letters: T tokens, H query heads, G KV heads, D head size, L layers.
+ */
+#ifndef PLATEN_PRESSES_PRESS_H
+#define PLATEN_PRESSES_PRESS_H
+
+#include "common/base/opt.h"
+#include "common/base/status.h"
+#include "common/kv/layout.h"
+#include "kernels/backend.h"
+#include "kernels/weights.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct press;
+struct press_files;
+struct press_round;
+struct press_work;
+
+/* What the forward pass must keep of a layer until the press has run. Zero: nothing but K and V. */
+struct chain_needs {
+    int64_t q_tail;   /* rotated queries of the last n tokens; 0: none. Never more than the tokens there are */
+    bool q_plain;     /* queries of all tokens before the rotation */
+    bool q_rotated;   /* queries of all tokens after the rotation */
+    bool hidden;      /* the normed input of attention, all tokens */
+    bool lse;         /* log-sum-exp of every query's scores */
+    bool all_layers;  /* K, V of every pressed layer held until the last one is there */
+    bool second_pass; /* tokens fed once more on top of the held layers */
+    bool decode_part; /* the chain goes on pressing while tokens are generated */
+};
+
+/* One layer as the forward pass leaves it: everything borrowed, device memory of the back end, NULL where not needed.
+ * K and V may be edited in place (merge): the forward pass is done with them. */
+struct press_layer {
+    const struct hparams *hp;
+    int32_t layer;        /* of the model; only full layers are pressed */
+    struct kv_layer kv;   /* context and query together, rotated */
+    int64_t tokens;       /* T = kv.tokens */
+    int64_t query_tokens; /* how many of them, at the end, are the query */
+    const void *q_tail;   /* act [q_tail_rows][H][D] */
+    int64_t q_tail_rows;  /* min(needs.q_tail, T) */
+    const void *q_plain;  /* act [T][H][D] */
+    const void *q;        /* act [T][H][D] */
+    const void *hidden;   /* act [T][dim] */
+    const float *lse;     /* [H][lse_stride] */
+    int64_t lse_stride;
+    struct rope_table rope; /* of this layer */
+    const struct weight *o; /* the layer's output projection [dim][H D] */
+};
+
+enum press_kind {
+    PRESS_SCORE,  /* gives every row a number */
+    PRESS_REFINE, /* between a score and its keep: alters numbers, shares the budget out, or chooses by another rule */
+    PRESS_CHOOSE, /* decides by itself how much stays */
+    PRESS_KEEP,   /* says how much stays */
+    PRESS_EDIT,   /* changes the rows that stay */
+    PRESS_DECODE  /* opens the part that works while tokens are generated */
+};
+
+/* A stage of a chain: a press with its options read. */
+struct press_stage {
+    const struct press *press;
+    void *options;    /* press->options_bytes, filled from the table; owned by the chain */
+    const void *file; /* what press->file_open made of the option `file`; NULL without one */
+};
+
+/* How much a round keeps. ratio is the fraction removed; rows > 0 replaces it. */
+struct press_keep {
+    double ratio;
+    int64_t rows;
+};
+
+/* How many of n rows of a head stay: max(1, trunc((double)n * (1 - ratio))), or min(rows, n); 0 of 0. */
+int64_t press_keep_rows(const struct press_keep *keep, int64_t n);
+/* The same without the floor of one: trunc(n * (1 - ratio)), as a few methods want it. */
+int64_t press_keep_raw(const struct press_keep *keep, int64_t n);
+/* The fraction removed of n rows as it was asked for; derived where rows were asked for. */
+double press_keep_ratio(const struct press_keep *keep, int64_t n);
+
+/*
+ * One round at work: the rows in question, their scores, and what will be kept. Hooks read the first group and change
+ * the second. Device scratch comes from press_work_device (below), sized at begin by `work_bytes`.
+ */
+struct press_round {
+    struct backend *be;
+    const struct press_layer *in;
+    const struct press_stage *stages; /* of the chain's part */
+    int32_t begin, end;               /* this round's */
+    struct press_keep keep;           /* what its keep asks for; ratio 0 where it has none */
+    int32_t place, places;            /* which pressed layer this is, and of how many */
+    bool first;                       /* rows are the whole context, row r is token r */
+    int64_t tail;                     /* rows at the end that the score protects (its window); 0: none */
+    struct press_work *work;
+
+    struct kv_rows view; /* all rows of the round */
+    float *score;        /* device [view.at[G]] */
+    struct select_args budget;
+};
+
+/* Sizes that scratch depends on. */
+struct press_sizes {
+    const struct hparams *hp;
+    int64_t tokens, query_tokens;
+    int32_t window_max; /* largest row count of one select: heads * tokens */
+};
+
+/*
+ * The table. NULL hooks are fine; which must be there follows from the kind. Every hook gets its own stage and finds its
+ * options in stage->options. `view` may be a part of round->view (chunk and block score parts alone).
+ */
+struct press {
+    const char *name; /* the word in a chain */
+    enum press_kind kind;
+    const char *summary;   /* one sentence for people, no full stop */
+    const char *source;    /* the paper: "arXiv:2406.11430"; "" for none */
+    const char *reference; /* the class of kvpress 0.5.5 it equals; "" for none */
+    const char *cost;      /* added work in the letters above: "T G D" */
+    const char *differs;   /* from that class, in sentences; "" where it does not */
+
+    const struct opt *options; /* rows in canonical order; offsets into a struct of options_bytes */
+    size_t option_count, options_bytes;
+    bool has_value;  /* the word takes a value of its own (`ratio=0.5`): options[0], whose name is the word */
+    bool first_only; /* cannot stand after a keep */
+    bool even_only;  /* needs every head to hold equally many rows */
+
+    /* Refuses combinations of options, at parse time; the sentence names the option. */
+    enum status (*check)(const struct press_stage *stage, struct err *err);
+    /* Adds what it needs of the forward pass. */
+    void (*needs)(const struct press_stage *stage, int64_t query_tokens, struct chain_needs *needs);
+    /* Refuses what cannot work for this model, back end, length: "has not got the operation x", no query ... */
+    enum status (*admit)(const struct press_stage *stage, const struct press_sizes *sizes,
+                         const struct backend_ops *ops, struct err *err);
+    /* Device bytes it wants in work. */
+    uint64_t (*work_bytes)(const struct press_stage *stage, const struct press_sizes *sizes);
+    /* Rows at the end that its score protects. */
+    int64_t (*tail)(const struct press_stage *stage, int64_t query_tokens);
+
+    /* score: fills score for every row of the view. */
+    enum status (*score)(const struct press_stage *stage, struct press_round *round, const struct kv_rows *view,
+                         float *score, struct err *err);
+    /* refine: changes score in place. */
+    enum status (*refine)(const struct press_stage *stage, struct press_round *round, const struct kv_rows *view,
+                          float *score, struct err *err);
+    /* budget: changes round->budget (and may change round->score). */
+    enum status (*budget)(const struct press_stage *stage, struct press_round *round, struct err *err);
+    /* choose: instead of select. Fills first [G + 1] (host) and index (device, ascending per head). */
+    enum status (*choose)(const struct press_stage *stage, struct press_round *round, int32_t *index, int64_t *first,
+                          struct err *err);
+    /* edit: after the choice; index and first name the rows of round->view that stay. */
+    enum status (*edit)(const struct press_stage *stage, struct press_round *round, const int32_t *index,
+                        const int64_t *first, struct err *err);
+    /* Upper bound of rows that one head keeps of n, for admission; NULL: press_keep_rows for a keep, n otherwise. */
+    int64_t (*rows_max)(const struct press_stage *stage, const struct press_keep *keep, int32_t place, int32_t places,
+                        int64_t n);
+
+    /* Parameters from a file, checked against the model when the node starts; see files.h. */
+    enum status (*file_open)(void **out, const char *path, const struct hparams *hp, struct err *err);
+    void (*file_close)(void *file);
+
+    int32_t reserved[4]; /* zero */
+};
+
+/* ---- what hooks may call -------------------------------------------------------------------------------------- */
+
+/* Device scratch of the round, `bytes` at most as `work_bytes` said in sum, 256-byte aligned; lives until the stage's
+ * hook returns. */
+void *press_work_device(struct press_round *round, uint64_t bytes);
+/* Host scratch likewise; grows when needed (the first run of a size allocates), lives until the stage's hook returns. */
+void *press_work_host(struct press_round *round, uint64_t bytes);
+
+/* The scores on the host, waited for: a copy, or the device's own memory where the host can reach it. press_scores_put
+ * brings changes back. */
+float *press_scores_get(struct press_round *round, const struct kv_rows *view, const float *score);
+void press_scores_put(struct press_round *round, const struct kv_rows *view, float *score, const float *host);
+
+/* Runs the round's score and the refinements before stage `self` on a part of its rows. */
+enum status press_rescore(struct press_round *round, const struct press_stage *self, const struct kv_rows *view,
+                          float *score, struct err *err);
+
+/* Marks the rows of view that pass one of the first / last positions: score of rows [begin, end) of every head (cut at
+ * the head's rows; negative counts from the end) becomes 1 + the largest score of the others, so that they stay. */
+void press_scores_protect(const struct kv_rows *view, float *host, int64_t begin, int64_t end);
+
+/* Original token of row r of head g of a view whose tokens are on the host. */
+const int32_t *press_tokens_get(struct press_round *round);
+
+/* ---- plug-ins --------------------------------------------------------------------------------------------------- */
+
+enum { PRESS_ABI = 1 };
+
+/* A shared object given with --press-plugin exports one of these as `platen_press_plugin`. */
+struct press_plugin {
+    int32_t abi;         /* PRESS_ABI it was built with */
+    int32_t press_bytes; /* sizeof(struct press) it was built with */
+    int32_t ops_bytes;   /* sizeof(struct backend_ops) it was built with */
+    int32_t count;
+    const struct press *const *presses;
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run.h - a chain at work on the layers of one context after another.
+ *
+ *      press_run_begin(chain, tokens)                             once per order
+ *      per pressed layer:  press_run_layer  ▶ press_result        all rounds of the layer
+ *                          press_run_plan   ▶ kv_block            offsets and bytes: the caller finds room for data
+ *                          press_run_pack                         queues the rows into block->data
+ *
+ * Chains whose needs say all_layers go over the layers twice: press_run_hold for each, then press_run_settle, then
+ * as above. Everything is queued on LANE_PRESS; press_run_layer waits for it (how much is kept must be known), pack
+ * does not.
+ *
+ * One engine thread owns a run. Scratch is sized at open for tokens_max; begin may enlarge it for what this chain wants
+ * besides; layers allocate nothing.
+ */
+#ifndef PLATEN_PRESSES_RUN_H
+#define PLATEN_PRESSES_RUN_H
+
+#include "presses/chain.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct press_run;
+
+/* What stays of one layer. Owned by the run and good until the next press_run_layer; the layer's K and V must live that
+ * long too (unless dense_done). */
+struct press_result {
+    int32_t layer;
+    struct kv_rows view;             /* rows that index speaks of: the layer's own, or survivors of an earlier round */
+    const int32_t *index;            /* device int32, ascending per head, rows of view */
+    const int32_t *token;            /* device: original token of each kept row, ascending per head */
+    int64_t first[KV_HEADS_MAX + 1]; /* head g keeps entries [first[g], first[g+1]) of index and token */
+    bool rerotate;                   /* keys get new positions when packed */
+    int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
+    const uint8_t *channel_mask;     /* host [G][ceil(D / 8)], bit c of byte c / 8; NULL: all stay */
+};
+
+/* Opens scratch for contexts of up to tokens_max tokens. ST_EEXHAUSTED. The back end must outlive it. */
+enum status press_run_open(struct press_run **out, struct backend *be, const struct hparams *hp, int64_t tokens_max,
+                           struct err *err);
+void press_run_close(struct press_run *run); /* NULL is fine */
+
+/* Starts a context. The chain is borrowed until the next begin; checks again what chain_check checks. compact: rows get
+ * consecutive positions when packed. chain NULL: keep everything. */
+enum status press_run_begin(struct press_run *run, const struct chain *chain, int64_t tokens, int64_t query_tokens,
+                            bool compact, struct err *err);
+
+/* Runs every round on a layer. Waits for LANE_PRESS. ST_EINTERNAL where a press broke a promise (named). */
+enum status press_run_layer(struct press_run *run, const struct press_layer *in, struct press_result *out,
+                            struct err *err);
+
+/* Fills the block's layer, heads, dims, dtype, codec (plain), first and offsets. Does not touch data. */
+enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
+                           struct err *err);
+
+/* Queues the rows into block->data (device, block->bytes). The result must stay until LANE_PRESS was waited for. */
+enum status press_run_pack(struct press_run *run, const struct press_result *result, const struct kv_block *block,
+                           struct err *err);
+
+/* The kept rows as original tokens, ascending per head, on the host. Waits. */
+enum status press_run_tokens(struct press_run *run, const struct press_result *result, int32_t *token, struct err *err);
+
+/* The longest head of all layers pressed since begin, for chain_next_position. */
+int64_t press_run_rows_most(const struct press_run *run);
+
+/* ---- chains that must see every layer first --------------------------------------------------------------------- */
+
+/* What stands around the user's text, and the texts a second pass feeds; ids, host, borrowed until the next begin. */
+struct press_prompt {
+    const int32_t *token; /* [tokens] the context */
+    int64_t tokens;
+    int64_t prefix_tokens; /* template tokens before the user's text */
+    const int32_t *suffix; /* template tokens after it; a newline where there is no template */
+    int64_t suffix_tokens;
+    const int32_t *repeat_all; /* "\n\nRepeat the previous context exactly." */
+    int64_t repeat_all_tokens;
+    const int32_t *repeat_part; /* "\n\nRepeat the part of the previous context exactly, starting with" */
+    int64_t repeat_part_tokens;
+};
+void press_run_prompt(struct press_run *run, const struct press_prompt *prompt);
+
+/* Scores a layer and remembers that; its K and V must live until press_run_layer. Layers in any order, each once. */
+enum status press_run_hold(struct press_run *run, const struct press_layer *in, struct err *err);
+
+/* The second pass: how many feeds there are; the tokens of feed i (positions from `tokens` on, causal, on top of the full
+ * cache, each feed written over the one before); most tokens that a feed has. After attention of each held layer the
+ * node calls press_run_feed_layer: in->kv has tokens + rows rows, q the fed rows' rotated queries, hidden their input. */
+int32_t press_run_feeds(const struct press_run *run);
+int64_t press_run_feed_max(const struct press_run *run);
+int64_t press_run_feed(struct press_run *run, int32_t feed, const int32_t **token);
+enum status press_run_feed_layer(struct press_run *run, int32_t feed, const struct press_layer *in, int64_t rows,
+                                 struct err *err);
+
+/* All layers were held (and fed): decides how much each (layer, head) keeps. */
+enum status press_run_settle(struct press_run *run, struct err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
