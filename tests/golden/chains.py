@@ -146,10 +146,10 @@ def hook_round(press, ratio_of, rerotate=False):
             needs = getattr(press, "press", press)
             attention = pressed.prefill.attention[index] if isinstance(needs, kv.ObservedAttentionPress) else None
             before = pressed.cache.layers[index].keys
-            values = pressed.cache.layers[index].values.clone()
+            _rerotated.clear()
             press.forward_hook(module, args, kwargs, (output, attention))
-            if rerotate:
-                rerotated(pressed, index, before, values)
+            if _rerotated:
+                pressed.pos[index] = [[pos[row] for row in rows] for pos, rows in zip(pressed.pos[index], _rerotated[0])]
             else:
                 pressed.layer_update(index, before)
             pressed.layer_mask(index, module)
@@ -158,39 +158,17 @@ def hook_round(press, ratio_of, rerotate=False):
     return step
 
 
-def rerotated(pressed, index, before, values):
-    """Rows of a rerotating press: its keys are new and its order is ascending, so values tell the positions."""
-    layer = pressed.cache.layers[index]
-    length = before.shape[2]
-    if layer.keys.shape[2] == length:
-        return
-    # the norm of a key does not change under rotation; together with the value row it names the position
-    pos = []
-    for head in range(before.shape[1]):
-        table = {}
-        for at in range(length):
-            table.setdefault(values[0, head, at].numpy().tobytes(), []).append(at)
-        norms = before[0, head].norm(dim=-1)
-        rows, last = [], -1
-        for slot in range(layer.keys.shape[2]):
-            norm = layer.keys[0, head, slot].norm()
-            options = [at for at in table[layer.values[0, head, slot].numpy().tobytes()] if at > last]
-            if len(options) > 1:
-                options.sort(key=lambda at: rotation_error(before[0, head, at], layer.keys[0, head, slot],
-                                                           slot - at, pressed, index))
-            last = options[0]
-            assert abs(norms[last] - norm) < 1e-3 * norm
-            rows.append(last)
-        pos.append(rows)
-    pressed.pos[index] = pos
+_rerotate_keys = kv.KeyRerotationPress.rerotate_keys
+_rerotated = []
 
 
-def rotation_error(old, new, delta, pressed, index):
-    angles = delta * pressed.prefill.calls[index][0].rotary_emb.inv_freq.double()
-    cos, sin = torch.cat([angles.cos()] * 2), torch.cat([angles.sin()] * 2)
-    half = len(old) // 2
-    turned = old.double() * cos + torch.cat([-old[half:], old[:half]]).double() * sin
-    return float((turned - new.double()).abs().max())
+def _rerotate_and_tell(module, indices, keys):
+    """Rerotated keys of equal tokens are equal, so that the rows can't be told from them: the indices are noted."""
+    _rerotated.append(indices[0].tolist())
+    return _rerotate_keys(module, indices, keys)
+
+
+kv.KeyRerotationPress.rerotate_keys = staticmethod(_rerotate_and_tell)
 
 
 def think_round(options):

@@ -76,8 +76,8 @@ def run(path, questions, presses, ratios, plain, name):
                                 "text": tokenizer.decode(tokens, skip_special_tokens=True), "tokens": tokens,
                                 "gaps": [float(f"{gap:.3g}") for gap in gaps]})
                 print(topic, chain, len(edges), repr(answers[-1]["text"][:60]), f"{min(gaps):.2g}", flush=True)
-    head = {"versions": ref.versions(), "model": os.path.basename(path), "max_new_tokens": 50, "rows": rows}
-    ref.write_json(os.path.join(ref.HERE, name), head, answers, "answers")
+    head = {"versions": ref.versions(), "model": os.path.basename(path), "max_new_tokens": 50}
+    ref.write_json(os.path.join(ref.HERE, name), head, rows=rows, answers=answers)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(path):
                       "suffix_ids": ref.encode(tokenizer, after), "ids": ids})
     empty, _ = ref.template_split(tokenizer, "")
     head = {"versions": ref.versions(), "model": os.path.basename(path), "prefix_length": len(ref.encode(tokenizer, empty))}
-    ref.write_json(os.path.join(ref.HERE, "contexts.json"), head, items, "contexts")
+    ref.write_json(os.path.join(ref.HERE, "contexts.json"), head, contexts=items)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def main(path):
                       "others": [[i, round(float(values[i]), 6)] for i in OTHERS]})
         print(name, items[-1]["error"], items[-1]["top"][:2])
     head = {"versions": ref.versions(), "model": os.path.basename(path)}
-    ref.write_json(os.path.join(ref.HERE, "smollm2_logits.json"), head, items, "sequences")
+    ref.write_json(os.path.join(ref.HERE, "smollm2_logits.json"), head, sequences=items)
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ def main():
         check_vectors.check(items)
     head = {"made_with": "kvpress 0.5.5, torch 2.15, transformers 5.2.0", "data": DATA,
             "scores": [{"score": s, "head": h, "from": f, "values": v} for s, h, f, v in SCORES]}
-    ref.write_json(os.path.join(ref.HERE, "press_vectors.json"), head, items, "vectors")
+    ref.write_json(os.path.join(ref.HERE, "press_vectors.json"), head, vectors=items)
     print(len(items), "vectors")
 
 

@@ -240,16 +240,18 @@ def layers_text(pos, edge, length, full=lambda layer: True):
     return layers, edges
 
 
-def write_json(path, head, items, name):
-    """One item a line: small in git, readable in a diff."""
+def write_json(path, head, **lists):
+    """One item of a list a line: small in git, readable in a diff."""
     import json
 
     def line(value):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     with open(path, "w", encoding="utf-8") as out:
-        out.write("{" + ",\n".join(f"{line(k)}: {line(v)}" for k, v in head.items()) + f",\n{line(name)}: [\n")
-        out.write(",\n".join(line(item) for item in items) + "\n]}\n")
+        out.write("{" + ",\n".join(f"{line(k)}: {line(v)}" for k, v in head.items()))
+        for name, items in lists.items():
+            out.write(f",\n{line(name)}: [\n" + ",\n".join(line(item) for item in items) + "\n]")
+        out.write("}\n")
 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
