@@ -4,6 +4,7 @@
 #include "tests/support/cmocka_main.h"
 
 #include <malloc.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
@@ -132,28 +133,35 @@ static void a_caller_that_slept_is_woken(void **state)
     pool_close(p);
 }
 
+struct meeting {
+    _Atomic int arrived;
+    _Atomic int of_worker[3];
+};
+
 static void meet_body(void *arg, int64_t i, int worker)
 {
-    _Atomic int *arrived = arg;
+    struct meeting *m = arg;
     int64_t deadline = clock_in_ms(20000);
 
     (void)i;
-    (void)worker;
-    atomic_fetch_add(arrived, 1);
-    while (atomic_load(arrived) < 3 && clock_now_ns() < deadline)
-        ;
+    atomic_fetch_add(&m->of_worker[worker], 1);
+    atomic_fetch_add(&m->arrived, 1);
+    while (atomic_load(&m->arrived) < 3 && clock_now_ns() < deadline)
+        sched_yield();
 }
 
-static void all_workers_run_at_the_same_time(void **state)
+static void all_workers_run_at_the_same_time_and_under_their_own_number(void **state)
 {
     struct pool *p = open_pool(3);
-    _Atomic int arrived = 0;
+    struct meeting m = { 0 };
     int64_t before = clock_now_ns();
 
     (void)state;
-    pool_run(p, 3, meet_body, &arrived); /* each call waits for the other two */
-    assert_int_equal(arrived, 3);
+    pool_run(p, 3, meet_body, &m); /* each call waits for the other two */
+    assert_int_equal(m.arrived, 3);
     assert_true(clock_now_ns() - before < 15 * NS_PER_S);
+    for (int worker = 0; worker < 3; worker++)
+        assert_int_equal(m.of_worker[worker], 1);
     pool_close(p);
 }
 
@@ -236,7 +244,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(loops_in_a_row_do_not_mix),
         cmocka_unit_test(a_pool_that_slept_wakes_up),
         cmocka_unit_test(a_caller_that_slept_is_woken),
-        cmocka_unit_test(all_workers_run_at_the_same_time),
+        cmocka_unit_test(all_workers_run_at_the_same_time_and_under_their_own_number),
         cmocka_unit_test(a_pool_of_one_runs_in_order_on_the_caller),
         cmocka_unit_test(running_allocates_nothing),
         cmocka_unit_test(a_pool_of_none_is_refused),

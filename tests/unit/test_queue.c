@@ -113,6 +113,7 @@ static void shutting_wakes_every_waiter(void **state)
 {
     struct queue *q = queue_open("wake all", 1);
     struct timespec a_moment = { 0, 20 * NS_PER_MS };
+    int64_t before = clock_now_ns();
     pthread_t takers[4];
     void *got;
 
@@ -125,6 +126,7 @@ static void shutting_wakes_every_waiter(void **state)
         pthread_join(takers[i], &got);
         assert_ptr_equal(got, &items[7]);
     }
+    assert_true(clock_now_ns() - before < 10 * NS_PER_S); /* woken, not run into their deadline of 20 s */
     queue_close(q);
 }
 
