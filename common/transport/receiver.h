@@ -10,8 +10,8 @@
  *                                            └▶ Commit: every layer, rows, bytes, checksum ─▶ committed()
  *
  * Chunks of a layer must come in order without gap or overlap, so a byte is never written twice and never left out;
- * blocks may come in any order of layers. What is wrong ends the order: ST_EDATALOSS for damage, ST_EINVAL for messages
- * that may not come. After an error the receiver takes nothing more; the caller cancels the stream and gives the places
+ * blocks may come in any order of layers. Whatever is wrong with what came (damage, nonsense, messages that may not stand
+ * there) is ST_EDATALOSS and ends the order. After an error the receiver takes nothing more; the caller cancels the stream and gives the places
  * back. The receiver owns no block memory.
  *
  * One thread at a time; callbacks come from inside receiver_message or receiver_place.
