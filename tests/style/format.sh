@@ -8,4 +8,4 @@ if [ "$version" != 14 ]; then
     echo "clang-format 14 is needed, found ${version:-none}" >&2
     exit 77
 fi
-tests/style/files.sh '*.c' '*.h' | xargs -r -n 20 -P 2 clang-format --dry-run --Werror
+tests/style/files.sh '*.c' '*.h' | xargs -r -n 20 -P 2 clang-format --dry-run --Werror || exit 1
