@@ -87,7 +87,7 @@ uint64_t tokenizer_hash(const struct tokenizer *t);
  */
 struct tok_stream {
     const struct tokenizer *tokenizer;
-    char held[64];
+    char held[8];
     uint32_t held_bytes;
     bool started;
 };
