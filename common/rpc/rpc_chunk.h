@@ -58,7 +58,7 @@ struct rpc_bulk {
     size_t bytes;  /* how many are left */
 };
 
-enum { RPC_CHUNK_HEAD_MAX = 65536 }; /* bytes of everything but the bulk */
+enum { RPC_CHUNK_HEAD_MAX = 4096 }; /* bytes of everything but the bulk */
 
 /* Takes a buffer apart: unpacks (and checks) all of the chunk's fields but the bulk into *head (the caller's, given back
  * with rpc_message_free) and points *bulk at the bulk bytes (bytes 0 where it is absent). With `outer`: *head is NULL
