@@ -262,7 +262,9 @@ struct backend_ops {
      * `in`, where query i sees tokens [0, T - window + i], T = tokens. Per query head the mean over the window of the
      * softmax (each query's row weighted by row_weight[i], host f32 [window]; NULL: 1), average pooling over `kernel`
      * rows (zero padding, divisor kernel) of the rows that are not the last `window` tokens, then the mean over the
-     * group. Rows of the last `window` tokens get `pad`; INFINITY means 1 + the largest score of any head. */
+     * group. Rows of the last `window` tokens get `pad`; INFINITY means 1 + the largest score of any head. tokens 0: rows
+     * are counted by their place in each head, T = rows[g] (in->token is NULL then); a head of no more rows than the
+     * window is all pad. */
     void (*score_window)(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
                          int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);
     /* score of every row from its original token: value[r] for begin[r] <= token < begin[r+1] (ranges ascending,
@@ -277,6 +279,9 @@ struct backend_ops {
                    int64_t *first);
     /* Writes the bytes of a plain block: `block` has layer, heads, dims, first and offsets set; data is device memory. */
     void (*pack)(struct backend *be, const struct pack_args *args, const struct kv_block *block);
+    /* out [rows][heads][D] = in [rows][heads][D] (act) rotated as position + i * step for row i. out may be in. */
+    void (*rotate_rows)(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,
+                        int64_t position, int64_t step, int64_t rows, void *out);
     /* checksum (XXH3-64) of device bytes as the wire states it; waits for the lane. */
     uint64_t (*checksum)(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
 };
