@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""decode_answers.json: long generations in which rows leave the cache.  make_decode_answers.py MODEL.gguf
+
+The scores are those that do not look at storage positions, so that kvpress' order of rows makes no difference.
+"""
+import os
+import sys
+
+import reference as ref
+
+ref.install_ragged_attention()
+
+import torch  # noqa: E402
+from chains import Context  # noqa: E402
+from decoding import decode_press, feed, following, split  # noqa: E402
+from pressing import Prefill, press_rows  # noqa: E402
+
+ITEMS = [
+    ("note", "Write the numbers from 1 to 1000, one per line.", 1500, "; decode:every=128 | knorm | rows=256"),
+    ("note", "Write the numbers from 1 to 1000, one per line.", 600, "; decode:every=128 | keydiff | rows=256"),
+    ("recipe", "Write a very long story about the baker.", 600, "; decode:every=128 | tova | rows=256"),
+    ("recipe", "Write a very long story about the baker.", 600, "; decode:every=128 | expected | rows=256"),
+    ("lighthouse", "Write a very long story about the keeper.", 400, "; decode:every=64 | knorm | ratio=0.5"),
+    ("lighthouse", "Write a very long story about the keeper.", 400,
+     "snapkv:window=16 | ratio=0.5 ; decode:every=64 | keydiff | rows=200"),
+]
+
+
+def generate(model, follow, question, most):
+    """As reference.generate, and the length of a head after each forward pass, at its largest and smallest."""
+    tokens, gaps, held, feed_next = [], [], [], question
+    while len(tokens) < most:
+        logits = feed(model, follow, feed_next)
+        held.append(follow.cache.layers[0].keys.shape[2])
+        two = torch.topk(logits, 2).values
+        tokens.append(int(logits.argmax()))
+        gaps.append(float(f"{float(two[0] - two[1]):.3g}"))
+        feed_next = tokens[-1:]
+        if tokens[-1] == model.generation_config.eos_token_id:
+            break
+    return tokens, gaps, held
+
+
+def main(path):
+    tokenizer, model = ref.load_tokenizer(path), ref.load_model(path)
+    context, answers = Context(model), []
+    for name, question, most, chain in ITEMS:
+        ids, after = ref.context_ids(tokenizer, name)
+        before, part = split(chain)
+        pressed = press_rows(Prefill(model, ids), before, context)
+        pressed.arm()
+        with following(model, pressed, decode_press(part, context)) as follow:
+            tokens, gaps, held = generate(model, follow, ref.encode(tokenizer, question + after), most)
+        answers.append({"context": name, "question": question, "max_new_tokens": most, "chain": chain,
+                        "text": tokenizer.decode(tokens, skip_special_tokens=True), "tokens": tokens, "gaps": gaps,
+                        "largest": max(held), "smallest": min(held[-most // 2:]), "last": held[-1]})
+        print(chain, len(tokens), max(held), min(gaps), repr(answers[-1]["text"][-80:]), flush=True)
+    ref.write_json(os.path.join(ref.HERE, "decode_answers.json"),
+                   {"versions": ref.versions(), "model": os.path.basename(path)}, answers=answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
