@@ -117,11 +117,11 @@ struct select_args {
 /* Packing: the chosen rows of `rows` become the bytes of a block (layout.h). */
 struct pack_args {
     const struct kv_rows *rows;
-    const int32_t *index;   /* device: chosen row numbers per head, ascending, as select left them */
+    const int32_t *index;            /* device: chosen row numbers per head, ascending, as select left them */
     int64_t first[KV_HEADS_MAX + 1]; /* into index, and of the block */
     /* Re-rotation (PRESSES 2.6): slot i of a head, from token p, is rotated by i - p. NULL: none */
     const struct rope_table *rerotate;
-    const int32_t *token;   /* device: original token of each row as in kv_rows.token; NULL: row number */
+    const int32_t *token; /* device: original token of each row as in kv_rows.token; NULL: row number */
 };
 
 /* One step of the decode node: B rows of up to B sequences; rows of one sequence stand together, in token order. Host
@@ -129,15 +129,15 @@ struct pack_args {
 struct step_seq {
     int32_t slot;      /* sequence slot whose blocks and pages are read and written */
     int32_t row, rows; /* its rows of this step */
-    int32_t tail;      /* tail rows before this step: row i of the sequence is written at tail + i and sees tail + i + 1 */
+    int32_t tail; /* tail rows before this step: row i of the sequence is written at tail + i and sees tail + i + 1 */
 };
 
 struct step {
     int32_t rows, seqs;
-    const struct step_seq *seq;  /* [seqs] */
-    const int32_t *token;        /* [rows]: the id, or -1 - slot: what that slot chose in the step before */
-    const int32_t *position;     /* [rows] */
-    const int32_t *output;       /* [seqs]: row whose logits choose the sequence's next token; -1: none wanted */
+    const struct step_seq *seq; /* [seqs] */
+    const int32_t *token;       /* [rows]: the id, or -1 - slot: what that slot chose in the step before */
+    const int32_t *position;    /* [rows] */
+    const int32_t *output;      /* [seqs]: row whose logits choose the sequence's next token; -1: none wanted */
 };
 
 /* What the decode side of a back end holds besides weights. */
@@ -199,7 +199,8 @@ struct backend_ops {
 
     /* ---- the half-layers (LANE_COMPUTE) -------------------------------------------------------------------- */
     /* x[i] = table[ids[i]] * scale; ids device int32 [rows], x act [rows][cols]. */
-    void (*embed)(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x);
+    void (*embed)(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale,
+                  void *x);
     /* out = x / sqrt(mean(x^2) + eps) * w over `dim`; x, out act [rows][dim]; out may be x. */
     void (*rms_norm)(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
                      void *out);

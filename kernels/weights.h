@@ -37,8 +37,8 @@ void weights_close(struct weights *w, struct backend *be); /* NULL is fine */
 /* Sets the rotation tables: host inverse frequencies [dims/2] and the cos/sin scale for full layers and (where the
  * family has its own) windowed ones. Called once after open, and again when a context needs other frequencies
  * (dynamic and longrope scaling depend on the length). */
-void weights_rope(struct weights *w, struct backend *be, const float *inv_freq, float scale, const float *local_inv_freq,
-                  float local_scale);
+void weights_rope(struct weights *w, struct backend *be, const float *inv_freq, float scale,
+                  const float *local_inv_freq, float local_scale);
 
 /* The rotation of a layer: full, local, or none. */
 struct rope_table weights_layer_rope(const struct weights *w, int32_t layer);

@@ -60,15 +60,15 @@ enum kv_codec {
  */
 struct kv_block {
     int32_t layer;
-    int32_t heads;      /* G */
-    int32_t dim;        /* D of V, and of K unless channels were dropped */
-    int32_t k_dim;      /* channels kept in K rows: dim, or fewer after `think` */
-    enum dtype dtype;   /* what plain rows are: DT_F32 or DT_BF16 */
+    int32_t heads;    /* G */
+    int32_t dim;      /* D of V, and of K unless channels were dropped */
+    int32_t k_dim;    /* channels kept in K rows: dim, or fewer after `think` */
+    enum dtype dtype; /* what plain rows are: DT_F32 or DT_BF16 */
     enum kv_codec codec;
     int64_t first[KV_HEADS_MAX + 1];
     uint64_t k_offset, v_offset, extra_offset; /* into data */
     uint64_t extra_bytes;
-    uint64_t bytes;     /* all of data, padding included */
+    uint64_t bytes; /* all of data, padding included */
     void *data;
 };
 

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * adopt.c - stop 9 of 12: adopt.            before: prefill-node/handoff.c and the wire   after: batcher.c
+ *
+ *   Block ─▶ place in the context's extent ─▶ bytes arrive there ─▶ ... ─▶ Commit ─▶ struct context
+ *
+ *   extent   [ block of the first layer that came ][ second ][ ... ][ not needed: given back at commit ]
+ *
+ * Blocks come exactly as attention will read them and are never moved again except by compaction. The receiver proves
+ * headers, order, checksums and totals before anything here believes them; so what is committed is whole, and what is
+ * not committed is never seen by the batcher.
+ */
+#include "common/base/arena.h"
+#include "common/base/bytes.h"
+#include "common/base/clock.h"
+#include "common/kv/codec.h"
+#include "decode-node/order_state.h"
+#include "platen/internal/v1/prefill.pb-c.h"
+#include "presses/chain.h"
+
+#include <assert.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- room ---------------------------------------------------------------------------------------------------- */
+
+/* The most that the blocks of this order can take. */
+static uint64_t extent_bytes(const struct order *o)
+{
+    const struct hparams *hp = &o->node->weights->hp;
+    int64_t tokens = (int64_t)o->spec.tokens->count;
+    struct kv_shape one = o->node->shape;
+    uint64_t bytes = 0;
+
+    one.heads = 1; /* per-head lengths may all differ: count rows, not heads */
+    for (int32_t l = 0; l < hp->layers; l++) {
+        int64_t window = hp->window[l];
+        int64_t rows = window == 0 ? chain_rows_max(o->spec.chain, hp, l, tokens)
+                                   : (window < tokens ? window : tokens) * hp->kv_heads;
+        bytes += kv_align(kv_block_bytes_max(&one, o->spec.codec, rows)) + kv_align((uint64_t)hp->kv_heads * 64);
+    }
+    return bytes;
+}
+
+static void moved(void *owner, int64_t by, void *ctx)
+{
+    context_moved(owner, by);
+    batcher_blocks_moved(ctx, owner);
+}
+
+struct compaction {
+    struct order *order;
+    void (*then)(struct order *o);
+};
+
+static void compact(struct batcher *b, void *arg)
+{
+    struct compaction *c = arg;
+
+    blocks_compact(c->order->node->blocks, moved, b);
+    c->then(c->order);
+    free(c);
+}
+
+enum status adopt_reserve(struct order *o, void (*then)(struct order *o), struct err *err)
+{
+    struct context *context = o->spec.context;
+    enum status st = blocks_reserve(o->node->blocks, extent_bytes(o), context, &context->extent, err);
+    struct compaction *c;
+
+    if (st != ST_AGAIN)
+        return st;
+    if (then == NULL)
+        return err_set(err, ST_EEXHAUSTED, "blocks: there is room in sum, but not in one piece");
+    c = mem_zero(1, sizeof *c);
+    c->order = o;
+    c->then = then;
+    if (batcher_call(o->node->batcher, compact, c) == ST_OK)
+        return ST_AGAIN;
+    free(c);
+    return err_set(err, ST_EEXHAUSTED, "blocks: too many contexts wait for room");
+}
+
+/* ---- what the receiver tells --------------------------------------------------------------------------------- */
+
+static enum status on_accepted(void *ctx, const Platen__Internal__V1__Accepted *msg, struct err *err)
+{
+    struct order *o = ctx;
+    struct figures *f = &o->spec.context->figures;
+
+    if (msg->layers != o->node->shape.layers)
+        return err_set(err, ST_EPRECONDITION, "order: %s would send %d layers, the model has %d", msg->prefill_node,
+                       msg->layers, o->node->shape.layers);
+    o->at.stage = "queue";
+    o->at.accepted_ns = clock_now_ns();
+    snprintf(f->prefill_node, sizeof f->prefill_node, "%s", msg->prefill_node);
+    snprintf(f->transport, sizeof f->transport, "%s", msg->transport);
+    snprintf(f->transport_note, sizeof f->transport_note, "%s", msg->transport_note);
+    return ST_OK;
+}
+
+static void on_beat(void *ctx, const Platen__Internal__V1__Beat *msg)
+{
+    static const char *const stages[] = { "queue", "forward", "press", "pack", "ship", "commit" };
+    struct order *o = ctx;
+
+    for (size_t i = 0; i < ARRAY_LEN(stages); i++)
+        if (strcmp(msg->stage, stages[i]) == 0)
+            o->at.stage = stages[i];
+}
+
+static enum status on_place(void *ctx, const struct kv_block *plan, void **place, struct err *err)
+{
+    struct order *o = ctx;
+    struct extent *e = o->spec.context->extent;
+
+    if (o->at.first_block_ns == 0)
+        o->at.first_block_ns = clock_now_ns();
+    o->at.stage = "ship";
+    if (plan->bytes > e->bytes - o->at.placed_bytes)
+        return err_set(err, ST_EDATALOSS, "adopt: layer %d brings more rows than its press may keep", plan->layer);
+    *place = (uint8_t *)blocks_at(o->node->blocks, e) + o->at.placed_bytes;
+    o->at.placed_bytes += kv_align(plan->bytes);
+    return ST_OK;
+}
+
+static void on_arrived(void *ctx, const struct kv_block *block)
+{
+    struct order *o = ctx;
+
+    (void)block;
+    if (o->spec.progress)
+        o->spec.progress(o->spec.ctx, receiver_layers(o->at.receiver));
+}
+
+/* Rows and bytes of pressed layers; windowed layers are not pressed and not counted. */
+static void count_rows(struct order *o)
+{
+    struct context *c = o->spec.context;
+    const struct hparams *hp = &o->node->weights->hp;
+    struct figures *f = &c->figures;
+    int64_t heads = 0, rows = 0;
+
+    f->rows_min = INT64_MAX;
+    f->rows_max = 0;
+    f->kept_bytes = f->dense_bytes = 0;
+    for (int32_t l = 0; l < c->layers; l++) {
+        const struct kv_block *b = &c->block[l];
+        if (!hparams_layer_is_full(hp, l))
+            continue;
+        for (int32_t g = 0; g < b->heads; g++) {
+            int64_t n = b->first[g + 1] - b->first[g];
+            f->rows_min = n < f->rows_min ? n : f->rows_min;
+            f->rows_max = n > f->rows_max ? n : f->rows_max;
+        }
+        heads += b->heads;
+        rows += kv_block_rows(b);
+        f->kept_bytes += (int64_t)kv_block_row_bytes(b);
+        f->dense_bytes += (int64_t)codec_row_bytes(b->codec, b->dtype, b->dim) * 2 * b->heads * f->context_tokens;
+    }
+    f->rows_mean = heads > 0 ? (double)rows / (double)heads : 0;
+    if (heads == 0)
+        f->rows_min = 0;
+}
+
+static double ms_since(int64_t from, int64_t to)
+{
+    return from > 0 && to > from ? (double)(to - from) / 1e6 : 0;
+}
+
+static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
+{
+    struct order *o = ctx;
+    struct context *c = o->spec.context;
+    struct figures *f = &c->figures;
+    int64_t now = clock_now_ns();
+
+    memcpy(c->block, receiver_blocks(o->at.receiver), (size_t)c->layers * sizeof *c->block);
+    blocks_commit(o->node->blocks, c->extent, o->at.placed_bytes);
+    c->next_position = msg->next_position;
+    f->held_layers = msg->held_layers;
+    f->wire_bytes = (int64_t)o->at.wire_bytes;
+    f->attempts = o->attempts;
+    f->ms.order = ms_since(o->begin_ns, o->at.accepted_ns);
+    f->ms.queue = msg->queue_ms;
+    f->ms.forward = msg->forward_ms;
+    f->ms.press = msg->press_ms;
+    f->ms.pack = msg->pack_ms;
+    f->ms.ship = msg->ship_ms;
+    f->ms.adopt = ms_since(o->at.first_block_ns, now);
+    count_rows(o);
+    metric_add(o->node->m_wire_bytes, (double)o->at.wire_bytes);
+    o->at.committed = true;
+}
+
+void adopt_open(struct order *o)
+{
+    struct receiver_config config = { .shape = o->node->shape, .codec = o->spec.codec, .sink = &o->at.sink };
+
+    config.rows_max = (int64_t)o->spec.tokens->count;
+    o->at.sink = (struct receiver_sink){ .ctx = o,
+                                         .accepted = on_accepted,
+                                         .beat = on_beat,
+                                         .place = on_place,
+                                         .arrived = on_arrived,
+                                         .committed = on_committed };
+    o->at.receiver = receiver_open(&config);
+}
+
+void adopt_close(struct order *o)
+{
+    receiver_close(o->at.receiver);
+    o->at.receiver = NULL;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* forward.h - one step of the decode node through the model. Engine thread only. */
+#ifndef PLATEN_DECODE_FORWARD_H
+#define PLATEN_DECODE_FORWARD_H
+
+#include "kernels/backend.h"
+#include "kernels/block.h"
+#include "kernels/weights.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct forward {
+    struct backend *be;
+    const struct weights *weights;
+    struct scratch scratch;
+    void *x;      /* act [rows_max][dim] */
+    void *last;   /* act [outputs_max][dim]: rows whose logits are wanted */
+    void *normed; /* act [outputs_max][dim] */
+    void *logits; /* act [outputs_max][V] */
+};
+
+/* Buffers for steps of up to rows_max rows, outputs_max of them with logits. `w` is borrowed. ST_EEXHAUSTED. */
+enum status forward_open(struct forward *f, struct backend *be, const struct weights *w, int32_t rows_max,
+                         int32_t outputs_max, struct err *err);
+void forward_close(struct forward *f);
+
+/* Queues one step: tokens in, K and V of every layer appended to the tails, the next token of each wanted sequence
+ * chosen. Results come from ops->step_result. Does not wait. hot. */
+void forward_step(struct forward *f, const struct step *step);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

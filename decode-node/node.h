@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* node.h - a decode node: its parts, opened in this order and closed in the reverse one. */
+#ifndef PLATEN_DECODE_NODE_H
+#define PLATEN_DECODE_NODE_H
+
+#include "common/base/file.h"
+#include "common/base/queue.h"
+#include "common/base/status.h"
+#include "common/kv/block.h"
+#include "common/metrics/metrics.h"
+#include "common/model/chat.h"
+#include "common/model/checkpoint.h"
+#include "common/model/tokenizer.h"
+#include "common/rpc/rpc_channel.h"
+#include "common/service/service.h"
+#include "common/service/signals.h"
+#include "decode-node/batcher.h"
+#include "decode-node/blocks.h"
+#include "decode-node/context.h"
+#include "decode-node/options.h"
+#include "decode-node/order.h"
+#include "decode-node/peers.h"
+#include "decode-node/stream.h"
+#include "kernels/weights.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FRONT_QUEUE_MAX = 1024 };
+
+struct node {
+    struct options opt;
+    const char *name; /* HOST:PORT, unique; valid once the port is bound */
+    struct signals *signals;
+    struct metrics *metrics;
+    struct checkpoint *checkpoint;
+    struct tokenizer *tokenizer;
+    struct chat *chat;
+    struct checkpoint_identity identity;
+    uint64_t tokenizer_hash;
+    struct kv_shape shape;
+    struct backend *be;
+    struct weights *weights;
+    struct blocks *blocks;
+    struct contexts *contexts;
+    struct stream *stream;
+    struct batcher *batcher;
+    struct rpc_client *client;
+    struct rpc_channel_options channel; /* to prefill nodes */
+    char *token, *prefill_token;        /* NULL: none */
+    struct service *service;
+    struct peers *peers;
+    struct orders *orders;
+    struct queue *front; /* requests that wait for stops 1 to 3 */
+    pthread_t front_thread;
+
+    struct metric *m_requests_running, *m_requests_ok, *m_requests_failed, *m_orders_running, *m_retries, *m_wire_bytes;
+};
+
+/* Opens everything but the doors, then the doors. On failure nothing is left open. */
+enum status node_open(struct node *n, const struct options *opt, struct signals *signals, struct err *err);
+
+/* Refuses new calls, lets running ones finish until deadline_ns, closes everything. True: nothing had to be cancelled. */
+bool node_close(struct node *n, int64_t deadline_ns);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* order_state.h - an order's fields, for order.c (who asks whom) and adopt.c (what arrives) alone. */
+#ifndef PLATEN_DECODE_ORDER_STATE_H
+#define PLATEN_DECODE_ORDER_STATE_H
+
+#include "common/rpc/rpc_call.h"
+#include "common/transport/receiver.h"
+#include "decode-node/node.h"
+#include "decode-node/order.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One attempt at one prefill node. Callbacks of its call come one after the other from one rpc thread. */
+struct attempt {
+    struct peer *peer;
+    struct rpc_call *call; /* one count; guarded by the order's lock */
+    struct receiver *receiver;
+    struct receiver_sink sink;
+    const char *stage; /* where the prefill node is, as far as we know; static */
+    uint64_t wire_bytes;
+    uint64_t placed_bytes; /* of the extent */
+    int64_t begin_ns, accepted_ns, first_block_ns;
+    int64_t heard_ns; /* atomic: last message */
+    bool committed;
+    struct err why; /* what we found wrong ourselves; code 0: nothing */
+};
+
+struct order {
+    struct node *node;
+    struct order_spec spec;
+    int32_t refs;               /* atomic */
+    pthread_mutex_t lock;       /* guards call of the attempt, waiting */
+    bool cancelled;             /* atomic */
+    bool waiting;               /* parked: no prefill node answers */
+    struct order *next, **link; /* in the node's list; guarded by its lock */
+    int64_t begin_ns, parked_ns;
+    int32_t attempts;
+    int32_t losses_of_data;
+    char tried[ORDER_ATTEMPTS][PEER_ADDRESS_MAX];
+    struct err last; /* the last attempt's failure */
+    int64_t retry_ms;
+    struct attempt at;
+};
+
+/* ---- adopt.c ------------------------------------------------------------------------------------------------ */
+
+/* Takes room for what the press can keep at most. ST_OK; ST_AGAIN: compaction was asked for, `then` will be called on
+ * the engine thread; ST_EEXHAUSTED. */
+enum status adopt_reserve(struct order *o, void (*then)(struct order *o), struct err *err);
+
+/* A receiver for the attempt, whose sink puts blocks into the order's extent. */
+void adopt_open(struct order *o);
+void adopt_close(struct order *o); /* after the last message */
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,364 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * peers.c - watching prefill nodes.
+ *
+ *   watch thread   looks names up, makes a peer per address, ticks            every second
+ *   peer threads   ask GetLoads of their node                                 every second, 3 s at most
+ *
+ * A node's work is what it reported last plus what was sent to it since then. Peers are never freed while the node runs
+ * (an order may hold one); an address that left the name is only not picked any more.
+ */
+#include "decode-node/peers.h"
+
+#include "common/base/arena.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/thread.h"
+#include "common/rpc/rpc.h"
+#include "common/rpc/rpc_message.h"
+#include "platen/v1/control.pb-c.h"
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PEERS_MAX = 256, LOOKUP_S = 5, ASK_MS = 3000 };
+
+struct peer {
+    struct peers *owner;
+    struct peer *next;
+    size_t target; /* which one it was found by */
+    char address[PEER_ADDRESS_MAX];
+    struct rpc_channel *channel;
+    pthread_t thread;
+    /* guarded by the owner's lock */
+    bool listed, alive, told;
+    int64_t reported; /* tokens that it said are waiting */
+    int64_t assigned; /* tokens of orders that are there from us */
+    char why[200];    /* not alive: what the last try said */
+};
+
+struct peers {
+    struct peers_config cfg;
+    struct peer *first;
+    int32_t count;
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards the list, the peers' states, stopping */
+    pthread_cond_t stop;  /* signalled once */
+    bool stopping;
+};
+
+/* Sleeps, at most until stopping. False: stopping. Lock held. */
+static bool rest(struct peers *p, int64_t ms)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * NS_PER_MS;
+    if (until.tv_nsec >= NS_PER_S) {
+        until.tv_nsec -= NS_PER_S;
+        until.tv_sec++;
+    }
+    while (!p->stopping && pthread_cond_timedwait(&p->stop, &p->lock, &until) == 0)
+        ;
+    return !p->stopping;
+}
+
+static int32_t alive_now(const struct peers *p)
+{
+    int32_t alive = 0;
+
+    for (const struct peer *x = p->first; x; x = x->next)
+        alive += x->listed && x->alive;
+    return alive;
+}
+
+static void set_alive(struct peer *x, bool alive, int64_t tokens, const char *why)
+{
+    struct peers *p = x->owner;
+    int32_t now;
+    bool news;
+
+    pthread_mutex_lock(&p->lock);
+    news = x->alive != alive || !x->told;
+    x->told = true;
+    x->alive = alive;
+    x->reported = tokens;
+    snprintf(x->why, sizeof x->why, "%s", why);
+    now = alive_now(p);
+    pthread_mutex_unlock(&p->lock);
+    if (!news)
+        return;
+    log_event(alive ? LOG_INFO : LOG_WARN, alive ? "prefill-node-answers" : "prefill-node-silent",
+              "prefill_node=%s%s%s", x->address, alive ? "" : " why=", why);
+    p->cfg.changed(p->cfg.ctx, now);
+}
+
+static void ask(struct peer *x)
+{
+    Platen__V1__GetLoadsRequest request = PLATEN__V1__GET_LOADS_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    struct err err = { 0 };
+    enum status st = rpc_call_unary(x->channel, "/platen.v1.Control/GetLoads", &request.base,
+                                    &platen__v1__get_loads_response__descriptor, clock_in_ms(ASK_MS), &reply, &err);
+
+    if (st == ST_OK) {
+        const Platen__V1__GetLoadsResponse *loads = (const Platen__V1__GetLoadsResponse *)reply;
+        set_alive(x, !loads->draining, loads->queued_tokens, loads->draining ? "it is draining" : "");
+    } else {
+        set_alive(x, false, 0, err.text);
+    }
+    rpc_message_free(reply);
+}
+
+static void *peer_run(void *arg)
+{
+    struct peer *x = arg;
+    bool go_on;
+
+    do {
+        ask(x);
+        pthread_mutex_lock(&x->owner->lock);
+        go_on = rest(x->owner, 1000);
+        pthread_mutex_unlock(&x->owner->lock);
+    } while (go_on);
+    return NULL;
+}
+
+static struct peer *find(struct peers *p, const char *address)
+{
+    for (struct peer *x = p->first; x; x = x->next)
+        if (strcmp(x->address, address) == 0)
+            return x;
+    return NULL;
+}
+
+/* An address that a target has: a new peer, or one that is there already. */
+static void see(struct peers *p, size_t target, const char *address)
+{
+    struct err err = { 0 };
+    struct peer *x;
+
+    pthread_mutex_lock(&p->lock);
+    x = find(p, address);
+    if (x)
+        x->listed = true;
+    pthread_mutex_unlock(&p->lock);
+    if (x || p->count == PEERS_MAX)
+        return;
+    x = mem_zero(1, sizeof *x);
+    x->owner = p;
+    x->target = target;
+    x->listed = true;
+    snprintf(x->address, sizeof x->address, "%s", address);
+    if (rpc_channel_open(&x->channel, p->cfg.client, x->address, p->cfg.channel, &err) != ST_OK ||
+        thread_start(&x->thread, "peer", peer_run, x, &err) != ST_OK) {
+        log_event(LOG_ERROR, "peer", "prefill_node=%s why=%s", address, err.text);
+        rpc_channel_close(x->channel);
+        free(x);
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    x->next = p->first;
+    p->first = x;
+    p->count++;
+    pthread_mutex_unlock(&p->lock);
+}
+
+static void see_name(struct peers *p, size_t target, const char *host, int port)
+{
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
+    char service[16], ip[INET6_ADDRSTRLEN + 8], address[PEER_ADDRESS_MAX];
+
+    snprintf(service, sizeof service, "%d", port);
+    if (getaddrinfo(host, service, &hints, &list) != 0)
+        return; /* keep what was known: a name server that is away does not take the nodes away */
+    pthread_mutex_lock(&p->lock);
+    for (struct peer *x = p->first; x; x = x->next)
+        if (x->target == target)
+            x->listed = false;
+    pthread_mutex_unlock(&p->lock);
+    for (struct addrinfo *a = list; a; a = a->ai_next) {
+        if (getnameinfo(a->ai_addr, a->ai_addrlen, ip, sizeof ip, NULL, 0, NI_NUMERICHOST) != 0)
+            continue;
+        snprintf(address, sizeof address, a->ai_family == AF_INET6 ? "[%s]:%d" : "%s:%d", ip, port);
+        see(p, target, address);
+    }
+    freeaddrinfo(list);
+}
+
+static void look_up(struct peers *p)
+{
+    for (size_t i = 0; i < p->cfg.targets; i++) {
+        const char *target = p->cfg.target[i];
+        char host[RPC_ADDRESS_MAX];
+        int port;
+
+        if (strncmp(target, "dns:", 4) != 0)
+            see(p, i, target);
+        else if (rpc_address_parse(target + 4, host, &port, NULL) == ST_OK)
+            see_name(p, i, host, port);
+    }
+}
+
+static void *watch(void *arg)
+{
+    struct peers *p = arg;
+    bool go_on = true;
+
+    for (int second = 0; go_on; second++) {
+        if (second % LOOKUP_S == 0)
+            look_up(p);
+        p->cfg.tick(p->cfg.ctx);
+        pthread_mutex_lock(&p->lock);
+        go_on = rest(p, 1000);
+        pthread_mutex_unlock(&p->lock);
+    }
+    return NULL;
+}
+
+static enum status target_check(const char *target, struct err *err)
+{
+    char host[RPC_ADDRESS_MAX];
+    int port;
+    enum status st = rpc_address_parse(strncmp(target, "dns:", 4) == 0 ? target + 4 : target, host, &port, err);
+
+    if (st == ST_OK && port == 0)
+        st = err_set(err, ST_EINVAL, "'%s': port 0 is no prefill node's port", target);
+    if (st != ST_OK)
+        err_prefix(err, "--prefill");
+    return st;
+}
+
+enum status peers_open(struct peers **out, const struct peers_config *config, struct err *err)
+{
+    struct peers *p = mem_zero(1, sizeof *p);
+    pthread_condattr_t attr;
+    enum status st = ST_OK;
+
+    p->cfg = *config;
+    for (size_t i = 0; i < config->targets && st == ST_OK; i++)
+        st = target_check(config->target[i], err);
+    if (st != ST_OK) {
+        free(p);
+        return st;
+    }
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(&p->stop, &attr);
+    pthread_condattr_destroy(&attr);
+    st = thread_start(&p->thread, "watch", watch, p, err);
+    if (st != ST_OK) {
+        pthread_cond_destroy(&p->stop);
+        pthread_mutex_destroy(&p->lock);
+        free(p);
+        return st;
+    }
+    *out = p;
+    return ST_OK;
+}
+
+void peers_close(struct peers *p)
+{
+    if (p == NULL)
+        return;
+    pthread_mutex_lock(&p->lock);
+    p->stopping = true;
+    pthread_cond_broadcast(&p->stop);
+    pthread_mutex_unlock(&p->lock);
+    pthread_join(p->thread, NULL); /* first: it makes peers */
+    while (p->first) {
+        struct peer *x = p->first;
+        p->first = x->next;
+        pthread_join(x->thread, NULL);
+        rpc_channel_close(x->channel);
+        free(x);
+    }
+    pthread_cond_destroy(&p->stop);
+    pthread_mutex_destroy(&p->lock);
+    free(p);
+}
+
+static bool was_tried(const struct peer *x, const char (*tried)[PEER_ADDRESS_MAX], int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        if (strcmp(x->address, tried[i]) == 0)
+            return true;
+    return false;
+}
+
+/* Untried before tried, then less work before more. */
+static bool better(const struct peer *x, bool x_tried, const struct peer *best, bool best_tried)
+{
+    if (best == NULL || x_tried != best_tried)
+        return best == NULL || best_tried;
+    return x->reported + x->assigned < best->reported + best->assigned;
+}
+
+enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER_ADDRESS_MAX], int32_t tried_count,
+                       struct peer **out, struct err *err)
+{
+    struct peer *best = NULL, *silent = NULL;
+    bool best_tried = false;
+
+    pthread_mutex_lock(&p->lock);
+    for (struct peer *x = p->first; x; x = x->next) {
+        bool x_tried = was_tried(x, tried, tried_count);
+        if (!x->listed || !x->alive) {
+            silent = x;
+            continue;
+        }
+        if (better(x, x_tried, best, best_tried)) {
+            best = x;
+            best_tried = x_tried;
+        }
+    }
+    if (best)
+        best->assigned += tokens;
+    else if (silent)
+        err_set(err, ST_EUNAVAILABLE, "order: no prefill node answers (%s: %s)", silent->address, silent->why);
+    else
+        err_set(err, ST_EUNAVAILABLE, "order: no prefill node is known yet");
+    pthread_mutex_unlock(&p->lock);
+    if (best == NULL)
+        return ST_EUNAVAILABLE;
+    *out = best;
+    return ST_OK;
+}
+
+void peer_give_back(struct peer *x, int64_t tokens)
+{
+    pthread_mutex_lock(&x->owner->lock);
+    x->assigned -= tokens;
+    pthread_mutex_unlock(&x->owner->lock);
+}
+
+const char *peer_address(const struct peer *x)
+{
+    return x->address;
+}
+
+struct rpc_channel *peer_channel(struct peer *x)
+{
+    return x->channel;
+}
+
+void peer_suspect(struct peer *x)
+{
+    set_alive(x, false, 0, "it failed an order");
+}
+
+int32_t peers_alive(struct peers *p)
+{
+    int32_t alive;
+
+    pthread_mutex_lock(&p->lock);
+    alive = alive_now(p);
+    pthread_mutex_unlock(&p->lock);
+    return alive;
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * peers.h - the prefill nodes that this decode node knows: found by list or DNS, watched, picked by load.
+ *
+ * Each target is looked up again every few seconds; each address is one peer, asked for its loads about once a second. A
+ * peer that does not answer is not picked; when it answers again it is.
+ */
+#ifndef PLATEN_DECODE_PEERS_H
+#define PLATEN_DECODE_PEERS_H
+
+#include "common/base/status.h"
+#include "common/rpc/rpc_channel.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct peers;
+struct peer;
+
+enum { PEER_ADDRESS_MAX = 300, PEERS_TRIED_MAX = 3 };
+
+struct peers_config {
+    struct rpc_client *client;
+    const struct rpc_channel_options *channel;
+    const char *const *target; /* HOST:PORT or dns:NAME:PORT */
+    size_t targets;
+    void (*changed)(void *ctx, int32_t alive); /* how many answer; on the watching thread */
+    void (*tick)(void *ctx);                   /* about once a second, on the watching thread */
+    void *ctx;
+};
+
+/* Checks the targets' form and starts watching. ST_EINVAL names a target that is none. */
+enum status peers_open(struct peers **out, const struct peers_config *config, struct err *err);
+void peers_close(struct peers *p); /* every peer must be given back; NULL is fine */
+
+/* The live peer with the least work, but none of `tried` where there is another. The caller gives it back. Counts `tokens`
+ * as its work until then. ST_EUNAVAILABLE: none answers, with the reason. Any thread, never waits. */
+enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER_ADDRESS_MAX], int32_t tried_count,
+                       struct peer **out, struct err *err);
+void peer_give_back(struct peer *peer, int64_t tokens);
+
+const char *peer_address(const struct peer *peer);
+struct rpc_channel *peer_channel(struct peer *peer);
+
+/* The peer failed an order: it is not picked again before it has answered. */
+void peer_suspect(struct peer *peer);
+
+int32_t peers_alive(struct peers *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
