@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+platen_test(test_blocks SOURCES test_blocks.c LINK platen_decode LABELS unit)
+platen_test(test_context SOURCES test_context.c LINK platen_decode LABELS unit)
