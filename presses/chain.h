@@ -23,8 +23,7 @@ struct chain;
  * none. The chain is the caller's; files must outlive it. Allocates; does not wait.
  * ST_EINVAL: three lines in err: a sentence that names the word and what was expected, the text, `^` under the word.
  */
-enum status chain_parse(struct chain **out, const char *text, size_t bytes, const struct press_files *files,
-                        struct err *err);
+enum status chain_parse(struct chain **out, const char *text, size_t bytes, struct press_files *files, struct err *err);
 void chain_close(struct chain *c); /* NULL is fine */
 
 /* The canonical form: "none", or stages with defaults left out, options in the order of the table, single blanks. Two
@@ -34,13 +33,7 @@ const char *chain_text(const struct chain *c);
 /* Whether anything is pressed at prefill (false: every row stays, no need is set), and whether decode goes on. */
 bool chain_presses_prefill(const struct chain *c);
 
-/* The decode part: compress every so many forward calls, from so many buffered calls. False where there is none. */
-struct chain_decode {
-    int64_t every, buffer;
-    int64_t rows;      /* rows per head after a compression; 0: ratio counts */
-    double ratio;      /* of the tokens seen so far */
-    int64_t cam_merge; /* window of `cam`; 0: no cam stage */
-};
+/* The decode part. False where there is none. */
 bool chain_decode_part(const struct chain *c, struct chain_decode *out);
 
 /* What the forward pass must keep for the prefill part (decode = false) or for the decode part. */

@@ -46,6 +46,14 @@ struct chain_needs {
     bool decode_part; /* the chain goes on pressing while tokens are generated */
 };
 
+/* The decode part: compress every so many forward calls, from the queries of so many buffered calls. */
+struct chain_decode {
+    int64_t every, buffer;
+    int64_t rows;      /* rows per head after a compression; 0: ratio counts */
+    double ratio;      /* of the tokens seen so far */
+    int64_t cam_merge; /* window of `cam`; 0: no cam stage */
+};
+
 /* One layer as the forward pass leaves it: everything borrowed, device memory of the back end, NULL where not needed.
  * K and V may be edited in place (merge): the forward pass is done with them. */
 struct press_layer {
@@ -74,6 +82,11 @@ enum press_kind {
     PRESS_DECODE  /* opens the part that works while tokens are generated */
 };
 
+struct press_numbers {
+    const double *value;
+    size_t count;
+};
+
 /* A stage of a chain: a press with its options read. */
 struct press_stage {
     const struct press *press;
@@ -96,7 +109,7 @@ double press_keep_ratio(const struct press_keep *keep, int64_t n);
 
 /*
  * One round at work: the rows in question, their scores, and what will be kept. Hooks read the first group and change
- * the second. Device scratch comes from press_work_device (below), sized at begin by `work_bytes`.
+ * the second.
  */
 struct press_round {
     struct backend *be;
@@ -111,14 +124,18 @@ struct press_round {
 
     struct kv_rows view; /* all rows of the round */
     float *score;        /* device [view.at[G]] */
+    int64_t part_end;    /* while a part of the context is scored alone: the token after its last; else -1 */
+
     struct select_args budget;
+    bool rerotate; /* set by an edit: kept keys get consecutive positions */
 };
 
-/* Sizes that scratch depends on. */
-struct press_sizes {
+/* What a stage is asked to work for, before it does. */
+struct press_door {
     const struct hparams *hp;
+    const struct backend_ops *ops;
     int64_t tokens, query_tokens;
-    int32_t window_max; /* largest row count of one select: heads * tokens */
+    int32_t places; /* pressed layers */
 };
 
 /*
@@ -134,21 +151,26 @@ struct press {
     const char *cost;      /* added work in the letters above: "T G D" */
     const char *differs;   /* from that class, in sentences; "" where it does not */
 
-    const struct opt *options; /* rows in canonical order; offsets into a struct of options_bytes */
+    /* Rows in canonical order, offsets into a struct of options_bytes. OPT_LIST is numbers with `/` between them (struct
+     * press_numbers); an OPT_FLOAT with `words` takes that word too, as NaN; `value` says in words what is allowed. */
+    const struct opt *options;
     size_t option_count, options_bytes;
-    bool has_value;  /* the word takes a value of its own (`ratio=0.5`): options[0], whose name is the word */
-    bool first_only; /* cannot stand after a keep */
-    bool even_only;  /* needs every head to hold equally many rows */
+    bool has_value;    /* the word takes a value of its own (`ratio=0.5`): options[0], whose name is the word */
+    bool first_only;   /* cannot stand after a keep */
+    bool even_only;    /* needs every head to hold equally many rows */
+    bool uneven;       /* heads may keep different numbers of rows */
+    bool prefill_only; /* cannot stand in a decode part */
+    bool decode_only;  /* stands in a decode part only */
+    bool wants_score;  /* PRESS_CHOOSE: decides by a score before it */
 
     /* Refuses combinations of options, at parse time; the sentence names the option. */
     enum status (*check)(const struct press_stage *stage, struct err *err);
+    /* Whether a refinement may follow this score; the sentence says which it may. */
+    enum status (*follows)(const struct press_stage *stage, const struct press_stage *score, struct err *err);
     /* Adds what it needs of the forward pass. */
     void (*needs)(const struct press_stage *stage, int64_t query_tokens, struct chain_needs *needs);
-    /* Refuses what cannot work for this model, back end, length: "has not got the operation x", no query ... */
-    enum status (*admit)(const struct press_stage *stage, const struct press_sizes *sizes,
-                         const struct backend_ops *ops, struct err *err);
-    /* Device bytes it wants in work. */
-    uint64_t (*work_bytes)(const struct press_stage *stage, const struct press_sizes *sizes);
+    /* Refuses what cannot work here: an operation the back end has not got, no query, too few layers ... */
+    enum status (*admit)(const struct press_stage *stage, const struct press_door *door, struct err *err);
     /* Rows at the end that its score protects. */
     int64_t (*tail)(const struct press_stage *stage, int64_t query_tokens);
 
@@ -163,9 +185,13 @@ struct press {
     /* choose: instead of select. Fills first [G + 1] (host) and index (device, ascending per head). */
     enum status (*choose)(const struct press_stage *stage, struct press_round *round, int32_t *index, int64_t *first,
                           struct err *err);
+    /* keep: how much stays of the layer at `place`. */
+    void (*keep)(const struct press_stage *stage, int32_t place, struct press_keep *out);
     /* edit: after the choice; index and first name the rows of round->view that stay. */
     enum status (*edit)(const struct press_stage *stage, struct press_round *round, const int32_t *index,
                         const int64_t *first, struct err *err);
+    /* decode and cam: what they say about the decode part. */
+    void (*decode)(const struct press_stage *stage, struct chain_decode *out);
     /* Upper bound of rows that one head keeps of n, for admission; NULL: press_keep_rows for a keep, n otherwise. */
     int64_t (*rows_max)(const struct press_stage *stage, const struct press_keep *keep, int32_t place, int32_t places,
                         int64_t n);
@@ -179,10 +205,13 @@ struct press {
 
 /* ---- what hooks may call -------------------------------------------------------------------------------------- */
 
-/* Device scratch of the round, `bytes` at most as `work_bytes` said in sum, 256-byte aligned; lives until the stage's
- * hook returns. */
-void *press_work_device(struct press_round *round, uint64_t bytes);
-/* Host scratch likewise; grows when needed (the first run of a size allocates), lives until the stage's hook returns. */
+/* For admit: ST_OK where the back end has the operation, else ST_EUNIMPLEMENTED with the reason. */
+enum status press_admit_op(const struct press_stage *stage, const struct press_door *door, bool has, const char *op,
+                           struct err *err);
+
+/* Scratch until the stage's hook returns: device memory 256-byte aligned, host memory 64. Kept for the next layer, so only
+ * the first layer of the largest context allocates. ST_EEXHAUSTED. press_work_host never fails. */
+enum status press_work_device(struct press_round *round, uint64_t bytes, void **out, struct err *err);
 void *press_work_host(struct press_round *round, uint64_t bytes);
 
 /* The scores on the host, waited for: a copy, or the device's own memory where the host can reach it. press_scores_put
@@ -190,16 +219,13 @@ void *press_work_host(struct press_round *round, uint64_t bytes);
 float *press_scores_get(struct press_round *round, const struct kv_rows *view, const float *score);
 void press_scores_put(struct press_round *round, const struct kv_rows *view, float *score, const float *host);
 
+/* The same for lists of rows: `count` entries of a device index, read, and written back. */
+const int32_t *press_index_get(struct press_round *round, const int32_t *index, int64_t count);
+void press_index_put(struct press_round *round, int32_t *index, const int32_t *host, int64_t count);
+
 /* Runs the round's score and the refinements before stage `self` on a part of its rows. */
 enum status press_rescore(struct press_round *round, const struct press_stage *self, const struct kv_rows *view,
                           float *score, struct err *err);
-
-/* Marks the rows of view that pass one of the first / last positions: score of rows [begin, end) of every head (cut at
- * the head's rows; negative counts from the end) becomes 1 + the largest score of the others, so that they stay. */
-void press_scores_protect(const struct kv_rows *view, float *host, int64_t begin, int64_t end);
-
-/* Original token of row r of head g of a view whose tokens are on the host. */
-const int32_t *press_tokens_get(struct press_round *round);
 
 /* ---- plug-ins --------------------------------------------------------------------------------------------------- */
 

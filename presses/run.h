@@ -26,12 +26,14 @@ extern "C" {
 struct press_run;
 
 /* What stays of one layer. Owned by the run and good until the next press_run_layer; the layer's K and V must live that
- * long too (unless dense_done). */
+ * long too. */
 struct press_result {
     int32_t layer;
     struct kv_rows view;             /* rows that index speaks of: the layer's own, or survivors of an earlier round */
     const int32_t *index;            /* device int32, ascending per head, rows of view */
     const int32_t *token;            /* device: original token of each kept row, ascending per head */
+    const int32_t *position;         /* device: where the key of each row of view stands; NULL: row r at r */
+    struct rope_table rope;          /* of the layer */
     int64_t first[KV_HEADS_MAX + 1]; /* head g keeps entries [first[g], first[g+1]) of index and token */
     bool rerotate;                   /* keys get new positions when packed */
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
@@ -57,8 +59,8 @@ enum status press_run_plan(struct press_run *run, const struct press_result *res
                            struct err *err);
 
 /* Queues the rows into block->data (device, block->bytes). The result must stay until LANE_PRESS was waited for. */
-enum status press_run_pack(struct press_run *run, const struct press_result *result, const struct kv_block *block,
-                           struct err *err);
+enum status press_run_pack(struct press_run *run, const struct press_layer *in, const struct press_result *result,
+                           const struct kv_block *block, struct err *err);
 
 /* The kept rows as original tokens, ascending per head, on the host. Waits. */
 enum status press_run_tokens(struct press_run *run, const struct press_result *result, int32_t *token, struct err *err);

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * files.c - learned parameters of presses: names, paths, and what was read from them.
+ *
+ * An entry may serve several presses (a file of gates is read by one, its head scores by another): what each made of it
+ * is kept apart, in `loads`. A lock guards the list, since requests are parsed on many threads; reading a file holds it,
+ * which at worst makes the first users of two files wait for each other.
+ */
+#include "presses/files.h"
+#include "common/base/arena.h"
+#include "common/base/text.h"
+#include "presses/press.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct press_file {
+    struct press_file *next;
+    char *name, *path;
+    const struct press *press; /* who read it; NULL: an entry, not read yet */
+    void *file;
+};
+
+struct press_files {
+    const struct hparams *hp;
+    bool paths;
+    pthread_mutex_t lock;
+    struct press_file *entries; /* names and paths */
+    struct press_file *loads;   /* what presses made of them */
+};
+
+enum status press_files_open(struct press_files **out, const struct hparams *hp, bool paths, struct err *err)
+{
+    struct press_files *f = mem_zero(1, sizeof *f);
+
+    (void)err;
+    f->hp = hp;
+    f->paths = paths;
+    (void)pthread_mutex_init(&f->lock, NULL);
+    *out = f;
+    return ST_OK;
+}
+
+static void list_close(struct press_file *e)
+{
+    while (e) {
+        struct press_file *next = e->next;
+
+        if (e->press && e->press->file_close)
+            e->press->file_close(e->file);
+        free(e->name);
+        free(e->path);
+        free(e);
+        e = next;
+    }
+}
+
+void press_files_close(struct press_files *f)
+{
+    if (!f)
+        return;
+    list_close(f->loads);
+    list_close(f->entries);
+    (void)pthread_mutex_destroy(&f->lock);
+    free(f);
+}
+
+static struct press_file *list_find(struct press_file *e, const char *name, const struct press *press)
+{
+    while (e && (strcmp(e->name, name) != 0 || e->press != press))
+        e = e->next;
+    return e;
+}
+
+static struct press_file *list_add(struct press_file **list, const char *name, const char *path)
+{
+    struct press_file *e = mem_zero(1, sizeof *e);
+
+    e->name = mem_strdup(name);
+    e->path = mem_strdup(path);
+    e->next = *list;
+    *list = e;
+    return e;
+}
+
+enum status press_files_add(struct press_files *f, const char *name, const char *path, struct err *err)
+{
+    if (!name[0] || strpbrk(name, " \t=:,|;\"/"))
+        return err_set(err, ST_EINVAL, "press-files: \"%s\" is no name for an entry; letters, digits, - and _", name);
+    if (list_find(f->entries, name, NULL))
+        return err_set(err, ST_EINVAL, "press-files: the entry %s stands twice", name);
+    (void)list_add(&f->entries, name, path);
+    return ST_OK;
+}
+
+/* Says which entries there are. */
+static enum status unknown(const struct press_files *f, const char *name, const struct press *press, struct err *err)
+{
+    struct text list = { 0 };
+    enum status st;
+
+    for (const struct press_file *e = f ? f->entries : NULL; e; e = e->next)
+        text_printf(&list, "%s%s", list.bytes ? ", " : "", e->name);
+    st = err_set(err, ST_EINVAL, "%s: there is no parameter file called \"%.60s\"; %s%s", press->name, name,
+                 list.bytes ? "the operator named " : "the operator named none", text_str(&list));
+    text_fini(&list);
+    return st;
+}
+
+static enum status find_locked(struct press_files *f, const char *name, const struct press *press, const void **out,
+                               struct err *err)
+{
+    struct press_file *load = list_find(f->loads, name, press), *entry = list_find(f->entries, name, NULL);
+    void *file = NULL;
+    enum status st;
+
+    if (load) {
+        *out = load->file;
+        return ST_OK;
+    }
+    if (!entry && !f->paths)
+        return unknown(f, name, press, err);
+    st = press->file_open(&file, entry ? entry->path : name, f->hp, err);
+    if (st != ST_OK) {
+        err_prefix(err, "%s", press->name);
+        return st;
+    }
+    load = list_add(&f->loads, name, entry ? entry->path : name);
+    load->press = press;
+    load->file = file;
+    *out = file;
+    return ST_OK;
+}
+
+enum status press_files_find(struct press_files *f, const char *name, const struct press *press, const void **out,
+                             struct err *err)
+{
+    enum status st;
+
+    if (!f)
+        return unknown(NULL, name, press, err);
+    (void)pthread_mutex_lock(&f->lock);
+    st = find_locked(f, name, press, out, err);
+    (void)pthread_mutex_unlock(&f->lock);
+    return st;
+}

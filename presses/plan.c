@@ -1,0 +1,336 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * plan.c - which stage may stand after which: the rounds of a part.
+ *
+ *      start ──score──▶ scored ──keep──▶ kept ──edit──▶ kept
+ *        │               │  ▲             └──score──▶ scored (a new round, on the survivors)
+ *        │               │  └── refine
+ *        │               └── dms ──▶ kept
+ *        └── duo, simlayer, edits ──▶ kept
+ */
+#include "presses/chain_parts.h"
+
+#include <string.h>
+
+/* A part while it is planned. */
+struct plan {
+    const struct stage_read *read;
+    int32_t count;
+    bool decode; /* the decode part */
+    const char *text;
+    size_t bytes;
+    struct err *err;
+
+    struct chain_round *rounds;
+    int32_t round_count;
+    bool open;   /* the last round has scored and not kept */
+    bool uneven; /* heads may differ in rows by now */
+};
+
+static enum status refuse(struct plan *p, int32_t at)
+{
+    return chain_point(p->err, p->text, p->bytes, at < p->count ? p->read[at].at : p->bytes);
+}
+
+static const char *name_of(const struct plan *p, int32_t stage)
+{
+    return p->read[stage].stage.press->name;
+}
+
+static struct chain_round *round_open(struct plan *p, int32_t at)
+{
+    struct chain_round *r = &p->rounds[p->round_count++];
+
+    *r = (struct chain_round){ at, at, -1, -1, -1, -1, -1, p->uneven };
+    return r;
+}
+
+static enum status plan_score(struct plan *p, int32_t at)
+{
+    const struct press *press = p->read[at].stage.press;
+    struct chain_round *r;
+
+    if (p->open) {
+        (void)err_set(p->err, ST_EINVAL,
+                      "%s scores again before anything was kept; expected ratio, rows, ratios or a "
+                      "refinement after %s",
+                      press->name, name_of(p, p->rounds[p->round_count - 1].score));
+        return refuse(p, at);
+    }
+    if (press->first_only && p->round_count > 0) {
+        (void)err_set(p->err, ST_EINVAL, "%s sees the whole context: it can only be the first stage", press->name);
+        return refuse(p, at);
+    }
+    if (press->even_only && p->uneven) {
+        (void)err_set(p->err, ST_EINVAL,
+                      "%s needs equally many rows in every head; it cannot follow a stage that gives "
+                      "heads different budgets",
+                      press->name);
+        return refuse(p, at);
+    }
+    if (press->prefill_only && p->decode) {
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
+        return refuse(p, at);
+    }
+    r = round_open(p, at);
+    r->score = at;
+    p->open = true;
+    return ST_OK;
+}
+
+static enum status plan_refine(struct plan *p, int32_t at)
+{
+    const struct press *press = p->read[at].stage.press;
+    struct chain_round *r = p->round_count ? &p->rounds[p->round_count - 1] : NULL;
+
+    if (!p->open) {
+        (void)err_set(p->err, ST_EINVAL, "%s refines a score; expected a score (snapkv, knorm, ...) before it",
+                      press->name);
+        return refuse(p, at);
+    }
+    if (r->budget >= 0) {
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected ratio, rows or ratios", press->name,
+                      name_of(p, r->budget));
+        return refuse(p, at);
+    }
+    if (press->prefill_only && p->decode) {
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
+        return refuse(p, at);
+    }
+    if (press->even_only && p->uneven) {
+        (void)err_set(p->err, ST_EINVAL,
+                      "%s needs equally many rows in every head; it cannot follow a stage that gives "
+                      "heads different budgets",
+                      press->name);
+        return refuse(p, at);
+    }
+    if (press->decode_only && !p->decode) {
+        (void)err_set(p->err, ST_EINVAL, "%s stands in a decode part only", press->name);
+        return refuse(p, at);
+    }
+    if (press->follows && press->follows(&p->read[at].stage, &p->read[r->score].stage, p->err) != ST_OK)
+        return refuse(p, at);
+    if (press->budget || press->choose)
+        r->budget = at;
+    return ST_OK;
+}
+
+static enum status plan_keep(struct plan *p, int32_t at)
+{
+    struct chain_round *r = p->round_count ? &p->rounds[p->round_count - 1] : NULL;
+
+    if (!p->open) {
+        (void)err_set(p->err, ST_EINVAL,
+                      r && r->keep >= 0 ? "%s keeps a second time in one round; expected a score or an edit before it"
+                                        : "%s keeps the best rows of a score; expected a score (snapkv, knorm, ...) "
+                                          "before it",
+                      name_of(p, at));
+        return refuse(p, at);
+    }
+    if (p->decode && strcmp(name_of(p, at), "ratios") == 0) {
+        (void)err_set(p->err, ST_EINVAL, "ratios cannot stand in the decode part; expected ratio or rows");
+        return refuse(p, at);
+    }
+    r->keep = at;
+    return ST_OK;
+}
+
+/* Stages that decide alone: dms closes a score, duo and simlayer stand without one. */
+static enum status plan_choose(struct plan *p, int32_t at)
+{
+    const struct press *press = p->read[at].stage.press;
+    struct chain_round *r = p->round_count ? &p->rounds[p->round_count - 1] : NULL;
+
+    if (p->decode) {
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
+        return refuse(p, at);
+    }
+    if (press->wants_score && !p->open) {
+        (void)err_set(p->err, ST_EINVAL, "%s decides by a score; expected a score (kvzap, knorm, ...) before it",
+                      press->name);
+        return refuse(p, at);
+    }
+    if (press->wants_score && r->budget >= 0) {
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected ratio, rows or ratios", press->name,
+                      name_of(p, r->budget));
+        return refuse(p, at);
+    }
+    if (!press->wants_score && p->open) {
+        (void)err_set(p->err, ST_EINVAL, "%s decides alone, without a score; expected ratio, rows or ratios after %s",
+                      press->name, name_of(p, r->score));
+        return refuse(p, at);
+    }
+    if (press->first_only && p->round_count > 0) {
+        (void)err_set(p->err, ST_EINVAL, "%s sees the whole context: it can only be the first stage", press->name);
+        return refuse(p, at);
+    }
+    if (!press->wants_score)
+        r = round_open(p, at);
+    r->choose = at;
+    return ST_OK;
+}
+
+static enum status plan_edit(struct plan *p, int32_t at)
+{
+    struct chain_round *r = p->round_count ? &p->rounds[p->round_count - 1] : NULL;
+    const char *name = name_of(p, at);
+
+    if (p->open) {
+        (void)err_set(p->err, ST_EINVAL, "%s changes rows that were kept; expected ratio, rows or ratios before it",
+                      name);
+        return refuse(p, at);
+    }
+    if (p->decode) {
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", name);
+        return refuse(p, at);
+    }
+    for (int32_t i = r ? r->begin : 0; i < at; i++)
+        if (p->read[i].stage.press == p->read[at].stage.press) {
+            (void)err_set(p->err, ST_EINVAL, "%s stands twice", name);
+            return refuse(p, at);
+        }
+    if (!r)
+        r = round_open(p, at);
+    if (r->edits < 0)
+        r->edits = at;
+    return ST_OK;
+}
+
+static enum status plan_stage(struct plan *p, int32_t at)
+{
+    const struct press *press = p->read[at].stage.press;
+    enum status st = ST_OK;
+    bool closes = false;
+
+    switch (press->kind) {
+    case PRESS_SCORE:
+        st = plan_score(p, at);
+        break;
+    case PRESS_REFINE:
+        st = plan_refine(p, at);
+        break;
+    case PRESS_KEEP:
+        st = plan_keep(p, at);
+        closes = true;
+        break;
+    case PRESS_CHOOSE:
+        st = plan_choose(p, at);
+        closes = true;
+        break;
+    case PRESS_EDIT:
+        st = plan_edit(p, at);
+        break;
+    case PRESS_DECODE:
+        (void)err_set(p->err, ST_EINVAL, "%s opens the second part; expected \";\" before it", press->name);
+        return refuse(p, at);
+    }
+    if (st != ST_OK)
+        return st;
+    if (closes)
+        p->open = false;
+    p->uneven = p->uneven || press->uneven;
+    p->rounds[p->round_count - 1].uneven = p->uneven;
+    p->rounds[p->round_count - 1].end = at + 1;
+    return ST_OK;
+}
+
+/* The rounds of `count` stages. */
+static enum status plan_part(struct chain *c, struct chain_part *out, struct plan *p)
+{
+    enum status st;
+
+    p->rounds = arena_array(&c->arena, (size_t)p->count + 1, sizeof *p->rounds);
+    out->stages = arena_array(&c->arena, (size_t)p->count + 1, sizeof *out->stages);
+    for (int32_t at = 0; at < p->count; at++) {
+        out->stages[at] = p->read[at].stage;
+        st = plan_stage(p, at);
+        if (st != ST_OK)
+            return st;
+    }
+    if (p->open) {
+        (void)err_set(p->err, ST_EINVAL, "the round of %s keeps nothing; expected ratio, rows or ratios after %s",
+                      name_of(p, p->rounds[p->round_count - 1].score), name_of(p, p->count - 1));
+        return refuse(p, p->count - 1);
+    }
+    if (p->decode && p->round_count != 1) {
+        (void)err_set(p->err, ST_EINVAL, "the decode part is one score and one ratio or rows");
+        return refuse(p, p->round_count ? p->rounds[1].begin : p->count);
+    }
+    out->stage_count = p->count;
+    out->rounds = p->rounds;
+    out->round_count = p->round_count;
+    for (int32_t i = 0; i < out->round_count; i++)
+        if (out->rounds[i].edits < 0)
+            out->rounds[i].edits = out->rounds[i].end;
+    return ST_OK;
+}
+
+/* `none` is no stage: it says that there are none. */
+static enum status plan_none(const struct chain_read *read, int32_t part, const char *text, size_t bytes,
+                             struct err *err, int32_t *count)
+{
+    *count = read->count[part];
+    for (int32_t i = 0; i < read->count[part]; i++)
+        if (strcmp(read->part[part][i].stage.press->name, "none") == 0) {
+            if (read->count[part] == 1) {
+                *count = 0;
+                return ST_OK;
+            }
+            (void)err_set(err, ST_EINVAL, "none keeps everything; it stands alone");
+            return chain_point(err, text, bytes, read->part[part][i].at);
+        }
+    return ST_OK;
+}
+
+static bool begins_decode(const struct chain_read *read, int32_t part)
+{
+    return read->count[part] > 0 && read->part[part][0].stage.press->kind == PRESS_DECODE;
+}
+
+static enum status plan_decode(struct chain *c, const struct chain_read *read, int32_t part, const char *text,
+                               size_t bytes, struct err *err)
+{
+    struct plan p = { read->part[part] + 1, read->count[part] - 1, true, text, bytes, err, NULL, 0, false, false };
+    const struct stage_read *head = read->part[part];
+    struct press_keep keep = { 0 };
+    enum status st;
+
+    if (p.count == 0) {
+        (void)err_set(err, ST_EINVAL, "the decode part has no score; expected \"|\" and a score after decode");
+        return chain_point(err, text, bytes, head->at);
+    }
+    st = plan_part(c, &c->decode, &p);
+    if (st != ST_OK)
+        return st;
+    c->decodes = true;
+    head->stage.press->decode(&head->stage, &c->decode_part);
+    keep = chain_round_keep(&c->decode, &c->decode.rounds[0], 0);
+    c->decode_part.rows = keep.rows;
+    c->decode_part.ratio = keep.ratio;
+    for (int32_t i = 0; i < c->decode.stage_count; i++)
+        if (c->decode.stages[i].press->decode)
+            c->decode.stages[i].press->decode(&c->decode.stages[i], &c->decode_part);
+    return ST_OK;
+}
+
+enum status chain_plan(struct chain *c, const struct chain_read *read, const char *text, size_t bytes, struct err *err)
+{
+    int32_t decode = begins_decode(read, 0) ? 0 : 1;
+    struct plan p = { read->part[0], 0, false, text, bytes, err, NULL, 0, false, false };
+    enum status st = ST_OK;
+
+    if (read->has_second && (decode == 0 || !begins_decode(read, 1))) {
+        (void)err_set(err, ST_EINVAL,
+                      decode == 0 ? "nothing stands after the decode part"
+                                  : "the second part begins with decode; expected decode after \";\"");
+        return chain_point(err, text, bytes, read->count[1] ? read->part[1][0].at : bytes);
+    }
+    if (decode == 1) {
+        st = plan_none(read, 0, text, bytes, err, &p.count);
+        if (st == ST_OK)
+            st = plan_part(c, &c->prefill, &p);
+    }
+    if (st == ST_OK && begins_decode(read, decode))
+        st = plan_decode(c, read, decode, text, bytes, err);
+    return st;
+}

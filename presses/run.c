@@ -1,0 +1,503 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run.c - stop 6 of 12: the rounds of a chain on one layer, and the rows that stay.   before: prefill-node/forward.c
+ *                                                                                     after: prefill-node/handoff.c
+ *
+ *      layer K, V ─▶ view ─▶ score, refine ─▶ budget ─▶ select ─▶ index ─▶ edits ─┬─▶ result ─pack─▶ block
+ *                     ▲                                                           │
+ *                     └────────────── survivors, packed ragged ◀──────────────────┘  another round
+ *
+ * The first round sees the layer as the forward pass left it. Before another round the survivors are packed into scratch
+ * and become its view, with two maps: `token` says which token of the context a row came from, `position` where its key
+ * stands (the same, unless keys were given new positions). The only choice by score is the back end's select.
+ *
+ * Promised of every result: per head ascending rows, each at most once, and exactly the budget where the chain states one;
+ * a press that breaks this is stopped here, before packing.
+ */
+#include "presses/run.h"
+#include "common/base/arena.h"
+#include "common/kv/block.h"
+#include "presses/chain_parts.h"
+#include "presses/work.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Which token and position every row of a view has; device and host. Not set: row r is token r at position r. */
+struct row_map {
+    int32_t *device, *host;
+    bool set;
+};
+
+/* owned by: engine thread */
+struct press_run {
+    struct backend *be;
+    const struct hparams *hp;
+    int64_t tokens_max;
+    struct press_work work;
+
+    const struct chain *chain; /* NULL: keep everything */
+    int64_t tokens, query_tokens;
+    bool compact;
+    int64_t rows_most;
+
+    float *score;
+    int32_t *index;
+    struct row_map token, position, next_token, next_position;
+    int32_t *index_host;
+    void *survivors[2];
+    uint64_t survivors_bytes[2];
+    int32_t flip;
+};
+
+static int64_t rows_room(const struct press_run *run)
+{
+    return run->tokens_max * run->hp->kv_heads;
+}
+
+static enum status map_open(struct press_run *run, struct row_map *map, struct err *err)
+{
+    void *device = NULL;
+    enum status st = run->be->ops->alloc(run->be, (uint64_t)rows_room(run) * sizeof(int32_t), "presses", &device, err);
+
+    map->device = device;
+    map->host = mem_alloc((size_t)rows_room(run) * sizeof(int32_t));
+    return st;
+}
+
+static void map_close(struct press_run *run, struct row_map *map)
+{
+    if (map->device)
+        run->be->ops->free(run->be, map->device);
+    free(map->host);
+}
+
+enum status press_run_open(struct press_run **out, struct backend *be, const struct hparams *hp, int64_t tokens_max,
+                           struct err *err)
+{
+    struct press_run *run = mem_zero(1, sizeof *run);
+    struct row_map *maps[] = { &run->token, &run->position, &run->next_token, &run->next_position };
+    void *score = NULL, *index = NULL;
+    enum status st;
+
+    run->be = run->work.be = be;
+    run->hp = hp;
+    run->tokens_max = tokens_max;
+    st = be->ops->alloc(be, (uint64_t)rows_room(run) * sizeof(float), "presses", &score, err);
+    run->score = score;
+    if (st == ST_OK)
+        st = be->ops->alloc(be, (uint64_t)rows_room(run) * sizeof(int32_t), "presses", &index, err);
+    run->index = index;
+    run->index_host = mem_alloc((size_t)rows_room(run) * sizeof(int32_t));
+    for (size_t i = 0; i < 4 && st == ST_OK; i++)
+        st = map_open(run, maps[i], err);
+    if (st == ST_OK)
+        *out = run;
+    else
+        press_run_close(run);
+    return st;
+}
+
+void press_run_close(struct press_run *run)
+{
+    if (!run)
+        return;
+    if (run->score)
+        run->be->ops->free(run->be, run->score);
+    if (run->index)
+        run->be->ops->free(run->be, run->index);
+    for (int32_t i = 0; i < 2; i++)
+        if (run->survivors[i])
+            run->be->ops->free(run->be, run->survivors[i]);
+    map_close(run, &run->token);
+    map_close(run, &run->position);
+    map_close(run, &run->next_token);
+    map_close(run, &run->next_position);
+    free(run->index_host);
+    work_fini(&run->work);
+    free(run);
+}
+
+/* Bytes of a packed layer with all rows. */
+static enum status survivors_reserve(struct press_run *run, int32_t which, struct err *err)
+{
+    uint64_t row = dtype_bytes(run->be->kv, (uint64_t)run->hp->head_dim);
+    uint64_t bytes = 2 * kv_align((uint64_t)(run->tokens * run->hp->kv_heads) * row);
+    enum status st;
+
+    if (run->survivors_bytes[which] >= bytes)
+        return ST_OK;
+    if (run->survivors[which])
+        run->be->ops->free(run->be, run->survivors[which]);
+    run->survivors[which] = NULL;
+    run->survivors_bytes[which] = 0;
+    st = run->be->ops->alloc(run->be, bytes, "presses", &run->survivors[which], err);
+    if (st == ST_OK)
+        run->survivors_bytes[which] = bytes;
+    return st;
+}
+
+enum status press_run_begin(struct press_run *run, const struct chain *chain, int64_t tokens, int64_t query_tokens,
+                            bool compact, struct err *err)
+{
+    enum status st = ST_OK;
+
+    if (tokens > run->tokens_max)
+        return err_set(err, ST_ERANGE,
+                       "a context of %" PRId64 " tokens is longer than the press was opened for (%" PRId64 ")", tokens,
+                       run->tokens_max);
+    run->chain = chain && chain_presses_prefill(chain) ? chain : NULL;
+    run->tokens = tokens;
+    run->query_tokens = query_tokens;
+    run->compact = compact;
+    run->rows_most = 0;
+    if (!run->chain)
+        return ST_OK;
+    st = chain_check(chain, run->hp, run->be->ops, tokens, query_tokens, err);
+    for (int32_t i = 0; i + 1 < chain->prefill.round_count && i < 2 && st == ST_OK; i++)
+        st = survivors_reserve(run, i, err);
+    return st;
+}
+
+/* ---- one round -------------------------------------------------------------------------------------------------- */
+
+static struct kv_rows dense_view(const struct press_layer *in)
+{
+    struct kv_rows v = {
+        .k = in->kv.k, .v = in->kv.v, .dtype = in->kv.dtype, .heads = in->kv.heads, .dim = in->kv.dim
+    };
+
+    for (int32_t g = 0; g < v.heads; g++) {
+        v.first[g] = g * in->kv.stride;
+        v.rows[g] = in->kv.tokens;
+        v.at[g + 1] = v.at[g] + v.rows[g];
+    }
+    return v;
+}
+
+/* Every row of the view stays. */
+static void choose_all(struct press_run *run, const struct kv_rows *view, int64_t *first)
+{
+    for (int32_t g = 0; g < view->heads; g++) {
+        first[g] = view->at[g];
+        for (int64_t r = 0; r < view->rows[g]; r++)
+            run->index_host[view->at[g] + r] = (int32_t)r;
+    }
+    first[view->heads] = view->at[view->heads];
+    run->be->ops->upload(run->be, LANE_PRESS, run->index, run->index_host,
+                         (uint64_t)first[view->heads] * sizeof(int32_t));
+    run->be->ops->wait(run->be, LANE_PRESS);
+}
+
+/* The protected rows of a window hold the same, largest score: what it is. */
+static float protected_score(struct press_round *round)
+{
+    const struct kv_rows *v = &round->view;
+    int32_t g = 0;
+    float value = INFINITY;
+
+    while (g < v->heads && v->rows[g] == 0)
+        g++;
+    if (g == v->heads || round->tail == 0)
+        return INFINITY;
+    round->be->ops->download(round->be, LANE_PRESS, &value, round->score + v->at[g] + v->rows[g] - 1, sizeof value);
+    round->be->ops->wait(round->be, LANE_PRESS);
+    return value;
+}
+
+/* What the keep asks for, before a stage shares it out. True: everything stays anyway. */
+static bool budget_open(struct press_round *round)
+{
+    bool all = true;
+
+    round->budget = (struct select_args){ .score = round->score, .total = -1, .protected_score = INFINITY };
+    for (int32_t g = 0; g < round->view.heads; g++) {
+        round->budget.keep[g] = press_keep_rows(&round->keep, round->view.rows[g]);
+        all = all && round->budget.keep[g] == round->view.rows[g];
+    }
+    return all;
+}
+
+/* Score and refinements of the round, then the protection of its tail. */
+static enum status round_score(struct press_round *round, const struct chain_part *part, const struct chain_round *r,
+                               struct err *err)
+{
+    const struct press *score = part->stages[r->score].press;
+    int32_t end = r->budget >= 0 ? r->budget : r->keep >= 0 ? r->keep : r->choose;
+    enum status st;
+
+    round->tail = score->tail ? score->tail(&part->stages[r->score], round->in->query_tokens) : 0;
+    st = press_rescore(round, &part->stages[end], &round->view, round->score, err);
+    if (st == ST_OK && end == r->score + 1)
+        round->budget.protected_score = protected_score(round);
+    return st;
+}
+
+static enum status round_choose(struct press_run *run, struct press_round *round, const struct chain_part *part,
+                                const struct chain_round *r, int64_t *first, struct err *err)
+{
+    const struct press_stage *rule = r->budget >= 0 ? &part->stages[r->budget] : NULL;
+    enum status st = ST_OK;
+
+    if (r->choose >= 0)
+        rule = &part->stages[r->choose];
+    else if (!rule && part->stages[r->score].press->choose)
+        rule = &part->stages[r->score];
+    if (r->score >= 0)
+        st = round_score(round, part, r, err);
+    if (st == ST_OK && rule && rule->press->budget)
+        st = rule->press->budget(rule, round, err);
+    if (st != ST_OK)
+        return st;
+    if (rule && rule->press->choose)
+        return rule->press->choose(rule, round, run->index, first, err);
+    round->be->ops->select(round->be, &round->view, &round->budget, run->index, first);
+    return ST_OK;
+}
+
+/* Ascending rows within the view, or a sentence that names the head. */
+static enum status check_choice(struct press_run *run, const struct kv_rows *view, const int64_t *first,
+                                const char *name, struct err *err)
+{
+    const int32_t *index = run->index;
+
+    if (first[0] != 0 || first[view->heads] > view->at[view->heads])
+        return err_set(err, ST_EINTERNAL, "the press %s chose %" PRId64 " rows of %" PRId64, name, first[view->heads],
+                       view->at[view->heads]);
+    if (!run->be->ops->host_is_device) {
+        run->be->ops->download(run->be, LANE_PRESS, run->index_host, run->index,
+                               (uint64_t)first[view->heads] * sizeof(int32_t));
+        run->be->ops->wait(run->be, LANE_PRESS);
+        index = run->index_host;
+    }
+    for (int32_t g = 0; g < view->heads; g++) {
+        int64_t last = -1;
+
+        for (int64_t i = first[g]; i < first[g + 1]; i++) {
+            if (index[i] <= last || index[i] >= view->rows[g])
+                return err_set(err, ST_EINTERNAL,
+                               "the press %s chose row %d after row %" PRId64 " of head %d, which has %" PRId64, name,
+                               index[i], last, g, view->rows[g]);
+            last = index[i];
+        }
+        if (first[g + 1] < first[g])
+            return err_set(err, ST_EINTERNAL, "the press %s gives head %d a negative number of rows", name, g);
+    }
+    return ST_OK;
+}
+
+/* Runs one round: run->index and first name the rows of round->view that stay. */
+static enum status run_round(struct press_run *run, struct press_round *round, const struct chain_part *part,
+                             const struct chain_round *r, int64_t *first, struct err *err)
+{
+    struct work_mark mark = work_mark(&run->work);
+    bool all;
+    enum status st = ST_OK;
+
+    round->begin = r->begin;
+    round->end = r->end;
+    round->keep = chain_round_keep(part, r, round->place);
+    all = budget_open(round);
+    if (r->choose < 0 && (r->score < 0 || all))
+        choose_all(run, &round->view, first);
+    else
+        st = round_choose(run, round, part, r, first, err);
+    if (st == ST_OK)
+        st = check_choice(run, &round->view, first, part->stages[r->begin].press->name, err);
+    for (int32_t i = r->edits; i < r->end && st == ST_OK; i++) {
+        work_back(&run->work, mark);
+        st = part->stages[i].press->edit(&part->stages[i], round, run->index, first, err);
+    }
+    work_back(&run->work, mark);
+    return st;
+}
+
+/* ---- between rounds ------------------------------------------------------------------------------------------- */
+
+/* The chosen rows on the host. */
+static const int32_t *chosen(struct press_run *run, int64_t count)
+{
+    if (run->be->ops->host_is_device)
+        return run->index;
+    run->be->ops->download(run->be, LANE_PRESS, run->index_host, run->index, (uint64_t)count * sizeof(int32_t));
+    run->be->ops->wait(run->be, LANE_PRESS);
+    return run->index_host;
+}
+
+/* next = what the chosen rows are called in `now`; consecutive numbers where `renumber`. */
+static void map_choose(struct press_run *run, const struct row_map *now, const struct kv_rows *view,
+                       const int64_t *first, bool renumber, struct row_map *next)
+{
+    const int32_t *index = chosen(run, first[view->heads]);
+
+    for (int32_t g = 0; g < view->heads; g++)
+        for (int64_t i = first[g]; i < first[g + 1]; i++)
+            next->host[i] = renumber   ? (int32_t)(i - first[g])
+                            : now->set ? now->host[view->at[g] + index[i]]
+                                       : index[i];
+    next->set = true;
+    run->be->ops->upload(run->be, LANE_PRESS, next->device, next->host, (uint64_t)first[view->heads] * sizeof(int32_t));
+    run->be->ops->wait(run->be, LANE_PRESS);
+}
+
+static void maps_swap(struct row_map *a, struct row_map *b)
+{
+    struct row_map t = *a;
+
+    *a = *b;
+    *b = t;
+    b->set = false;
+}
+
+static int64_t longest(const int64_t *first, int32_t heads)
+{
+    int64_t most = 0;
+
+    for (int32_t g = 0; g < heads; g++)
+        most = first[g + 1] - first[g] > most ? first[g + 1] - first[g] : most;
+    return most;
+}
+
+static enum status block_plan(struct press_run *run, const struct kv_rows *view, const int64_t *first,
+                              struct kv_block *block, struct err *err)
+{
+    *block = (struct kv_block){
+        .heads = view->heads, .dim = view->dim, .k_dim = view->dim, .dtype = view->dtype, .codec = KV_PLAIN
+    };
+    memcpy(block->first, first, ((size_t)view->heads + 1) * sizeof *first);
+    (void)run;
+    return kv_block_plan(block, err);
+}
+
+/* Packs the survivors into scratch: the next round's view. */
+static enum status survive(struct press_run *run, struct press_round *round, const int64_t *first, struct err *err)
+{
+    struct kv_rows *view = &round->view;
+    struct kv_block block;
+    struct pack_args args = { .rows = view, .index = run->index };
+    enum status st = block_plan(run, view, first, &block, err);
+
+    if (st != ST_OK)
+        return st;
+    block.data = run->survivors[run->flip];
+    run->flip = 1 - run->flip;
+    memcpy(args.first, first, ((size_t)view->heads + 1) * sizeof *first);
+    args.rerotate = round->rerotate ? &round->in->rope : NULL;
+    args.token = run->position.set ? run->position.device : NULL;
+    run->be->ops->pack(run->be, &args, &block);
+    map_choose(run, &run->token, view, first, false, &run->next_token);
+    map_choose(run, &run->position, view, first, round->rerotate, &run->next_position);
+    maps_swap(&run->token, &run->next_token);
+    maps_swap(&run->position, &run->next_position);
+    if (round->rerotate && longest(first, view->heads) > run->rows_most)
+        run->rows_most = longest(first, view->heads);
+    round->rerotate = false;
+    round->first = false;
+    view->k = (const char *)block.data + block.k_offset;
+    view->v = (const char *)block.data + block.v_offset;
+    view->token = run->token.device;
+    for (int32_t g = 0; g < view->heads; g++) {
+        view->first[g] = view->at[g] = first[g];
+        view->rows[g] = first[g + 1] - first[g];
+    }
+    view->at[view->heads] = first[view->heads];
+    return ST_OK;
+}
+
+static void result_fill(struct press_run *run, const struct press_round *round, const int64_t *first,
+                        struct press_result *out)
+{
+    const struct kv_rows *view = &round->view;
+    int64_t most = longest(first, view->heads);
+
+    *out = (struct press_result){ .layer = round->in->layer,
+                                  .rope = round->in->rope,
+                                  .view = *view,
+                                  .index = run->index,
+                                  .k_dim = view->dim,
+                                  .rerotate = round->rerotate || run->compact,
+                                  .position = run->position.set ? run->position.device : NULL };
+    memcpy(out->first, first, ((size_t)view->heads + 1) * sizeof *first);
+    if (run->token.set) {
+        map_choose(run, &run->token, view, first, false, &run->next_token);
+        out->token = run->next_token.device;
+    } else {
+        out->token = run->index;
+    }
+    if (most > run->rows_most)
+        run->rows_most = most;
+}
+
+enum status press_run_layer(struct press_run *run, const struct press_layer *in, struct press_result *out,
+                            struct err *err)
+{
+    struct press_round round = { .be = run->be,
+                                 .in = in,
+                                 .first = true,
+                                 .work = &run->work,
+                                 .score = run->score,
+                                 .part_end = -1,
+                                 .view = dense_view(in) };
+    const struct chain_part *part = run->chain ? &run->chain->prefill : NULL;
+    int64_t first[KV_HEADS_MAX + 1] = { 0 };
+    enum status st = ST_OK;
+
+    if (in->tokens != run->tokens || in->kv.tokens != run->tokens || in->kv.heads != run->hp->kv_heads)
+        return err_set(err, ST_EINTERNAL,
+                       "layer %d has %" PRId64 " tokens and %d heads; the press began with %" PRId64 " and %d",
+                       in->layer, in->kv.tokens, in->kv.heads, run->tokens, run->hp->kv_heads);
+    chain_places(run->hp, in->layer, &round.place, &round.places);
+    run->token.set = run->position.set = false;
+    run->flip = 0;
+    if (!part)
+        choose_all(run, &round.view, first);
+    else
+        round.stages = part->stages;
+    for (int32_t i = 0; part && i < part->round_count && st == ST_OK; i++) {
+        st = run_round(run, &round, part, &part->rounds[i], first, err);
+        if (st == ST_OK && i + 1 < part->round_count)
+            st = survive(run, &round, first, err);
+    }
+    if (st == ST_OK)
+        result_fill(run, &round, first, out);
+    return st;
+}
+
+/* ---- what became of it ------------------------------------------------------------------------------------------ */
+
+enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
+                           struct err *err)
+{
+    enum status st = block_plan(run, &result->view, result->first, block, err);
+
+    block->layer = result->layer;
+    return st;
+}
+
+enum status press_run_pack(struct press_run *run, const struct press_result *result, const struct kv_block *block,
+                           struct err *err)
+{
+    struct pack_args args = { .rows = &result->view, .index = result->index, .token = result->position };
+
+    (void)err;
+    memcpy(args.first, result->first, sizeof args.first);
+    args.rerotate = result->rerotate ? &result->rope : NULL;
+    run->be->ops->pack(run->be, &args, block);
+    return ST_OK;
+}
+
+enum status press_run_tokens(struct press_run *run, const struct press_result *result, int32_t *token, struct err *err)
+{
+    (void)err;
+    run->be->ops->download(run->be, LANE_PRESS, token, result->token,
+                           (uint64_t)result->first[result->view.heads] * sizeof *token);
+    run->be->ops->wait(run->be, LANE_PRESS);
+    return ST_OK;
+}
+
+int64_t press_run_rows_most(const struct press_run *run)
+{
+    return run->rows_most;
+}

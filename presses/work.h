@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* work.h - scratch that presses ask for while they run. Inside presses/ only. */
+#ifndef PLATEN_PRESSES_WORK_H
+#define PLATEN_PRESSES_WORK_H
+
+#include "presses/press.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { WORK_BUFFERS = 24 };
+
+/* Buffers in the order in which they are asked for since the last reset: the same press asks for the same ones at every
+ * layer, so after the first layer nothing is allocated. Zero-initialise. owned by: engine thread */
+struct press_work {
+    struct backend *be;
+    void *device[WORK_BUFFERS], *host[WORK_BUFFERS];
+    uint64_t device_bytes[WORK_BUFFERS], host_bytes[WORK_BUFFERS];
+    int32_t device_used, host_used;
+};
+
+void work_fini(struct press_work *w);
+
+/* Marks and returns: what was asked for since the mark may be given out again. */
+struct work_mark {
+    int32_t device, host;
+};
+struct work_mark work_mark(const struct press_work *w);
+void work_back(struct press_work *w, struct work_mark mark);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
