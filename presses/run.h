@@ -59,8 +59,8 @@ enum status press_run_plan(struct press_run *run, const struct press_result *res
                            struct err *err);
 
 /* Queues the rows into block->data (device, block->bytes). The result must stay until LANE_PRESS was waited for. */
-enum status press_run_pack(struct press_run *run, const struct press_layer *in, const struct press_result *result,
-                           const struct kv_block *block, struct err *err);
+enum status press_run_pack(struct press_run *run, const struct press_result *result, const struct kv_block *block,
+                           struct err *err);
 
 /* The kept rows as original tokens, ascending per head, on the host. Waits. */
 enum status press_run_tokens(struct press_run *run, const struct press_result *result, int32_t *token, struct err *err);
