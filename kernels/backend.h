@@ -49,6 +49,7 @@ struct backend_config {
     double memory_fraction; /* of the device's memory, for weights, activations, blocks and tails together */
     int64_t rows_max;       /* most rows that one matmul, norm, ... will be given */
     const char *cache_dir;  /* where tuned choices are kept between runs; NULL: nowhere */
+    const char *variant;    /* CPU: the instruction set to use ("avx2"), for comparisons; NULL: the best there is */
 };
 
 /* Where a weight's numbers come from: `read` gives rows [row, row + rows) as f32 [rows][cols]. */
@@ -105,7 +106,8 @@ struct kv_rows {
 
 /* A choice of rows. keep[g] rows of head g when total < 0; else `total` rows over all heads together, of which the best
  * safe[g] of each head are kept in any case. Equal scores: the smaller row wins; but of rows with protected_score or
- * more, the larger row wins (a protected tail that does not fit keeps its newest). */
+ * more, the larger row wins (a protected tail that does not fit keeps its newest). Equal scores in equal rows of several
+ * heads that compete: the smaller head wins. NaN counts as the largest score, -0 equals 0. */
 struct select_args {
     const float *score; /* device [at[G]] */
     int64_t total;
@@ -261,18 +263,18 @@ struct backend_ops {
     void (*score_key_norm)(struct backend *be, const struct kv_rows *in, float factor, float *score);
     /* Window attention (PRESSES 2.2): the last `window` queries q act [window][H][D] (rotated) against all rows of
      * `in`, where query i sees tokens [0, T - window + i], T = tokens. Per query head the mean over the window of the
-     * softmax (each query's row weighted by row_weight[i], host f32 [window]; NULL: 1), average pooling over `kernel`
-     * rows (zero padding, divisor kernel) of the rows that are not the last `window` tokens, then the mean over the
-     * group. Rows of the last `window` tokens get `pad`; INFINITY means 1 + the largest score of any head. tokens 0: rows
-     * are counted by their place in each head, T = rows[g] (in->token is NULL then); a head of no more rows than the
-     * window is all pad. */
+     * softmax of q.k / sqrt(D) (each query's row weighted by row_weight[i], host f32 [window]; NULL: 1), average pooling
+     * over `kernel` rows (zero padding, divisor kernel) of the rows that are not the last `window` tokens, then the mean
+     * over the group. Rows of the last `window` tokens get `pad`; INFINITY means 1 + the largest score of any head.
+     * tokens 0: rows are counted by their place in each head, T = rows[g] (in->token is NULL then); a head of no more
+     * rows than the window is all pad. */
     void (*score_window)(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
                          int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);
     /* score of every row from its original token: value[r] for begin[r] <= token < begin[r+1] (ranges ascending,
      * host arrays; begin has count + 1 entries). */
     void (*score_ranges)(struct backend *be, const struct kv_rows *in, const int64_t *begin, const float *value,
                          int32_t count, float *score);
-    /* score = counter-based uniform [0, 1) of (seed, layer, head, token): splitmix64 of the four; same everywhere. */
+    /* score = random_unit(seed, layer, head, token) of random.h, the same everywhere. */
     void (*score_random)(struct backend *be, const struct kv_rows *in, uint64_t seed, int32_t layer, float *score);
     /* Chooses rows. index: device int32, room at[G]; head g's rows ascending at [first[g], first[g+1]). first: host
      * [G + 1]. Waits for its lane (the counts are needed on the host). */
@@ -297,7 +299,8 @@ struct backend {
 /* The back end called `name` ("cpu", "cuda"), or NULL. */
 const struct backend_ops *backend_find(const char *name);
 
-/* Splits "cuda:1" into name and device; opens it. ST_EINVAL names the back ends there are. */
+/* Splits "cuda:1" into name and device, "cpu:avx2" into name and variant; opens it. ST_EINVAL names the back ends there
+ * are. */
 enum status backend_open(struct backend **out, const char *spec, const struct backend_config *config, struct err *err);
 void backend_close(struct backend *be); /* NULL is fine */
 

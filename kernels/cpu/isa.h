@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * isa.h - what is written once and compiled for several instruction sets, and the choice between them.
+ *
+ *   tile.c   products: tile_<isa>   plain · avx2 · avx512 · avx512_bf16, and tile_amx.c
+ *   loops.c  rows of numbers        plain · avx2 · avx512
+ *
+ * The rule that makes an answer independent of what else is in a batch: an output of a tile is the sum over the depth in
+ * one fixed order, however many rows and panels are computed together. Every row count uses the same kernels.
+ */
+#ifndef PLATEN_KERNELS_CPU_ISA_H
+#define PLATEN_KERNELS_CPU_ISA_H
+
+#include "common/model/hparams.h"
+#include "common/tensor/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/*
+ * c[rows][panels * panel] (+)= a . b
+ *
+ * The depth is counted in units: one f32, or two neighbouring bf16. b holds, panel after panel, [units][panel] units of
+ * 4 bytes: column n's unit u stands at u * b_stride + n * 4. a holds rows of units, each `operand_bytes` wide.
+ */
+struct tile {
+    const void *a;
+    int64_t a_stride; /* bytes between rows */
+    const void *b;
+    int64_t b_stride; /* bytes between units */
+    int64_t b_panel;  /* bytes between panels */
+    float *c;
+    int64_t c_stride; /* floats between rows */
+    int32_t rows;     /* 1 .. strip */
+    int32_t panels;
+    int32_t units; /* a multiple of units_align */
+    bool add;      /* c += instead of c = */
+};
+
+/* Products of one dtype on one instruction set. */
+struct cpu_math {
+    int32_t panel;         /* columns of b that stand together */
+    int32_t strip;         /* most rows of a tile */
+    int32_t operand_bytes; /* of a unit of a */
+    int32_t units_align;
+    void (*tile)(const struct tile *t);
+    /* f32 to a's form; `count` is padded with zeros to whole units by the caller. NULL: f32 rows are a's form. */
+    void (*operand)(const float *in, int64_t count, void *out);
+};
+
+struct cpu_tile {
+    struct cpu_math f32, bf16;
+    /* Rows of 4-byte units become columns of a panel: out[u][panel], u < units; columns past `count` are zero. */
+    void (*panel_rows)(const void *rows, int64_t stride_bytes, int32_t count, int32_t units, int32_t panel, void *out);
+    /* bf16 rows t and t + 1 become units: out[t / 2][width_out]; rows past `count` and columns past `width` are zero. */
+    void (*pair_rows)(const uint16_t *rows, int64_t stride, int32_t count, int32_t count_out, int32_t width,
+                      int32_t width_out, void *out);
+};
+
+/* Which columns of scores a row may see: row r sees those of [0, cols) that lie in [end - window, end), where
+ * end = seen + (row + r) / group: the rows of one token's query heads stand together. */
+struct score_mask {
+    int64_t seen; /* may lie past the columns, or below 0 */
+    int32_t row, group;
+    int32_t window; /* 0: no lower end */
+};
+
+struct cpu_loops {
+    void (*to_bf16)(const float *in, int64_t count, uint16_t *out);
+    void (*from_bf16)(const uint16_t *in, int64_t count, float *out);
+    void (*add)(float *x, const float *y, int64_t count);
+    void (*scale)(float *x, float factor, int64_t count);
+    void (*rms_norm)(const float *x, const float *w, float eps, int32_t dim, float *out);
+    void (*gated)(enum activation kind, const float *gate, const float *up, int64_t count, float *out);
+    /* out = c + bias (where not NULL) + out (where add) */
+    void (*finish)(const float *c, const float *bias, bool add, int64_t count, float *out);
+    /* cos and sin of position * inv_freq[j], times scale */
+    void (*angles)(int64_t position, const float *inv_freq, int32_t pairs, float scale, float *cos, float *sin);
+    /* Half-split rotation of x[0 .. 2 pairs) */
+    void (*rotate)(float *x, const float *cos, const float *sin, int32_t pairs);
+    /* The first of the largest; NaN is never larger. */
+    int64_t (*argmax)(const float *x, int64_t count, float *largest);
+    /* Online softmax: scores s[rows][cols] become exp(scale * s - max), masked ones and those up to the next multiple of
+     * 32 zero; max and sum are brought up to date and o[rows][width] is rescaled to the new max. A row that sees none of
+     * the columns leaves max, sum and o bit for bit as they were. */
+    void (*softmax)(float *s, int64_t s_stride, int32_t rows, int32_t cols, float scale, const struct score_mask *mask,
+                    float *max, float *sum, float *o, int32_t width);
+    /* p[col] += weight * exp(scale * s[col] - lse) for col < count */
+    void (*softmax_sum)(const float *s, int32_t count, float scale, float lse, float weight, float *p);
+    /* o = a * o + b * p */
+    void (*blend)(float *o, float a, const float *p, float b, int32_t count);
+    float (*square_sum)(const float *x, int32_t count);
+};
+
+/* One row per instruction set, best first (isa.c). */
+struct cpu_isa {
+    const char *name; /* "avx512_bf16" */
+    bool (*runs_here)(void);
+    const struct cpu_math *f32, *bf16;
+    const struct cpu_tile *layout; /* panel_rows, pair_rows */
+    const struct cpu_loops *loops;
+};
+
+/* The instruction set called `name`, or the best one where it is NULL; NULL when it does not exist or does not run
+ * here. Asks the kernel for AMX state where there is AMX: call before threads are started. */
+const struct cpu_isa *cpu_isa_find(const char *name);
+
+/* Row `i` of those that run here, best first; NULL past the end. */
+const struct cpu_isa *cpu_isa_at(int i);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
