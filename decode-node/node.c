@@ -175,8 +175,7 @@ static enum status open_doors(struct node *n, struct err *err)
     struct service_options o = { .metrics_listen = n->opt.metrics,
                                  .metrics = n->metrics,
                                  .names = health_names,
-                                 .name_count = ARRAY_LEN(health_names),
-                                 .signals = n->signals };
+                                 .name_count = ARRAY_LEN(health_names) };
     enum status st;
 
     rpc_server_options_init(&o.rpc);

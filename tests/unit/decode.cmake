@@ -1,3 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
 platen_test(test_blocks SOURCES test_blocks.c LINK platen_decode LABELS unit)
 platen_test(test_context SOURCES test_context.c LINK platen_decode LABELS unit)
+platen_test(test_batcher SOURCES test_batcher.c LINK platen_decode LABELS unit)

@@ -1,0 +1,327 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_batcher.c - the engine of the decode node on a small random model, without any network: contexts here hold no rows,
+ * so everything a question sees is its own tail.
+ *
+ * malloc and its kin are counted in this program, to hold the engine to its promise that a step allocates nothing.
+ */
+#include "common/base/arena.h"
+#include "common/base/clock.h"
+#include "decode-node/batcher.h"
+#include "tests/support/cmocka_main.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { VOCAB = 256, PROMPT_MAX = 200, SLOTS = 8 };
+
+static int32_t allocations; /* atomic */
+
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t count, size_t bytes);
+void *__libc_realloc(void *old, size_t bytes);
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define COUNTING 1
+void *malloc(size_t bytes)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_malloc(bytes);
+}
+
+void *calloc(size_t count, size_t bytes)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_calloc(count, bytes);
+}
+
+void *realloc(void *old, size_t bytes)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_realloc(old, bytes);
+}
+#else
+#define COUNTING 0
+#endif
+
+struct world {
+    struct backend *be;
+    struct weights *weights;
+    struct metrics *metrics;
+    struct batcher *batcher;
+    struct context *context;
+    sem_t wake;
+    bool never;
+};
+
+static void small_model(struct hparams *hp)
+{
+    memset(hp, 0, sizeof *hp);
+    hp->layers = 3;
+    hp->dim = 64;
+    hp->q_heads = 4;
+    hp->kv_heads = 2;
+    hp->head_dim = 16;
+    hp->ff_dim = 96;
+    hp->vocab = VOCAB;
+    hp->max_positions = 4096;
+    hp->norm_eps = 1e-5f;
+    hp->attn_scale = 0.25f;
+    hp->embed_scale = 1;
+    hp->rope.dims = 16;
+    hp->bos_id = -1;
+}
+
+static void open_engine(struct world *w, int32_t rows_max)
+{
+    struct batcher_config config = { .be = w->be,
+                                     .weights = w->weights,
+                                     .slots = SLOTS,
+                                     .sequences_max = 32,
+                                     .tail_tokens = 64 * 256,
+                                     .tail_tokens_max = 1024,
+                                     .rows_max = rows_max,
+                                     .wake = &w->wake,
+                                     .metrics = w->metrics };
+
+    assert_int_equal(batcher_open(&w->batcher, &config, NULL), ST_OK);
+}
+
+static int open_world(void **state)
+{
+    struct world *w = mem_zero(1, sizeof *w);
+    struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
+    struct hparams hp;
+    float inv_freq[8];
+
+    small_model(&hp);
+    for (int i = 0; i < 8; i++)
+        inv_freq[i] = powf(10000.0f, -(float)i / 8);
+    if (backend_open(&w->be, "cpu", &config, NULL) != ST_OK)
+        return -1;
+    if (weights_open(&w->weights, w->be, &hp, NULL, NULL, 42, NULL) != ST_OK)
+        return -1;
+    weights_rope(w->weights, w->be, inv_freq, 1, NULL, 1);
+    sem_init(&w->wake, 0, 0);
+    w->metrics = metrics_open(64);
+    w->context = context_open(NULL, hp.layers);
+    for (int32_t l = 0; l < hp.layers; l++) {
+        struct kv_block *b = &w->context->block[l];
+        b->layer = l;
+        b->heads = hp.kv_heads;
+        b->dim = b->k_dim = hp.head_dim;
+        b->dtype = DT_F32;
+        b->data = w; /* no rows, so never read */
+    }
+    open_engine(w, 512);
+    *state = w;
+    return 0;
+}
+
+static int close_world(void **state)
+{
+    struct world *w = *state;
+
+    batcher_close(w->batcher);
+    context_unref(w->context);
+    metrics_close(w->metrics);
+    weights_close(w->weights, w->be);
+    backend_close(w->be);
+    sem_destroy(&w->wake);
+    free(w);
+    return 0;
+}
+
+/* A question of `tokens` ids that depend on `seed`. */
+static struct sequence *ask(struct world *w, int seed, int32_t tokens, int32_t max_new)
+{
+    struct sequence *s = mem_zero(1, sizeof *s);
+    int32_t *prompt = mem_zero((size_t)tokens, sizeof *prompt);
+
+    for (int32_t i = 0; i < tokens; i++)
+        prompt[i] = (seed * 31 + i * 7 + i * i * seed) % VOCAB;
+    s->context = w->context;
+    s->prompt = prompt;
+    s->prompt_tokens = tokens;
+    s->max_new = max_new;
+    s->cancelled = &w->never;
+    s->deadline_ns = INT64_MAX;
+    s->made = mem_zero((size_t)max_new, sizeof *s->made);
+    assert_int_equal(batcher_reserve(w->batcher, sequence_tail_rows(tokens, max_new), NULL), ST_OK);
+    return s;
+}
+
+static enum finish await(struct world *w, struct sequence *s)
+{
+    int64_t until = clock_in_ms(30000);
+
+    while (__atomic_load_n(&s->finish, __ATOMIC_ACQUIRE) == FINISH_NONE) {
+        assert_true(clock_now_ns() < until);
+        usleep(500);
+    }
+    batcher_release(w->batcher, sequence_tail_rows(s->prompt_tokens, s->max_new));
+    return (enum finish)s->finish;
+}
+
+static void drop(struct sequence *s)
+{
+    free((void *)s->prompt);
+    free(s->made);
+    free(s);
+}
+
+static void run_alone(struct world *w, int seed, int32_t tokens, int32_t max_new, int32_t *made)
+{
+    struct sequence *s = ask(w, seed, tokens, max_new);
+
+    batcher_submit(w->batcher, s);
+    assert_int_equal(await(w, s), FINISH_LENGTH);
+    assert_int_equal(s->made_count, max_new);
+    memcpy(made, s->made, (size_t)max_new * sizeof *made);
+    drop(s);
+}
+
+static void an_answer_does_not_depend_on_the_rest_of_the_batch(void **state)
+{
+    struct world *w = *state;
+    struct sequence *s[20];
+    int32_t alone[20];
+
+    for (int i = 0; i < 20; i++) {
+        s[i] = ask(w, i + 1, 5 + i * 9, 20);
+        batcher_submit(w->batcher, s[i]);
+    }
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(await(w, s[i]), FINISH_LENGTH);
+    for (int i = 0; i < 20; i += 3) {
+        run_alone(w, i + 1, 5 + i * 9, 20, alone);
+        assert_memory_equal(alone, s[i]->made, 20 * sizeof *alone);
+    }
+    for (int i = 0; i < 20; i++)
+        drop(s[i]);
+    assert_int_equal(batcher_sequences(w->batcher), 0);
+    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
+}
+
+static void a_question_fed_in_pieces_gets_the_same_answer(void **state)
+{
+    struct world *w = *state;
+    int32_t whole[24], pieces[24];
+
+    run_alone(w, 3, PROMPT_MAX, 24, whole);
+    batcher_close(w->batcher);
+    metrics_close(w->metrics);
+    w->metrics = metrics_open(64);
+    open_engine(w, 13);
+    run_alone(w, 3, PROMPT_MAX, 24, pieces);
+    assert_memory_equal(whole, pieces, sizeof whole);
+}
+
+static void a_cancelled_question_ends_and_gives_its_room_back(void **state)
+{
+    struct world *w = *state;
+    bool cancelled = false;
+    struct sequence *s = ask(w, 1, 10, 1000);
+
+    s->cancelled = &cancelled;
+    batcher_submit(w->batcher, s);
+    while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) == 0)
+        usleep(200);
+    __atomic_store_n(&cancelled, true, __ATOMIC_RELAXED);
+    assert_int_equal(await(w, s), FINISH_CANCELLED);
+    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
+    drop(s);
+}
+
+static void a_deadline_ends_an_answer(void **state)
+{
+    struct world *w = *state;
+    struct sequence *s = ask(w, 1, 10, 1000);
+
+    s->deadline_ns = clock_now_ns();
+    batcher_submit(w->batcher, s);
+    assert_int_equal(await(w, s), FINISH_DEADLINE);
+    drop(s);
+}
+
+static void an_end_token_stops_also_when_it_comes_first(void **state)
+{
+    struct world *w = *state;
+    int32_t first;
+    struct sequence *s;
+
+    run_alone(w, 5, 12, 1, &first);
+    w->weights->hp.eos_count = 1;
+    w->weights->hp.eos_id[0] = first;
+    s = ask(w, 5, 12, 30);
+    batcher_submit(w->batcher, s);
+    assert_int_equal(await(w, s), FINISH_STOP);
+    assert_int_equal(s->made_count, 1);
+    assert_int_equal(s->made[0], first);
+    drop(s);
+}
+
+static void more_than_promised_is_refused_at_the_door(void **state)
+{
+    struct world *w = *state;
+    struct err err = { 0 };
+
+    assert_int_equal(batcher_reserve(w->batcher, 1025, &err), ST_ERANGE);
+    err_clear(&err);
+    for (int i = 0; i < 16; i++)
+        assert_int_equal(batcher_reserve(w->batcher, 1024, NULL), ST_OK);
+    assert_int_equal(batcher_reserve(w->batcher, 1, &err), ST_EEXHAUSTED);
+    assert_non_null(strstr(err.text, "tails"));
+    for (int i = 0; i < 16; i++)
+        batcher_release(w->batcher, 1024);
+    assert_int_equal(batcher_sequences(w->batcher), 0);
+}
+
+static void a_hundred_steps_allocate_nothing(void **state)
+{
+    struct world *w = *state;
+    struct sequence *s = ask(w, 2, 10, 400);
+    int32_t before, after;
+
+    if (!COUNTING)
+        skip();
+    batcher_submit(w->batcher, s);
+    while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 50)
+        ;
+    before = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+    while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 150)
+        ;
+    after = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+    assert_int_equal(after, before);
+    await(w, s);
+    drop(s);
+}
+
+static void closing_ends_what_runs(void **state)
+{
+    struct world *w = *state;
+    struct sequence *s = ask(w, 2, 10, 1000);
+
+    batcher_submit(w->batcher, s);
+    batcher_close(w->batcher);
+    w->batcher = NULL;
+    assert_int_equal(s->finish, FINISH_CANCELLED);
+    drop(s);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup_teardown(an_answer_does_not_depend_on_the_rest_of_the_batch, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_question_fed_in_pieces_gets_the_same_answer, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_cancelled_question_ends_and_gives_its_room_back, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_deadline_ends_an_answer, open_world, close_world),
+    cmocka_unit_test_setup_teardown(an_end_token_stops_also_when_it_comes_first, open_world, close_world),
+    cmocka_unit_test_setup_teardown(more_than_promised_is_refused_at_the_door, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_hundred_steps_allocate_nothing, open_world, close_world),
+    cmocka_unit_test_setup_teardown(closing_ends_what_runs, open_world, close_world),
+};
+
+int main(int argc, char **argv)
+{
+    return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
+}
