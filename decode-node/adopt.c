@@ -15,7 +15,7 @@
 #include "common/base/clock.h"
 #include "common/kv/codec.h"
 #include "decode-node/order_state.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 #include "presses/chain.h"
 
 #include <assert.h>

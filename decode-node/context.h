@@ -11,7 +11,7 @@
 #include "common/base/status.h"
 #include "common/kv/layout.h"
 #include "decode-node/blocks.h"
-#include "platen/v1/inference.pb-c.h"
+#include "proto/platen/v1/inference.pb-c.h"
 
 #include <stdint.h>
 

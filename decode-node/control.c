@@ -7,7 +7,7 @@
 #include "common/base/clock.h"
 #include "common/kv/wire.h"
 #include "decode-node/node.h"
-#include "platen/v1/control.pb-c.h"
+#include "proto/platen/v1/control.pb-c.h"
 #include "presses/chain.h"
 
 #include <stdlib.h>

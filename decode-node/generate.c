@@ -15,7 +15,7 @@
 #include "decode-node/node.h"
 #include "decode-node/prepare.h"
 #include "decode-node/reply.h"
-#include "platen/v1/inference.pb-c.h"
+#include "proto/platen/v1/inference.pb-c.h"
 
 #include <string.h>
 

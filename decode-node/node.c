@@ -16,6 +16,7 @@
 #include "common/model/rope.h"
 #include "decode-node/control.h"
 #include "decode-node/generate.h"
+#include "decode-node/selftest.h"
 
 #include <math.h>
 #include <string.h>
@@ -188,6 +189,7 @@ static enum status open_doors(struct node *n, struct err *err)
     n->name = rpc_server_address(service_server(n->service));
     generate_add(n, service_server(n->service));
     control_add(n, service_server(n->service));
+    selftest_add(n, service_server(n->service));
     return front_open(n, err);
 }
 
@@ -254,6 +256,7 @@ static enum status open_all(struct node *n, struct err *err)
 
 static void close_all(struct node *n)
 {
+    selftest_close(n);
     peers_close(n->peers);
     n->peers = NULL;
     front_close(n);

@@ -31,6 +31,7 @@ extern "C" {
 #endif
 
 enum { FRONT_QUEUE_MAX = 1024 };
+enum { SELFTEST_NONE, SELFTEST_RUNNING, SELFTEST_ENDED };
 
 struct node {
     struct options opt;
@@ -57,6 +58,8 @@ struct node {
     struct orders *orders;
     struct queue *front; /* requests that wait for stops 1 to 3 */
     pthread_t front_thread;
+    int32_t selftest; /* atomic: SELFTEST_* */
+    pthread_t selftest_thread;
 
     struct metric *m_requests_running, *m_requests_ok, *m_requests_failed, *m_orders_running, *m_retries, *m_wire_bytes;
 };

@@ -17,7 +17,7 @@
 #include "common/kv/wire.h"
 #include "common/rpc/rpc_channel.h"
 #include "decode-node/order_state.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 #include "presses/chain.h"
 
 #include <assert.h>
@@ -225,7 +225,7 @@ static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *en
 
 static const struct rpc_events order_events = { .buffer = on_buffer, .done = on_done };
 
-static void fill_identity(Platen__Internal__V1__Identity *id, const struct node *n)
+void order_identity(Platen__Internal__V1__Identity *id, const struct node *n)
 {
     platen__internal__v1__identity__init(id);
     id->wire_version = WIRE_VERSION;
@@ -248,7 +248,7 @@ static enum status send_order(struct order *o, struct err *err)
                                         .events = &order_events,
                                         .user = o };
 
-    fill_identity(&id, o->node);
+    order_identity(&id, o->node);
     order.identity = &id;
     order.request_id = (char *)spec->request_id;
     order.decode_node = (char *)o->node->name;

@@ -60,6 +60,10 @@ void order_begin(struct order *o);
 void order_cancel(struct order *o); /* any thread; done comes with ST_ECANCELLED unless it came already */
 void order_unref(struct order *o);
 
+/* What a prefill node compares with itself before it works for this one. Borrows from the node. */
+struct Platen__Internal__V1__Identity;
+void order_identity(struct Platen__Internal__V1__Identity *id, const struct node *n);
+
 /* The orders of a node: those that wait for a prefill node, and those under way. */
 struct orders *orders_open(void);
 void orders_close(struct orders *all);

@@ -16,7 +16,7 @@
 #include "common/base/thread.h"
 #include "common/rpc/rpc.h"
 #include "common/rpc/rpc_message.h"
-#include "platen/v1/control.pb-c.h"
+#include "proto/platen/v1/control.pb-c.h"
 
 #include <arpa/inet.h>
 #include <netdb.h>

@@ -16,7 +16,7 @@
 #include "common/kv/codec.h"
 #include "common/rpc/rpc_message.h"
 #include "decode-node/node.h"
-#include "platen/v1/inference.pb-c.h"
+#include "proto/platen/v1/inference.pb-c.h"
 #include "presses/chain.h"
 
 #include <stdio.h>

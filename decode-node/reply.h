@@ -5,7 +5,7 @@
 
 #include "common/base/status.h"
 #include "decode-node/request.h"
-#include "platen/v1/inference.pb-c.h"
+#include "proto/platen/v1/inference.pb-c.h"
 
 #ifdef __cplusplus
 extern "C" {
