@@ -12,9 +12,9 @@ extern "C" {
 
 struct page;
 
-/* Serves `m` at HOST:PORT (port 0 picks one) from a thread of its own. `m` must outlive the page. ST_EINVAL: address;
+/* Serves `m` at host and port (0 picks one) from a thread of its own. `m` must outlive the page. ST_EINVAL: no such host;
  * ST_EUNAVAILABLE: cannot listen there (in use), each naming it. */
-enum status page_open(struct page **out, const struct metrics *m, const char *listen, struct err *err);
+enum status page_open(struct page **out, const struct metrics *m, const char *host, int port, struct err *err);
 
 /* HOST:PORT with the port that was bound. Borrowed. */
 const char *page_address(const struct page *p);

@@ -2,10 +2,11 @@
 /*
  * service.h - the life of a node's process, the same for both nodes.
  *
- *   open    signals, metrics page, port bound            a port in use is refused here
+ *   (signals_open, first of all)
+ *   open    metrics page, port bound                     a port in use is refused here
  *   (the node adds its methods and gets ready)
  *   start   calls come in; `serving HOST:PORT` on stdout, `metrics HOST:PORT` after it
- *   wait    until the first SIGTERM or SIGINT
+ *   (signals_wait: until the first SIGTERM or SIGINT)
  *   drain   NOT_SERVING, watches end, no new calls, running ones finish within the limit, then cancelled
  *   close
  *
@@ -18,7 +19,6 @@
 #include "common/metrics/metrics.h"
 #include "common/rpc/rpc_server.h"
 #include "common/service/health.h"
-#include "common/service/signals.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -35,7 +35,6 @@ struct service_options {
     const struct metrics *metrics; /* borrowed; must outlive the service */
     const char *const *names;      /* health names beside "": "platen.v1.Inference", ... ; borrowed */
     size_t name_count;
-    struct signals *signals; /* borrowed */
 };
 
 enum status service_open(struct service **out, const struct service_options *o, struct err *err);

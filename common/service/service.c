@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* service.c - the parts of a node's process, opened and closed in order. */
+#include "common/service/service.h"
+
+#include "common/base/arena.h"
+#include "common/metrics/page.h"
+#include "common/rpc/rpc.h"
+#include "common/service/reflection.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* owned by: main */
+struct service {
+    struct rpc_server *server;
+    struct health *health;
+    struct reflection *reflection;
+    struct page *page;
+    const char **names;
+};
+
+static enum status metrics_page(struct service *s, const struct service_options *o, struct err *err)
+{
+    char host[RPC_ADDRESS_MAX];
+    int port;
+    enum status st;
+
+    if (o->metrics_listen == NULL)
+        return ST_OK;
+    st = rpc_address_parse(o->metrics_listen, host, &port, err);
+    return st == ST_OK ? page_open(&s->page, o->metrics, host, port, err) : st;
+}
+
+enum status service_open(struct service **out, const struct service_options *o, struct err *err)
+{
+    struct service *s = (struct service *)mem_zero(1, sizeof(*s));
+    enum status st;
+
+    s->names = (const char **)mem_zero(o->name_count + 1, sizeof(*s->names));
+    s->names[0] = "";
+    for (size_t i = 0; i < o->name_count; i++)
+        s->names[i + 1] = o->names[i];
+    s->health = health_open(s->names, o->name_count + 1);
+    st = reflection_open(&s->reflection, err);
+    if (st == ST_OK)
+        st = rpc_server_open(&s->server, &o->rpc, err);
+    if (st == ST_OK)
+        st = metrics_page(s, o, err);
+    if (st != ST_OK) {
+        service_close(s);
+        return st;
+    }
+    *out = s;
+    return ST_OK;
+}
+
+struct rpc_server *service_server(struct service *s)
+{
+    return s->server;
+}
+
+struct health *service_health(struct service *s)
+{
+    return s->health;
+}
+
+enum status service_start(struct service *s, struct err *err)
+{
+    enum status st;
+
+    health_add(s->health, s->server);
+    reflection_add(s->reflection, s->server);
+    st = rpc_server_start(s->server, err);
+    if (st != ST_OK)
+        return st;
+    printf("serving %s\n", rpc_server_address(s->server));
+    if (s->page != NULL)
+        printf("metrics %s\n", page_address(s->page));
+    fflush(stdout);
+    return ST_OK;
+}
+
+bool service_drain(struct service *s, int64_t deadline_ns)
+{
+    health_shutdown(s->health);
+    return rpc_server_drain(s->server, deadline_ns);
+}
+
+void service_close(struct service *s)
+{
+    if (s == NULL)
+        return;
+    page_close(s->page);
+    rpc_server_close(s->server);
+    reflection_close(s->reflection);
+    health_close(s->health);
+    free(s->names);
+    free(s);
+}
