@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_press_vectors.c - the rows that the reference keeps of the small layer (tests/golden/press_vectors.json).
+ *
+ * One promise goes over every vector and says which ones differ, so that one run shows all of them.
+ */
+#include "presses/run.h"
+#include "tests/support/cmocka_main.h"
+#include "tests/support/small_layer.h"
+
+#include <jansson.h>
+#include <stdlib.h>
+
+static json_t *doc;
+static struct backend *be;
+static struct small_layer layers[SMALL_LAYERS];
+
+/* "2-8 13 56-63" into want; returns how many. */
+static int32_t positions(const char *text, int32_t *want)
+{
+    int32_t count = 0;
+
+    while (*text) {
+        char *end;
+        long from = strtol(text, &end, 10), to = from;
+
+        if (*end == '-')
+            to = strtol(end + 1, &end, 10);
+        while (from <= to)
+            want[count++] = (int32_t)from++;
+        text = *end ? end + 1 : end;
+    }
+    return count;
+}
+
+static bool same_rows(const char *name, const struct press_result *r, const int32_t *token, json_t *keep)
+{
+    bool same = true;
+
+    for (int32_t g = 0; g < SMALL_G; g++) {
+        int32_t want[2 * SMALL_TOKENS], count = positions(json_string_value(json_array_get(keep, (size_t)g)), want);
+
+        if (r->first[g + 1] - r->first[g] == count &&
+            memcmp(want, token + r->first[g], (size_t)count * sizeof *want) == 0)
+            continue;
+        same = false;
+        print_message("%s, head %d: wanted %s, kept", name, g, json_string_value(json_array_get(keep, (size_t)g)));
+        for (int64_t i = r->first[g]; i < r->first[g + 1]; i++)
+            print_message(" %d", token[i]);
+        print_message("\n");
+    }
+    return same;
+}
+
+/* Runs a chain on layer 1. False where it keeps other rows than the vector says. */
+static bool vector_holds(const struct chain *c, const char *name, json_t *vector)
+{
+    struct press_run *run;
+    struct press_result r;
+    struct err err = { 0 };
+    int32_t token[SMALL_G * SMALL_TOKENS];
+    bool same = false;
+
+    assert_int_equal(press_run_open(&run, be, &layers[1].hp, SMALL_TOKENS, &err), ST_OK);
+    if (press_run_begin(run, c, SMALL_TOKENS, 0, false, &err) != ST_OK ||
+        press_run_layer(run, &layers[1].in, &r, &err) != ST_OK || press_run_tokens(run, &r, token, &err) != ST_OK)
+        print_message("%s: %s\n", name, err.text);
+    else
+        same = same_rows(name, &r, token, json_object_get(vector, "keep"));
+    press_run_close(run);
+    return same;
+}
+
+static void every_vector_keeps_the_rows_of_the_reference(void **state)
+{
+    json_t *vectors = json_object_get(doc, "vectors"), *v;
+    int wrong = 0, right = 0, unbuilt = 0;
+    size_t i;
+
+    (void)state;
+    json_array_foreach(vectors, i, v)
+    {
+        const char *text = json_string_value(json_object_get(v, "chain"));
+        const char *name = json_string_value(json_object_get(v, "name"));
+        struct chain *c;
+        struct err err = { 0 };
+
+        if (!json_object_get(v, "keep") || json_object_get(v, "steps") || strstr(text, "file=") ||
+            strstr(name, "given"))
+            continue; /* those have promises of their own */
+        if (chain_parse(&c, text, strlen(text), NULL, &err) != ST_OK) {
+            assert_non_null(strstr(err.text, "not built yet"));
+            print_message("%s: %s\n", name, err.text);
+            unbuilt++;
+            continue;
+        }
+        if (vector_holds(c, name, v))
+            right++;
+        else
+            wrong++;
+        chain_close(c);
+    }
+    print_message("%d vectors hold, %d do not, %d are not built\n", right, wrong, unbuilt);
+    assert_int_equal(wrong, 0);
+    assert_true(right > 0);
+}
+
+static void the_small_layer_is_the_one_of_the_specification(void **state)
+{
+    static const float x[] = { 0.13312304f, 0.49156344f, 0.9420054f }, k[] = { 0.8291047f, 1.57393043f, -1.27677017f },
+                       v[] = { -0.29495099f, 1.61526001f, 1.31925489f };
+    const struct small_layer *s = &layers[1];
+
+    (void)state;
+    for (int i = 0; i < 3; i++) {
+        assert_float_equal(s->x[i], x[i], 1e-6);
+        assert_float_equal(s->k[SMALL_D + i], k[i], 1e-5);
+        assert_float_equal(s->v[(2 * SMALL_TOKENS + 63) * SMALL_D + i], v[i], 1e-5);
+    }
+}
+
+static int open_all(void **state)
+{
+    struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5, .rows_max = 64 };
+    json_error_t error;
+    struct err err = { 0 };
+
+    (void)state;
+    doc = json_load_file("tests/golden/press_vectors.json", 0, &error);
+    if (!doc || backend_open(&be, "cpu", &config, &err) != ST_OK) {
+        print_message("%s%s\n", doc ? "" : error.text, err.text);
+        return -1;
+    }
+    for (int32_t l = 0; l < SMALL_LAYERS; l++)
+        small_open(&layers[l], be, l);
+    return 0;
+}
+
+static int close_all(void **state)
+{
+    (void)state;
+    for (int32_t l = 0; l < SMALL_LAYERS; l++)
+        small_close(&layers[l]);
+    backend_close(be);
+    json_decref(doc);
+    return 0;
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(the_small_layer_is_the_one_of_the_specification),
+    cmocka_unit_test(every_vector_keeps_the_rows_of_the_reference),
+};
+
+int main(int argc, char **argv)
+{
+    return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), open_all, close_all);
+}
