@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* connect.c - opens the way to a node, or says why it cannot. */
+#include "client/connect.h"
+
+#include "client/contents.h"
+#include "common/base/clock.h"
+
+#include <string.h>
+
+enum status server_check(const struct server_options *o, struct err *err)
+{
+    char host[RPC_ADDRESS_MAX];
+    int port;
+    enum status st = ST_OK;
+
+    if (!o->server)
+        return ST_OK;
+    if (strncmp(o->server, "dns:", 4) != 0)
+        st = rpc_address_parse(o->server, host, &port, err);
+    if (st == ST_OK && strncmp(o->server, "dns:", 4) != 0 && port == 0)
+        st = err_set(err, ST_EINVAL, "%s: port 0 is no port to connect to", o->server);
+    if (st != ST_OK)
+        err_prefix(err, "--server");
+    return st;
+}
+
+/* The text of a token file without the newline at its end. */
+static enum status token_read(struct text *out, const char *path, struct err *err)
+{
+    enum status st = contents_read(out, path, err);
+
+    while (st == ST_OK && out->bytes > 0 && strchr("\r\n", out->data[out->bytes - 1]))
+        out->data[--out->bytes] = '\0';
+    return st;
+}
+
+enum status connection_open(struct connection *c, const struct server_options *o, struct err *err)
+{
+    struct rpc_channel_options channel;
+    int64_t connect_by = clock_in_ms(RPC_CONNECT_MS);
+    enum status st = ST_OK;
+
+    memset(c, 0, sizeof *c);
+    c->deadline_ns = o->timeout_s > 0 ? clock_now_ns() + (int64_t)(o->timeout_s * 1e9) : INT64_MAX;
+    rpc_channel_options_init(&channel);
+    channel.tls.ca_path = o->tls_ca;
+    channel.tls.cert_path = o->tls_cert;
+    channel.tls.key_path = o->tls_key;
+    channel.tls.peer_name = o->tls_name;
+    channel.receive_max_bytes = 64 << 20;
+    channel.send_queue_bytes = 1 << 30; /* one request, however long its context */
+    if (o->token_file)
+        st = token_read(&c->token, o->token_file, err);
+    channel.token = o->token_file ? text_str(&c->token) : NULL;
+    if (st == ST_OK)
+        st = rpc_client_open(&c->client, 1, err);
+    if (st == ST_OK)
+        st = rpc_channel_open(&c->channel, c->client, o->server, &channel, err);
+    if (st == ST_OK)
+        st = rpc_channel_connect(c->channel, c->deadline_ns < connect_by ? c->deadline_ns : connect_by, err);
+    if (st != ST_OK)
+        connection_close(c);
+    return st;
+}
+
+void connection_close(struct connection *c)
+{
+    rpc_channel_close(c->channel);
+    rpc_client_close(c->client);
+    text_fini(&c->token);
+    memset(c, 0, sizeof *c);
+}
