@@ -175,6 +175,11 @@ static enum status grpc_poll(struct link *l, struct err *err)
     return ST_OK;
 }
 
+static uint64_t grpc_moved(const struct link *l)
+{
+    return l->block ? l->offset : 0;
+}
+
 static void grpc_close(struct link *l)
 {
     const int64_t deadline = clock_in_ms(CLOSE_MS);
@@ -200,5 +205,6 @@ const struct transport transport_grpc = {
     .connect = grpc_connect,
     .send = grpc_send,
     .poll = grpc_poll,
+    .moved = grpc_moved,
     .close = grpc_close,
 };

@@ -131,6 +131,13 @@ enum status shipper_poll(struct shipper *s, struct err *err)
     return st;
 }
 
+uint64_t shipper_moved(const struct shipper *s)
+{
+    const struct transport *t = s->config.transport;
+
+    return s->bytes + (t->moved && s->state == SHIP_MOVE ? t->moved(s->link) : 0);
+}
+
 uint64_t shipper_bytes(const struct shipper *s)
 {
     return s->bytes;

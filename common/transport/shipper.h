@@ -39,7 +39,7 @@ struct shipper_config {
 /* Connects the link. Errors: the transport's. */
 enum status shipper_open(struct shipper **out, const struct shipper_config *config, struct err *err);
 
-/* Ends the link; when it returns no byte of a block is touched any more. NULL is fine. */
+/* Ends the link; where blocks are under way the stream must have ended before. NULL is fine. */
 void shipper_close(struct shipper *s);
 
 /* Takes the next block; the shipper must be idle, and the block (struct and bytes) stays as it is until it is again. */
@@ -51,7 +51,8 @@ void shipper_ready(struct shipper *s, int32_t layer);
 /* Goes on. ST_OK: idle, the last block has left. ST_AGAIN: under way. Else lost, with the sentence. */
 enum status shipper_poll(struct shipper *s, struct err *err);
 
-/* How much has left so far, for metrics and to see whether anything moves. */
+/* Bytes that have left, and how many layers are whole; bytes that were handed over, to see whether anything moves. */
+uint64_t shipper_moved(const struct shipper *s);
 uint64_t shipper_bytes(const struct shipper *s);
 int32_t shipper_layers(const struct shipper *s);
 

@@ -70,8 +70,11 @@ struct transport {
      * yet, `wake` will be called; else the transfer is lost, with the sentence. Does not wait. */
     enum status (*poll)(struct link *l, struct err *err);
 
-    /* Ends the link, also in the middle of a transfer. When it returns the transport touches no byte of the block any
-     * more; it may wait for that, at most about a second. NULL is fine. */
+    /* Bytes of the block under way that were handed over so far, to see whether anything moves; NULL: not known. */
+    uint64_t (*moved)(const struct link *l);
+
+    /* Ends the link, also in the middle of a transfer (the stream must have ended then). It waits about a second at most
+     * for the transport to let go of the block; memory of blocks must outlive the stream. NULL is fine. */
     void (*close)(struct link *l);
 };
 

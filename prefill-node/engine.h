@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * engine.h - the one thread that owns the back end: it asks whose turn it is, computes one layer, presses it, packs it.
+ */
+#ifndef PLATEN_PREFILL_ENGINE_H
+#define PLATEN_PREFILL_ENGINE_H
+
+#include "common/base/status.h"
+#include "kernels/backend.h"
+#include "kernels/weights.h"
+#include "prefill-node/mover.h"
+#include "prefill-node/scheduler.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct engine;
+
+/* What an engine works with; all borrowed until close. `broken` is told once, on the engine thread, when the back end has
+ * failed for good. */
+struct engine_config {
+    struct backend *be;
+    struct weights *weights;
+    struct scheduler *scheduler;
+    struct mover *mover;
+    int64_t tokens_max;
+    void (*broken)(void *ctx, const struct err *why);
+    void *ctx;
+};
+
+/* Buffers, then the thread. From here on only the engine's thread touches the back end. ST_EEXHAUSTED. */
+enum status engine_open(struct engine **out, const struct engine_config *config, struct err *err);
+
+/* The scheduler must be stopped; ends the thread and gives everything back. NULL is fine. */
+void engine_close(struct engine *e);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

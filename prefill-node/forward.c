@@ -1,0 +1,317 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * forward.c - stop 5 of 12: forward.                before: scheduler.c   after: handoff.c
+ *
+ *   ids ─▶ x ─▶ [ for every block of rows:  norm, qkv ─▶ K, V of the layer ─▶ attention ─▶ o ─▶ mlp ] ─▶ tap ─▶ next layer
+ *
+ * The context goes through a layer in blocks of rows: causal attention of a block needs only the K, V of the blocks
+ * before it, so one block's activations are all the scratch there is, however long the context. What makes this the
+ * prefill node's forward pass: dense causal attention, and a tap after every layer where the press takes what it keeps.
+ *
+ * Of the last layer only K and V are wanted; its attention and MLP are left out unless logits are asked for.
+ */
+#include "prefill-node/forward.h"
+
+#include "common/base/arena.h"
+#include "common/model/rope.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+enum { ROWS_HOST = 512, ROWS_DEVICE = 8192 };
+enum { KEPT_Q_TAIL, KEPT_Q_PLAIN, KEPT_Q, KEPT_HIDDEN, KEPT_LSE, KEPT_COUNT };
+
+/* Device memory that grows when a press wants more of it than any before. */
+struct kept {
+    void *data;
+    uint64_t bytes;
+};
+
+struct prefill {
+    struct backend *be;
+    struct weights *w;
+    int64_t tokens_max, rows;
+    struct scratch scratch;
+    void *kv[2]; /* dense K, V of a layer: K [G][T][D], then V */
+    int32_t kv_count, kv_next;
+    int32_t *ids;      /* device [rows] */
+    int32_t *position; /* device [tokens_max]: 0, 1, 2, ... */
+    int32_t *host_position;
+    struct kept kept[KEPT_COUNT];
+};
+
+int64_t prefill_rows(const char *backend_name, int64_t tokens_max)
+{
+    const struct backend_ops *ops = backend_find(backend_name);
+    const int64_t rows = !ops || ops->host_is_device ? ROWS_HOST : ROWS_DEVICE;
+
+    return rows < tokens_max ? rows : tokens_max;
+}
+
+static int64_t q_width(const struct prefill *p)
+{
+    return (int64_t)p->w->hp.q_heads * p->w->hp.head_dim;
+}
+
+static uint64_t act_bytes(const struct prefill *p, int64_t values)
+{
+    return dtype_bytes(p->be->act, (uint64_t)values);
+}
+
+uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens)
+{
+    return act_bytes(p, tokens * p->w->hp.dim);
+}
+
+/* Row `row` of an activation matrix with rows of `width` numbers. */
+static void *row_at(const struct prefill *p, void *base, int64_t row, int64_t width)
+{
+    return (uint8_t *)base + act_bytes(p, row * width);
+}
+
+static enum status open_buffers(struct prefill *p, struct err *err)
+{
+    const struct backend_ops *ops = p->be->ops;
+    const struct hparams *hp = &p->w->hp;
+    const uint64_t values = (uint64_t)p->tokens_max * (uint64_t)hp->kv_heads * (uint64_t)hp->head_dim;
+    enum status st = scratch_open(&p->scratch, p->be, hp, p->rows, err);
+
+    p->kv_count = ops->host_is_device ? 1 : 2;
+    for (int32_t i = 0; st == ST_OK && i < p->kv_count; i++)
+        st = ops->alloc(p->be, 2 * dtype_bytes(p->be->kv, values), "activations", &p->kv[i], err);
+    if (st == ST_OK)
+        st = ops->alloc(p->be, (uint64_t)p->rows * sizeof *p->ids, "activations", (void **)&p->ids, err);
+    if (st == ST_OK)
+        st =
+            ops->alloc(p->be, (uint64_t)p->tokens_max * sizeof *p->position, "activations", (void **)&p->position, err);
+    if (st != ST_OK)
+        return st;
+    p->host_position = mem_alloc((size_t)p->tokens_max * sizeof *p->host_position);
+    for (int64_t t = 0; t < p->tokens_max; t++)
+        p->host_position[t] = (int32_t)t;
+    ops->upload(p->be, LANE_COMPUTE, p->position, p->host_position, (uint64_t)p->tokens_max * sizeof *p->position);
+    return ST_OK;
+}
+
+/* Frequencies that depend on the length are those of the model's longest context: both nodes must agree on them. */
+static void set_rope(struct prefill *p)
+{
+    const struct hparams *hp = &p->w->hp;
+    float full[KV_HEAD_DIM_MAX / 2], local[KV_HEAD_DIM_MAX / 2];
+    float scale = 1, local_scale = 1;
+    bool has_local = false;
+
+    for (int32_t l = 0; l < hp->layers; l++) {
+        if (rope_of_layer(hp, l) == &hp->rope) {
+            rope_freqs(hp, l, hp->max_positions, full, &scale);
+        } else {
+            rope_freqs(hp, l, hp->max_positions, local, &local_scale);
+            has_local = true;
+        }
+    }
+    weights_rope(p->w, p->be, full, scale, has_local ? local : NULL, local_scale);
+}
+
+enum status prefill_open(struct prefill **out, struct backend *be, struct weights *w, int64_t tokens_max,
+                         struct err *err)
+{
+    struct prefill *p = mem_zero(1, sizeof *p);
+    enum status st;
+
+    p->be = be;
+    p->w = w;
+    p->tokens_max = tokens_max;
+    p->rows = prefill_rows(be->ops->name, tokens_max);
+    st = open_buffers(p, err);
+    if (st != ST_OK) {
+        prefill_close(p);
+        return st;
+    }
+    set_rope(p);
+    *out = p;
+    return ST_OK;
+}
+
+void prefill_close(struct prefill *p)
+{
+    if (!p)
+        return;
+    p->be->ops->wait(p->be, LANE_COMPUTE);
+    for (int i = 0; i < KEPT_COUNT; i++)
+        p->be->ops->free(p->be, p->kept[i].data);
+    p->be->ops->free(p->be, p->position);
+    p->be->ops->free(p->be, p->ids);
+    for (int32_t i = 0; i < p->kv_count; i++)
+        p->be->ops->free(p->be, p->kv[i]);
+    scratch_close(&p->scratch, p->be);
+    free(p->host_position);
+    free(p);
+}
+
+/* Makes sure of `bytes` where they are wanted; *out is NULL where not. */
+static enum status keep(struct prefill *p, int which, bool wanted, uint64_t bytes, void **out, struct err *err)
+{
+    struct kept *k = &p->kept[which];
+    enum status st = ST_OK;
+
+    *out = NULL;
+    if (!wanted)
+        return ST_OK;
+    if (k->bytes < bytes) {
+        p->be->ops->wait(p->be, LANE_PRESS);
+        p->be->ops->free(p->be, k->data);
+        *k = (struct kept){ 0 };
+        st = p->be->ops->alloc(p->be, bytes, "activations", &k->data, err);
+        k->bytes = st == ST_OK ? bytes : 0;
+    }
+    *out = k->data;
+    return st;
+}
+
+/* What stays of a layer besides K and V, as its press asked. */
+struct tap {
+    void *q_tail, *q_plain, *q, *hidden, *lse;
+    int64_t tail_rows;
+};
+
+static enum status open_tap(struct prefill *p, const struct pass *pass, const struct chain_needs *needs,
+                            struct tap *tap, struct err *err)
+{
+    const int64_t T = pass->tokens;
+    const uint64_t q_bytes = act_bytes(p, T * q_width(p));
+    enum status st;
+
+    *tap = (struct tap){ 0 };
+    if (!needs)
+        return ST_OK;
+    tap->tail_rows = needs->q_tail < T ? needs->q_tail : T;
+    st = keep(p, KEPT_Q_TAIL, tap->tail_rows > 0, act_bytes(p, tap->tail_rows * q_width(p)), &tap->q_tail, err);
+    if (st == ST_OK)
+        st = keep(p, KEPT_Q_PLAIN, needs->q_plain, q_bytes, &tap->q_plain, err);
+    if (st == ST_OK)
+        st = keep(p, KEPT_Q, needs->q_rotated, q_bytes, &tap->q, err);
+    if (st == ST_OK)
+        st = keep(p, KEPT_HIDDEN, needs->hidden, prefill_x_bytes(p, T), &tap->hidden, err);
+    if (st == ST_OK)
+        st = keep(p, KEPT_LSE, needs->lse, (uint64_t)p->w->hp.q_heads * (uint64_t)T * sizeof(float), &tap->lse, err);
+    return st;
+}
+
+void prefill_begin(struct prefill *p, struct pass *pass)
+{
+    const struct hparams *hp = &p->w->hp;
+    const struct backend_ops *ops = p->be->ops;
+
+    assert(pass->tokens > 0 && pass->tokens <= p->tokens_max && pass->x);
+    for (int64_t row = 0; row < pass->tokens; row += p->rows) {
+        const int64_t rows = pass->tokens - row < p->rows ? pass->tokens - row : p->rows;
+
+        ops->upload(p->be, LANE_COMPUTE, p->ids, pass->token + row, (uint64_t)rows * sizeof *p->ids);
+        ops->embed(p->be, p->w->embedding, p->ids, rows, hp->embed_scale, row_at(p, pass->x, row, hp->dim));
+    }
+    pass->layer = 0;
+}
+
+/* The queries among the block's rows that belong to the last tail_rows tokens. */
+static void keep_tail(struct prefill *p, const struct pass *pass, const struct tap *tap, void *q, int64_t row,
+                      int64_t rows)
+{
+    const int64_t from = pass->tokens - tap->tail_rows;
+    const int64_t begin = row > from ? row : from;
+    const int64_t end = row + rows;
+
+    if (!tap->q_tail || begin >= end)
+        return;
+    p->be->ops->copy(p->be, LANE_COMPUTE, row_at(p, tap->q_tail, begin - from, q_width(p)),
+                     row_at(p, q, begin - row, q_width(p)), act_bytes(p, (end - begin) * q_width(p)));
+}
+
+/* Rows [row, row + rows) through layer l. */
+static void rows_through(struct prefill *p, struct pass *pass, int32_t l, const struct kv_layer *kv,
+                         const struct tap *tap, int64_t row, int64_t rows)
+{
+    const struct backend_ops *ops = p->be->ops;
+    const struct hparams *hp = &p->w->hp;
+    const struct qkv_shape shape = block_qkv_shape(p->w, l);
+    const struct rope_table rope = weights_layer_rope(p->w, l);
+    struct scratch *s = &p->scratch;
+    void *x = row_at(p, pass->x, row, hp->dim);
+    void *q = tap->q ? row_at(p, tap->q, row, q_width(p)) : s->q;
+    struct attn_span span = { .rows = rows, .token = row, .kv = *kv };
+
+    block_attention_in(p->be, p->w, l, x, rows, s);
+    ops->qkv_to_layer(p->be, &shape, &rope, s->qkv, p->position + row, rows, q,
+                      tap->q_plain ? row_at(p, tap->q_plain, row, q_width(p)) : NULL, kv, row);
+    keep_tail(p, pass, tap, q, row, rows);
+    if (tap->hidden)
+        ops->copy(p->be, LANE_COMPUTE, row_at(p, tap->hidden, row, hp->dim), s->normed, act_bytes(p, rows * hp->dim));
+    if (l == hp->layers - 1 && !pass->logits && !tap->lse)
+        return;
+    ops->attn_prefill(p->be, &span, 1, q, hp->q_heads, hp->attn_scale, hp->window[l], s->heads, tap->lse, pass->tokens);
+    block_attention_out(p->be, p->w, l, x, rows, s);
+    block_mlp(p->be, p->w, l, x, rows, s);
+}
+
+enum status prefill_layer(struct prefill *p, struct pass *pass, const struct chain_needs *needs, int64_t query_tokens,
+                          struct press_layer *out, struct err *err)
+{
+    const struct hparams *hp = &p->w->hp;
+    const int32_t l = pass->layer;
+    const int64_t T = pass->tokens;
+    struct kv_layer kv = { .k = p->kv[p->kv_next], .dtype = p->be->kv, .tokens = T, .stride = T };
+    struct tap tap;
+    enum status st;
+
+    assert(l < hp->layers);
+    kv.heads = hp->kv_heads;
+    kv.dim = hp->head_dim;
+    kv.v = (uint8_t *)kv.k + dtype_bytes(kv.dtype, (uint64_t)T * (uint64_t)kv.heads * (uint64_t)kv.dim);
+    p->kv_next = (p->kv_next + 1) % p->kv_count;
+    st = open_tap(p, pass, hparams_layer_is_full(hp, l) ? needs : NULL, &tap, err);
+    if (st != ST_OK)
+        return st;
+    for (int64_t row = 0; row < T; row += p->rows)
+        rows_through(p, pass, l, &kv, &tap, row, T - row < p->rows ? T - row : p->rows);
+    pass->layer++;
+    *out = (struct press_layer){
+        .hp = hp,
+        .layer = l,
+        .kv = kv,
+        .tokens = T,
+        .query_tokens = query_tokens,
+        .q_tail = tap.q_tail,
+        .q_tail_rows = tap.tail_rows,
+        .q_plain = tap.q_plain,
+        .q = tap.q,
+        .hidden = tap.hidden,
+        .lse = tap.lse,
+        .lse_stride = T,
+        .rope = weights_layer_rope(p->w, l),
+        .o = p->w->layer[l].o,
+    };
+    return ST_OK;
+}
+
+enum status prefill_logits(struct prefill *p, const struct pass *pass, float *out, struct err *err)
+{
+    const struct backend_ops *ops = p->be->ops;
+    const struct hparams *hp = &p->w->hp;
+    const uint64_t bytes = act_bytes(p, hp->vocab);
+    void *logits = NULL, *host = NULL;
+    enum status st;
+
+    assert(pass->layer == hp->layers && pass->logits);
+    st = ops->alloc(p->be, bytes, "activations", &logits, err);
+    if (st == ST_OK)
+        st = ops->host_alloc(p->be, bytes, &host, err);
+    if (st != ST_OK)
+        goto out;
+    block_logits(p->be, p->w, row_at(p, pass->x, pass->tokens - 1, hp->dim), 1, p->scratch.normed, logits);
+    ops->download(p->be, LANE_COMPUTE, host, logits, bytes);
+    ops->wait(p->be, LANE_COMPUTE);
+    dtype_to_f32(out, host, p->be->act, (uint64_t)hp->vocab);
+out:
+    ops->host_free(p->be, host);
+    ops->free(p->be, logits);
+    return st;
+}

@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * forward.h - stop 5 of 12: the model over a whole context, one layer at a time.
+ *
+ * Between two layers a context is only its residual x [T][dim]; the dense K, V of a layer live until the next layer of
+ * any context. So contexts can take turns layer by layer, and no more than one layer's K, V (two on devices where the
+ * press overlaps the next layer) is ever held. Used by the prefill node and by the local runs of `platen`.
+ *
+ * One engine thread owns it, together with the back end and the weights.
+ */
+#ifndef PLATEN_PREFILL_FORWARD_H
+#define PLATEN_PREFILL_FORWARD_H
+
+#include "common/base/status.h"
+#include "kernels/backend.h"
+#include "kernels/block.h"
+#include "kernels/weights.h"
+#include "presses/press.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct prefill;
+
+/* One context under way. Zero-initialise; owned by whoever runs it. */
+struct pass {
+    const int32_t *token; /* [tokens], host; must live until the pass is over */
+    int64_t tokens;
+    void *x;       /* device, prefill_x_bytes(tokens): the residual */
+    int32_t layer; /* the next to be computed; hp.layers: done */
+    bool logits;   /* prefill_logits will be asked for: the last layer is computed to its end */
+};
+
+/* Rows that go through a layer at once; a back end must be opened with at least as many rows_max. */
+int64_t prefill_rows(const char *backend_name, int64_t tokens_max);
+
+/* Buffers for contexts of up to tokens_max tokens; sets the rotation. The back end and the weights are borrowed until
+ * close. ST_EEXHAUSTED. */
+enum status prefill_open(struct prefill **out, struct backend *be, struct weights *w, int64_t tokens_max,
+                         struct err *err);
+void prefill_close(struct prefill *p); /* NULL is fine */
+
+uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens);
+
+/* Begins a pass: x becomes the embeddings. token, tokens, x (and logits) are set; 1 <= tokens <= tokens_max, every id in
+ * [0, vocab). Queued, does not wait. */
+void prefill_begin(struct prefill *p, struct pass *pass);
+
+/* Computes the next layer and fills *out with what a press may look at; everything in it is borrowed until the next call.
+ * `needs` says what to keep besides K and V (NULL: nothing); query_tokens goes into *out. Queued; does not wait. May
+ * allocate when `needs` are larger than any before: ST_EEXHAUSTED. */
+enum status prefill_layer(struct prefill *p, struct pass *pass, const struct chain_needs *needs, int64_t query_tokens,
+                          struct press_layer *out, struct err *err);
+
+/* The logits [vocab] after the context's last token, f32, host. The pass is done and asked for them. Waits. */
+enum status prefill_logits(struct prefill *p, const struct pass *pass, float *out, struct err *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
