@@ -22,6 +22,7 @@
 enum { CHANNEL_ARGS = 24, TOKEN_MAX = 1024 };
 static const int64_t SETTLE_NS = 20 * NS_PER_S;  /* for cancelled calls to settle; gRPC needs milliseconds */
 static const int64_t WATCH_NS = 250 * NS_PER_MS; /* a state is looked at again at least so often */
+static const int64_t AGAIN_NS = NS_PER_S;
 
 struct rpc_client {
     struct rpc_loop *loops;
@@ -208,21 +209,23 @@ static void watch_wait(struct rpc_channel *ch, grpc_connectivity_state state, in
     pthread_mutex_destroy(&w.lock);
 }
 
+/* A channel that failed before goes on saying so while it tries again; it is given AGAIN_NS to do better. */
 enum status rpc_channel_connect(struct rpc_channel *ch, int64_t deadline_ns, struct err *err)
 {
     grpc_connectivity_state state = grpc_channel_check_connectivity_state(ch->core, 1);
-    bool tried = false;
+    int64_t failed_ns = clock_now_ns();
 
-    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE)
+    if (state == GRPC_CHANNEL_TRANSIENT_FAILURE) {
+        failed_ns += AGAIN_NS;
         grpc_channel_reset_connect_backoff(ch->core);
+    }
     while (state != GRPC_CHANNEL_READY) {
         int64_t now = clock_now_ns(), look = now + WATCH_NS < deadline_ns ? now + WATCH_NS : deadline_ns;
 
-        if (state == GRPC_CHANNEL_TRANSIENT_FAILURE && tried)
+        if (state == GRPC_CHANNEL_TRANSIENT_FAILURE && now >= failed_ns)
             return err_set(err, ST_EUNAVAILABLE, "cannot connect to %s", ch->target);
         if (now >= deadline_ns)
             return err_set(err, ST_EUNAVAILABLE, "no connection to %s within the time given", ch->target);
-        tried = tried || state == GRPC_CHANNEL_CONNECTING;
         watch_wait(ch, state, look);
         state = grpc_channel_check_connectivity_state(ch->core, 1);
     }

@@ -1,2 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-platen_test(test_rpc_call SOURCES test_rpc_call.c rpc_pair.c LINK platen_rpc LABELS unit)
+foreach(file call channel server)
+    platen_test(test_rpc_${file} SOURCES test_rpc_${file}.c rpc_pair.c LINK platen_rpc LABELS unit)
+endforeach()
+platen_test(test_rpc_chunk SOURCES test_rpc_chunk.c LINK platen_rpc LABELS unit)
+platen_test(test_rpc_message SOURCES test_rpc_message.c LINK platen_rpc LABELS unit)
