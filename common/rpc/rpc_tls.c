@@ -101,7 +101,8 @@ static grpc_ssl_certificate_config_reload_status tls_fetch(void *user, grpc_ssl_
         if (pem_read_all(pem, &s->tls, NULL) == ST_OK) {
             grpc_ssl_pem_key_cert_pair pair = { .private_key = pem[1], .cert_chain = pem[0] };
 
-            *out = grpc_ssl_server_certificate_config_create(pem[2], &pair, 1);
+            /* gRPC insists on authorities; where no client is asked for a certificate it does not look at them */
+            *out = grpc_ssl_server_certificate_config_create(pem[2] != NULL ? pem[2] : pem[0], &pair, 1);
             pem_free(pem);
             memcpy(s->marks, now, sizeof(now));
             answer = GRPC_SSL_CERTIFICATE_CONFIG_RELOAD_NEW;
