@@ -126,6 +126,28 @@ struct pack_args {
     const int32_t *token; /* device: original token of each row as in kv_rows.token; NULL: row number */
 };
 
+/* Attention of some queries as columns (score_columns): what every row of a view got from them.
+ *
+ *   p[i][a][r] = exp(scale * q[i][a] . k[r] - lse[a][i])      0 where query i, at position + i, does not see r's token
+ *   column     = sum or largest over i of weight[i] * p, times column_weight
+ *   score[r]   = mean or largest over the group's heads a
+ */
+struct column_args {
+    const void *q; /* act [rows][H][D], rotated */
+    int64_t rows;
+    int32_t q_heads;
+    float scale;
+    const float *lse; /* device [H][lse_stride] */
+    int64_t lse_stride;
+    int64_t position;    /* of the first query; INT64_MAX: queries see every row */
+    const float *weight; /* device [rows], positive; NULL: 1 */
+    const float
+        *column_weight; /* device [H / G][at[G]], positive: entry [i][at[g] + r] of head i of g's group; NULL: 1 */
+    bool largest;       /* over queries: the largest, else the sum */
+    bool group_largest; /* over the group's heads: the largest, else the mean */
+    bool update;        /* score = the larger of what is there and this */
+};
+
 /* One step of the decode node: B rows of up to B sequences; rows of one sequence stand together, in token order. Host
  * arrays, read before step_begin returns. */
 struct step_seq {
@@ -285,6 +307,58 @@ struct backend_ops {
     /* out [rows][heads][D] = in [rows][heads][D] (act) rotated as position + i * step for row i. out may be in. */
     void (*rotate_rows)(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,
                         int64_t position, int64_t step, int64_t rows, void *out);
+
+    /* What single presses need; a back end may leave any of these NULL, and chains that want it are refused. `rows of
+     * in` are counted by their place r in each head; scores of other rows are left alone. */
+
+    /* k2 = |K row|^2, v2 = |V row|^2 (either may be NULL); with a sketch (device f32 [D][sketch_dim]) of row . sketch. */
+    void (*row_squares)(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim,
+                        float *k2, float *v2);
+    /* score = -cos(k, mean of the head's keys made unit length) */
+    void (*score_key_diff)(struct backend *be, const struct kv_rows *in, float *score);
+    /* score = factor * k . filter[g]; filter device f32 [G][D] */
+    void (*score_key_dot)(struct backend *be, const struct kv_rows *in, const float *filter, float factor,
+                          float *score);
+    /* Rows from `from` on in partitions of `lag`, all but the last whole one (PRESSES 2.1, LagKV): z = (x - min) / (max -
+     * min) with the next partition's extremes per channel (0 where they are equal), softmax over the partition of the
+     * standard deviation of z; the mean of that of K and of V. */
+    void (*score_lag)(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score);
+    /* out [G][D] = mean of k^2 over the chosen rows (index, first as select leaves them) */
+    void (*channel_squares)(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                            float *out);
+    /* mean [H][D] and covariance [H][D][D] (divisor rows; NULL: not wanted), f32, of q act [rows][H][D] */
+    void (*query_stats)(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
+                        float *cov);
+    /* Rows from `from` on: e = k . mean[a] / sqrt(D) + k' cov[a] k / (2 D) (cov NULL: without), softmax over those rows,
+     * mean over the group. */
+    void (*score_expected)(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
+                           const float *cov, int32_t q_heads, float *score);
+    /* Rows from `from` on (PRESSES 2.3, Cap): s = cos(k, mean[a]), w = exp(tau s - max tau s), A = I + sum (w + eps) v v',
+     * mean over the group of w v' A^-1 v. */
+    void (*score_cap)(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,
+                      float tau, float eps, float *score);
+    /* Keys turned back by their position (token, or `position` + r), centred per head, times sketch (device f32
+     * [G][D][sketch_dim]); y' (Y'Y + 0.01 I)^-1 y, at least 0. */
+    void (*score_leverage)(struct backend *be, const struct kv_rows *in, const struct rope_table *rope,
+                           int64_t position, const float *sketch, int32_t sketch_dim, float *score);
+    /* Chunks of rows attend to themselves without mask or scale (PRESSES 2.3, NonCausalAttn): column sums, mean over the
+     * group. Row r's query is row token (NULL: r) of q act [.][H][D]. A last chunk that is not full is filled with zero
+     * queries and keys. */
+    void (*score_noncausal)(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int64_t chunk,
+                            float *score);
+    void (*score_columns)(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
+    /* out [H / G][at[G]]: entry [i][at[g] + r] = norm of v . Wo_a, a = head i of g's group; power 1: sum of absolute
+     * values, 2: L2. o is the output projection [dim][H D]. */
+    void (*value_out_norms)(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
+                            int32_t power, float *out);
+    /* out f32 [rows][outs] = x act [rows][cols] . w^T + bias; w f32 [outs][cols], bias f32 [outs] or NULL, device */
+    void (*linear)(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
+                   int32_t outs, float *out);
+    /* V rows that were not chosen are merged, in place, into the chosen one whose key is nearest (PRESSES 2.4, Merging).
+     * Writes into the rows of `in`. */
+    void (*merge_values)(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                         float threshold, double fraction);
+
     /* checksum (XXH3-64) of device bytes as the wire states it; waits for the lane. */
     uint64_t (*checksum)(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
 };

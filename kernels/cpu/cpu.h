@@ -174,7 +174,41 @@ void cpu_score_random(struct backend *be, const struct kv_rows *in, uint64_t see
 void cpu_select(struct backend *be, const struct kv_rows *in, const struct select_args *args, int32_t *index,
                 int64_t *first);
 void cpu_pack(struct backend *be, const struct pack_args *args, const struct kv_block *block);
+/* Room of this many floats at c->press; what was there is gone when it grows. */
+void cpu_press_reserve(struct cpu *c, int64_t floats);
 uint64_t cpu_checksum(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
+
+/* score_keys.c */
+void cpu_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
+                     float *v2);
+void cpu_score_key_diff(struct backend *be, const struct kv_rows *in, float *score);
+void cpu_score_key_dot(struct backend *be, const struct kv_rows *in, const float *filter, float factor, float *score);
+void cpu_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score);
+void cpu_channel_squares(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                         float *out);
+
+/* score_stats.c */
+void cpu_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
+                     float *cov);
+void cpu_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, const float *cov,
+                        int32_t q_heads, float *score);
+void cpu_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,
+                   float tau, float eps, float *score);
+void cpu_score_leverage(struct backend *be, const struct kv_rows *in, const struct rope_table *rope, int64_t position,
+                        const float *sketch, int32_t sketch_dim, float *score);
+
+/* score_columns.c */
+void cpu_score_noncausal(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int64_t chunk,
+                         float *score);
+void cpu_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
+
+/* score_values.c */
+void cpu_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
+                         int32_t power, float *out);
+void cpu_linear(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
+                int32_t outs, float *out);
+void cpu_merge_values(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                      float threshold, double fraction);
 
 #ifdef __cplusplus
 }

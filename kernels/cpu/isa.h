@@ -94,6 +94,7 @@ struct cpu_loops {
     /* o = a * o + b * p */
     void (*blend)(float *o, float a, const float *p, float b, int32_t count);
     float (*square_sum)(const float *x, int32_t count);
+    float (*dot)(const float *x, const float *y, int32_t count);
 };
 
 /* One row per instruction set, best first (isa.c). */

@@ -61,6 +61,20 @@ static float square_sum(const float *x, int32_t count)
     return sum;
 }
 
+static float dot(const float *x, const float *y, int32_t count)
+{
+    vf part = { 0 };
+    float sum;
+    int32_t i = 0;
+
+    for (; i + LANES <= count; i += LANES)
+        part += vf_load(x + i) * vf_load(y + i);
+    sum = vf_sum(part);
+    for (; i < count; i++)
+        sum += x[i] * y[i];
+    return sum;
+}
+
 static void rms_norm(const float *x, const float *w, float eps, int32_t dim, float *out)
 {
     float factor = 1.0f / sqrtf(square_sum(x, dim) / (float)dim + eps);
@@ -75,12 +89,12 @@ INLINE vf silu(vf x)
     return x / (vf_exp(-x) + 1.0f);
 }
 
-/* x (1 + tanh(y)) / 2 = x - x / (e^2y + 1), y = sqrt(2 / pi) (x + 0.044715 x^3) */
+/* x (1 + tanh(y)) / 2 = x / (1 + e^-2y), y = sqrt(2 / pi) (x + 0.044715 x^3): no difference of near numbers. */
 INLINE vf gelu_tanh(vf x)
 {
     vf y = 0.7978845608f * (x + 0.044715f * x * x * x);
 
-    return x - x / (vf_exp(2.0f * y) + 1.0f);
+    return x / (vf_exp(-2.0f * y) + 1.0f);
 }
 
 INLINE void gated_loop(vf (*act)(vf), const float *gate, const float *up, int64_t count, float *out)
@@ -298,4 +312,5 @@ const struct cpu_loops NAMED(CPU_ISA) = {
     .softmax_sum = softmax_sum,
     .blend = blend,
     .square_sum = square_sum,
+    .dot = dot,
 };

@@ -304,7 +304,7 @@ static void pad_window(const struct window *w, float pad)
             w->score[w->in->at[g] + row] = pad;
 }
 
-static void press_reserve(struct cpu *c, int64_t floats)
+void cpu_press_reserve(struct cpu *c, int64_t floats)
 {
     if (floats <= c->press_floats)
         return;
@@ -331,7 +331,7 @@ void cpu_score_window(struct backend *be, const struct kv_rows *in, const void *
     int64_t blocks;
 
     assert(in->dtype == be->kv && window > 0 && kernel > 0 && kernel <= KERNEL_MAX && kernel % 2 == 1);
-    press_reserve(c, (int64_t)q_heads * window);
+    cpu_press_reserve(c, (int64_t)q_heads * window);
     w.lse = c->press;
     w.task_tokens = w.a.group < ATTEND_TOKENS ? ATTEND_TOKENS / w.a.group : 1;
     w.pieces = (window + w.task_tokens - 1) / w.task_tokens;
