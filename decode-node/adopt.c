@@ -110,6 +110,24 @@ static void on_beat(void *ctx, const Platen__Internal__V1__Beat *msg)
             o->at.stage = stages[i];
 }
 
+/* The host cannot write the device's memory: the block lands in a pinned buffer first. One block is under way at a time. */
+static enum status place_in_staging(struct order *o, const struct kv_block *plan, void **place, struct err *err)
+{
+    enum status st;
+
+    if (o->at.staged && o->at.staged->bytes < plan->bytes) {
+        staging_give(o->node->staging, o->at.staged);
+        o->at.staged = NULL;
+    }
+    if (o->at.staged == NULL) {
+        st = staging_take(o->node->staging, plan->bytes, &o->at.staged, err);
+        if (st != ST_OK)
+            return st;
+    }
+    *place = o->at.staged->host;
+    return ST_OK;
+}
+
 static enum status on_place(void *ctx, const struct kv_block *plan, void **place, struct err *err)
 {
     struct order *o = ctx;
@@ -120,16 +138,21 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     o->at.stage = "ship";
     if (plan->bytes > e->bytes - o->at.placed_bytes)
         return err_set(err, ST_EDATALOSS, "adopt: layer %d brings more rows than its press may keep", plan->layer);
-    *place = (uint8_t *)blocks_at(o->node->blocks, e) + o->at.placed_bytes;
+    o->at.place = (uint8_t *)blocks_at(o->node->blocks, e) + o->at.placed_bytes;
     o->at.placed_bytes += kv_align(plan->bytes);
-    return ST_OK;
+    *place = o->at.place;
+    return o->node->staging ? place_in_staging(o, plan, place, err) : ST_OK;
 }
 
+/* A block is whole: it belongs to the context, which nobody sees before the commit. */
 static void on_arrived(void *ctx, const struct kv_block *block)
 {
     struct order *o = ctx;
 
-    (void)block;
+    if (o->node->staging)
+        staging_upload(o->node->staging, o->at.place, o->at.staged, block->bytes);
+    o->spec.context->block[block->layer] = *block;
+    o->spec.context->block[block->layer].data = o->at.place;
     if (o->spec.progress)
         o->spec.progress(o->spec.ctx, receiver_layers(o->at.receiver));
 }
@@ -176,7 +199,6 @@ static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
     struct figures *f = &c->figures;
     int64_t now = clock_now_ns();
 
-    memcpy(c->block, receiver_blocks(o->at.receiver), (size_t)c->layers * sizeof *c->block);
     blocks_commit(o->node->blocks, c->extent, o->at.placed_bytes);
     c->next_position = msg->next_position;
     f->held_layers = msg->held_layers;
@@ -212,4 +234,7 @@ void adopt_close(struct order *o)
 {
     receiver_close(o->at.receiver);
     o->at.receiver = NULL;
+    if (o->node->staging)
+        staging_give(o->node->staging, o->at.staged);
+    o->at.staged = NULL;
 }

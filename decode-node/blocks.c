@@ -18,6 +18,9 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+/* A gap shorter than this share of the extent behind it is left: closing it would take too many copies. */
+enum { PIECES_MAX = 64 };
+
 struct blocks {
     struct backend *be;
     uint8_t *base;
@@ -149,17 +152,28 @@ void *blocks_at(const struct blocks *b, const struct extent *e)
     return b->base + e->offset;
 }
 
+/* Towards the front by `gap` bytes, in pieces that do not overlap themselves: a device copies in no particular order. */
+static void move_down(struct blocks *b, const struct extent *e, uint64_t gap)
+{
+    uint8_t *from = b->base + e->offset;
+
+    for (uint64_t done = 0; done < e->bytes; done += gap) {
+        uint64_t piece = e->bytes - done < gap ? e->bytes - done : gap;
+        b->be->ops->copy(b->be, LANE_COMPUTE, from - gap + done, from + done, piece);
+    }
+}
+
 void blocks_compact(struct blocks *b, void (*moved)(void *owner, int64_t by, void *ctx), void *ctx)
 {
     pthread_mutex_lock(&b->lock);
     for (struct extent *e = b->first; e != NULL; e = e->next) {
         uint64_t to = extent_end(e->prev);
-        int64_t by = (int64_t)to - (int64_t)e->offset;
-        if (e->pinned || by == 0)
+        uint64_t gap = e->offset - to;
+        if (e->pinned || gap == 0 || gap < e->bytes / PIECES_MAX)
             continue;
-        b->be->ops->copy(b->be, LANE_COMPUTE, b->base + to, b->base + e->offset, e->bytes);
+        move_down(b, e, gap);
         e->offset = to;
-        moved(e->owner, by, ctx);
+        moved(e->owner, -(int64_t)gap, ctx);
     }
     pthread_mutex_unlock(&b->lock);
     b->be->ops->wait(b->be, LANE_COMPUTE);

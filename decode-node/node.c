@@ -21,6 +21,8 @@
 #include <math.h>
 #include <string.h>
 
+#define STAGING_BYTES_MAX (UINT64_C(4) << 30)
+
 static const char *const health_names[] = { "platen.v1.Inference", "platen.v1.Contexts" };
 
 static enum status open_model(struct node *n, struct err *err)
@@ -73,6 +75,8 @@ static enum status open_device(struct node *n, struct err *err)
         return st;
     set_rope(n, hp);
     n->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, n->be->kv };
+    if (!n->be->ops->host_is_device)
+        n->staging = staging_open(n->be, STAGING_BYTES_MAX);
     return blocks_open(&n->blocks, n->be, (uint64_t)n->opt.block_mib << 20, err);
 }
 
@@ -267,6 +271,7 @@ static void close_all(struct node *n)
     contexts_close(n->contexts);
     orders_close(n->orders);
     blocks_close(n->blocks);
+    staging_close(n->staging);
     weights_close(n->weights, n->be);
     backend_close(n->be);
     chat_close(n->chat);

@@ -20,6 +20,7 @@
 #include "decode-node/options.h"
 #include "decode-node/order.h"
 #include "decode-node/peers.h"
+#include "decode-node/staging.h"
 #include "decode-node/stream.h"
 #include "kernels/weights.h"
 
@@ -47,6 +48,7 @@ struct node {
     struct backend *be;
     struct weights *weights;
     struct blocks *blocks;
+    struct staging *staging; /* NULL where device memory is the host's */
     struct contexts *contexts;
     struct stream *stream;
     struct batcher *batcher;

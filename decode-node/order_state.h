@@ -20,7 +20,9 @@ struct attempt {
     struct receiver_sink sink;
     const char *stage; /* where the prefill node is, as far as we know; static */
     uint64_t wire_bytes;
-    uint64_t placed_bytes; /* of the extent */
+    uint64_t placed_bytes;       /* of the extent */
+    void *place;                 /* of the block that is under way: device memory */
+    struct stage_buffer *staged; /* where it lands first; NULL where the host writes the device's memory */
     int64_t begin_ns, accepted_ns, first_block_ns;
     int64_t heard_ns; /* atomic: last message */
     bool committed;
