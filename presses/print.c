@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* print.c - the words of a press for people and programs: one line, a table, JSON, docs/PRESSES.md. All from the tables. */
+#include "presses/chain.h"
+
+#include "common/base/bytes.h"
+
+#include <string.h>
+
+static const char *const kind_titles[] = { "Score: every row of a KV head gets a number; larger stays",
+                                           "Refine: between a score and its keep",
+                                           "Choose: decides by itself how much stays",
+                                           "Keep: how much stays",
+                                           "Edit: changes the rows that stay",
+                                           "Decode part: works while tokens are generated" };
+static const enum press_kind kind_order[] = { PRESS_KEEP,   PRESS_SCORE, PRESS_REFINE,
+                                              PRESS_CHOOSE, PRESS_EDIT,  PRESS_DECODE };
+
+/* `window=64`, or `file=F` where there is no default. */
+static void option_text(const struct opt *o, struct text *out)
+{
+    text_printf(out, "%s=%s", o->name, o->fallback ? o->fallback : o->value ? o->value : "...");
+}
+
+void press_usage(const struct press *p, struct text *out)
+{
+    size_t first = p->has_value ? 1 : 0;
+
+    text_puts(out, p->name);
+    if (p->has_value) {
+        const struct opt *o = &p->options[0];
+        text_printf(out, "=%s", o->fallback ? o->fallback : o->value ? o->value : "...");
+    }
+    for (size_t i = first; i < p->option_count; i++) {
+        text_puts(out, i == first ? ":" : ",");
+        option_text(&p->options[i], out);
+    }
+}
+
+static void need(struct text *out, bool wanted, const char *words)
+{
+    if (!wanted)
+        return;
+    if (out->bytes > 0)
+        text_puts(out, ", ");
+    text_puts(out, words);
+}
+
+void press_needs_text(const struct press *p, struct text *out)
+{
+    struct chain_needs n = { 0 };
+    struct arena arena = { 0 };
+    struct press_stage stage = { .press = p };
+    struct opt_set set = { p->options, p->option_count };
+
+    if (p->needs == NULL)
+        return;
+    stage.options = arena_alloc(&arena, p->options_bytes + 1);
+    opt_defaults(&set, stage.options, &arena, NULL);
+    p->needs(&stage, 1, &n);
+    need(out, n.q_tail > 0, "the last queries");
+    need(out, n.q_plain || n.q_rotated, "all queries");
+    need(out, n.hidden, "the layer's input");
+    need(out, n.lse, "row sums of attention");
+    need(out, n.all_layers, "all layers at once");
+    need(out, n.second_pass, "a second pass");
+    arena_fini(&arena);
+}
+
+static void table_row(const struct press *p, struct text *out)
+{
+    struct text usage = { 0 };
+
+    press_usage(p, &usage);
+    text_printf(out, "  %-48s %s\n", text_str(&usage), press_built(p) ? p->summary : "(not built yet)");
+    text_fini(&usage);
+}
+
+void presses_table(struct text *out)
+{
+    const struct press *p;
+
+    for (size_t k = 0; k < ARRAY_LEN(kind_order); k++) {
+        text_printf(out, "%s%s\n", k > 0 ? "\n" : "", kind_titles[kind_order[k]]);
+        for (size_t i = 0; (p = press_at(i)) != NULL; i++)
+            if (p->kind == kind_order[k])
+                table_row(p, out);
+    }
+}
+
+static void json_field(struct text *out, const char *name, const char *value)
+{
+    text_printf(out, ",\"%s\":", name);
+    text_json(out, value, strlen(value));
+}
+
+void presses_json(struct text *out)
+{
+    const struct press *p;
+
+    text_puts(out, "{\"presses\":[");
+    for (size_t i = 0; (p = press_at(i)) != NULL; i++) {
+        struct text usage = { 0 }, needs = { 0 };
+        press_usage(p, &usage);
+        press_needs_text(p, &needs);
+        text_puts(out, i > 0 ? ",{\"name\":" : "{\"name\":");
+        text_json(out, p->name, strlen(p->name));
+        json_field(out, "kind", press_kind_word(p->kind));
+        json_field(out, "text", text_str(&usage));
+        json_field(out, "summary", p->summary);
+        json_field(out, "source", p->source);
+        json_field(out, "reference", p->reference);
+        json_field(out, "needs", text_str(&needs));
+        text_printf(out, ",\"built\":%s}", press_built(p) ? "true" : "false");
+        text_fini(&usage);
+        text_fini(&needs);
+    }
+    text_puts(out, "]}");
+}
+
+static void markdown_press(const struct press *p, struct text *out)
+{
+    struct text usage = { 0 }, needs = { 0 };
+
+    press_usage(p, &usage);
+    press_needs_text(p, &needs);
+    text_printf(out, "### `%s`\n\n", text_str(&usage));
+    if (!press_built(p)) {
+        text_puts(out, "Not built yet: the word is known and refused as such.\n\n");
+        goto out;
+    }
+    text_printf(out, "%s.", p->summary);
+    if (*p->source)
+        text_printf(out, " Source: %s.", p->source);
+    if (*p->reference)
+        text_printf(out, " Equals kvpress's `%s`.", p->reference);
+    if (*p->cost)
+        text_printf(out, " Cost: %s.", p->cost);
+    if (needs.bytes > 0)
+        text_printf(out, " Needs: %s.", text_str(&needs));
+    if (*p->differs)
+        text_printf(out, " Differs: %s", p->differs);
+    text_puts(out, "\n\n");
+    for (size_t i = 0; i < p->option_count; i++)
+        text_printf(out, "- `%s`: %s%s%s\n", p->options[i].name, p->options[i].help ? p->options[i].help : "",
+                    p->options[i].fallback ? "; default " : "", p->options[i].fallback ? p->options[i].fallback : "");
+    if (p->option_count > 0)
+        text_puts(out, "\n");
+out:
+    text_fini(&usage);
+    text_fini(&needs);
+}
+
+void presses_markdown(struct text *out)
+{
+    const struct press *p;
+
+    text_puts(out, "# Presses\n\nPrinted by `platen presses --markdown`; a test says when this file is stale.\n\n");
+    for (size_t k = 0; k < ARRAY_LEN(kind_order); k++) {
+        text_printf(out, "## %s\n\n", kind_titles[kind_order[k]]);
+        for (size_t i = 0; (p = press_at(i)) != NULL; i++)
+            if (p->kind == kind_order[k])
+                markdown_press(p, out);
+    }
+}
