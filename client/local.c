@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* local.c - opens what a node opens, and runs what its engine runs, in the caller. */
+#include "client/local.h"
+
+#include "client/shapes.h"
+#include "common/base/clock.h"
+#include "common/model/roles.h"
+
+#include <string.h>
+
+enum status local_open_model(struct local *l, const struct local_options *o, struct err *err)
+{
+    enum status st;
+
+    if (o->random)
+        return shape_find(o->random, &l->hp, err);
+    st = checkpoint_open(&l->checkpoint, o->model, err);
+    if (st == ST_OK)
+        st = tokenizer_open(&l->tokenizer, l->checkpoint, err);
+    if (st == ST_OK)
+        l->hp = *checkpoint_hparams(l->checkpoint);
+    return st;
+}
+
+enum status local_open_device(struct local *l, const struct local_options *o, int64_t tokens_max, int64_t rows_max,
+                              struct err *err)
+{
+    int64_t rows = prefill_rows(o->backend, tokens_max);
+    struct backend_config config = {
+        .dtype = o->dtype, .threads = o->threads, .memory_fraction = 0.9, .rows_max = rows > rows_max ? rows : rows_max
+    };
+    enum status st = backend_open(&l->be, o->backend, &config, err);
+
+    if (st == ST_OK)
+        st = weights_open(&l->weights, l->be, &l->hp, l->checkpoint ? checkpoint_rows : NULL, l->checkpoint, 1, err);
+    if (st == ST_OK)
+        st = prefill_open(&l->prefill, l->be, l->weights, tokens_max, err);
+    if (st == ST_OK)
+        st = l->be->ops->alloc(l->be, prefill_x_bytes(l->prefill, tokens_max), "activations", &l->x, err);
+    if (st == ST_OK)
+        st = press_run_open(&l->press, l->be, &l->hp, tokens_max, err);
+    return st;
+}
+
+void local_close(struct local *l)
+{
+    press_run_close(l->press);
+    if (l->x)
+        l->be->ops->free(l->be, l->x);
+    prefill_close(l->prefill);
+    weights_close(l->weights, l->be);
+    backend_close(l->be);
+    chat_close(l->chat);
+    tokenizer_close(l->tokenizer);
+    checkpoint_close(l->checkpoint);
+    memset(l, 0, sizeof *l);
+}
+
+static enum status press_layer_of(struct local *l, const struct press_layer *layer, local_tap tap, void *ctx,
+                                  struct err *err)
+{
+    struct press_result result;
+    enum status st;
+
+    if (!hparams_layer_is_full(&l->hp, layer->layer))
+        return tap ? tap(ctx, layer, NULL, err) : ST_OK;
+    st = press_run_layer(l->press, layer, &result, err);
+    if (st == ST_OK && tap)
+        st = tap(ctx, layer, &result, err);
+    return st;
+}
+
+enum status local_prefill(struct local *l, const int32_t *token, int64_t tokens, int64_t query_tokens,
+                          const struct chain *chain, local_tap tap, void *ctx, float *logits, struct local_times *times,
+                          struct err *err)
+{
+    struct pass pass = { .token = token, .tokens = tokens, .x = l->x, .logits = logits != NULL };
+    struct chain_needs needs = { 0 };
+    struct local_times spent = { 0 };
+    int64_t begin = clock_now_ns();
+    enum status st = ST_OK;
+
+    if (chain) {
+        chain_needs_of(chain, query_tokens, false, &needs);
+        st = press_run_begin(l->press, chain, tokens, query_tokens, false, err);
+    }
+    if (st != ST_OK)
+        return st;
+    prefill_begin(l->prefill, &pass);
+    while (st == ST_OK && pass.layer < l->hp.layers) {
+        struct press_layer layer;
+
+        st = prefill_layer(l->prefill, &pass, &needs, query_tokens, &layer, err);
+        if (st == ST_OK && chain) {
+            int64_t from;
+
+            l->be->ops->wait(l->be, LANE_COMPUTE);
+            from = clock_now_ns();
+            st = press_layer_of(l, &layer, tap, ctx, err);
+            l->be->ops->wait(l->be, LANE_PRESS);
+            spent.press_ns += clock_now_ns() - from;
+        }
+    }
+    if (st == ST_OK && logits)
+        st = prefill_logits(l->prefill, &pass, logits, err);
+    l->be->ops->wait(l->be, LANE_COMPUTE);
+    if (st == ST_OK)
+        st = l->be->ops->health(l->be, err);
+    spent.forward_ns = clock_now_ns() - begin - spent.press_ns;
+    if (times)
+        *times = spent;
+    return st;
+}
