@@ -63,7 +63,7 @@ static void translate(struct text *out, const char *pattern, size_t bytes)
 
 static enum status compile(pcre2_code **out, const char *pattern, size_t bytes, bool is_literal, struct err *err)
 {
-    uint32_t options = PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | (is_literal ? PCRE2_LITERAL : PCRE2_UCP);
+    uint32_t options = PCRE2_UTF | (is_literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
     int code;
     size_t at;
     pcre2_code *made = pcre2_compile((PCRE2_SPTR)pattern, bytes, options, &code, &at, NULL);
