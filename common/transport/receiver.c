@@ -142,8 +142,9 @@ static enum status on_block(struct receiver *r, const Platen__Internal__V1__Bloc
     r->blocks[block.layer] = block;
     p->announced = checksum;
     p->state = PIECE_WANTED;
-    r->waiting = block.layer;
     st = c->sink->place(c->sink->ctx, &r->blocks[block.layer], &place, err);
+    if (st == ST_AGAIN)
+        r->waiting = block.layer;
     return st == ST_OK ? piece_placed(r, block.layer, place, err) : st;
 }
 

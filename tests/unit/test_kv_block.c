@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* test_kv_block.c - where a block's parts stand, and what is not believed of a header. */
+#include "common/kv/block.h"
+#include "tests/support/cmocka_main.h"
+
+static const struct kv_shape shape = { .layers = 30, .heads = 3, .dim = 64, .dtype = DT_BF16 };
+
+static struct kv_block ragged(uint32_t a, uint32_t b, uint32_t c)
+{
+    const uint32_t rows[] = { a, b, c };
+    struct kv_block block = { .layer = 4, .dim = 64, .k_dim = 64, .dtype = DT_BF16 };
+
+    assert_int_equal(kv_block_set_rows(&block, rows, 3, NULL), ST_OK);
+    return block;
+}
+
+static void parts_follow_each_other_on_64_byte_boundaries(void **state)
+{
+    struct kv_block b = ragged(3, 0, 5);
+
+    (void)state;
+    b.dim = b.k_dim = 24; /* 48 bytes a row: nothing is round */
+    assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+    assert_int_equal(kv_block_rows(&b), 8);
+    assert_int_equal(b.k_offset, 0);
+    assert_int_equal(b.v_offset, 384);
+    assert_int_equal(b.extra_offset, 768);
+    assert_int_equal(b.bytes, 768);
+    b = ragged(1, 1, 1);
+    b.dim = b.k_dim = 24;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+    assert_int_equal(b.v_offset, 192);
+    assert_int_equal(b.bytes, 384);
+    assert_int_equal(kv_block_row_bytes(&b), 288);
+}
+
+static void dropped_channels_make_k_rows_shorter(void **state)
+{
+    struct kv_block b = ragged(10, 10, 10);
+
+    (void)state;
+    b.k_dim = 32;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+    assert_int_equal(b.v_offset, 30 * 64);
+    assert_int_equal(kv_block_row_bytes(&b), 30 * (64 + 128));
+}
+
+static void a_block_without_rows_has_no_bytes(void **state)
+{
+    struct kv_block b = ragged(0, 0, 0);
+
+    (void)state;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+    assert_int_equal(b.bytes, 0);
+}
+
+static void padding_stays_within_a_thousandth_and_4_kib(void **state)
+{
+    (void)state;
+    for (uint32_t rows = 1; rows < 5000; rows += 37) {
+        struct kv_block b = ragged(rows, rows / 2, rows / 3);
+        uint64_t kept;
+
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        kept = kv_block_row_bytes(&b);
+        assert_true(b.bytes >= kept && b.bytes <= kept + kept / 1000 + 4096);
+    }
+}
+
+static void numbers_that_make_no_sense_are_refused(void **state)
+{
+    static const struct {
+        int32_t dim, k_dim, heads;
+        enum dtype dtype;
+    } wrong[] = { { 0, 0, 3, DT_BF16 },   { 257, 64, 3, DT_BF16 },       { 64, 65, 3, DT_BF16 },
+                  { 64, 0, 3, DT_BF16 },  { 64, 64, 0, DT_BF16 },        { 64, 64, 257, DT_BF16 },
+                  { 64, 64, 3, DT_Q4_0 }, { 64, 64, 3, (enum dtype)99 }, { -1, -1, 3, DT_F32 } };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        struct kv_block b = ragged(1, 2, 3);
+        struct err err = { 0 };
+
+        b.dim = wrong[i].dim;
+        b.k_dim = wrong[i].k_dim;
+        b.heads = wrong[i].heads;
+        b.dtype = wrong[i].dtype;
+        assert_int_equal(kv_block_plan(&b, &err), ST_EINVAL);
+        assert_true(strlen(err.text) > 10);
+    }
+}
+
+static void sums_that_overflow_are_refused(void **state)
+{
+    struct kv_block b = ragged(1, 1, 1);
+
+    (void)state;
+    b.first[3] = INT64_MAX;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_ERANGE);
+    b.first[3] = INT64_MAX / 130;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_ERANGE);
+}
+
+static void too_many_heads_are_refused_before_they_are_read(void **state)
+{
+    struct kv_block b = { 0 };
+
+    (void)state;
+    assert_int_equal(kv_block_set_rows(&b, NULL, KV_HEADS_MAX + 1, NULL), ST_EINVAL);
+    assert_int_equal(kv_block_set_rows(&b, NULL, 0, NULL), ST_EINVAL);
+    assert_int_equal(kv_block_set_rows(&b, NULL, -1, NULL), ST_EINVAL);
+}
+
+static void a_block_of_another_model_is_named(void **state)
+{
+    struct kv_block b = ragged(10, 20, 30);
+    struct err err = { 0 };
+
+    (void)state;
+    assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_OK);
+    assert_int_equal(kv_block_check(&b, &shape, 29, &err), ST_EDATALOSS);
+    assert_non_null(strstr(err.text, "head 2 has 30 rows of 29 tokens"));
+    b.layer = 30;
+    assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_EDATALOSS);
+    b.layer = -1;
+    assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_EDATALOSS);
+    b = ragged(1, 1, 1);
+    b.dim = 128;
+    assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_EDATALOSS);
+    b = ragged(1, 1, 1);
+    b.dtype = DT_F32;
+    assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_EDATALOSS);
+    b = ragged(1, 1, 1);
+    b.heads = 2;
+    assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_EDATALOSS);
+}
+
+static void the_largest_block_is_an_upper_bound(void **state)
+{
+    struct kv_block b = ragged(100, 77, 3);
+
+    (void)state;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+    assert_true(b.bytes <= kv_block_bytes_max(&shape, KV_PLAIN, 100));
+    assert_int_equal(kv_block_bytes_max(&shape, KV_PLAIN, -1), 0);
+    assert_int_equal(kv_block_bytes_max(&shape, KV_PLAIN, INT64_MAX), 0);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(parts_follow_each_other_on_64_byte_boundaries),
+    cmocka_unit_test(dropped_channels_make_k_rows_shorter),
+    cmocka_unit_test(a_block_without_rows_has_no_bytes),
+    cmocka_unit_test(padding_stays_within_a_thousandth_and_4_kib),
+    cmocka_unit_test(numbers_that_make_no_sense_are_refused),
+    cmocka_unit_test(sums_that_overflow_are_refused),
+    cmocka_unit_test(too_many_heads_are_refused_before_they_are_read),
+    cmocka_unit_test(a_block_of_another_model_is_named),
+    cmocka_unit_test(the_largest_block_is_an_upper_bound),
+};
+
+int main(int argc, char **argv)
+{
+    return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
+}
