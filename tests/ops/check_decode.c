@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check_decode.c - steps of a decode node: ragged blocks, growing tails, questions of many rows beside single rows, tokens
+ * taken from the step before. Every row of every step is judged by attention over lists that the check keeps itself.
+ */
+#include "tests/ops/ops.h"
+#include "tests/ops/reference.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    SLOTS = 4,
+    LAYERS = 2,
+    VOCAB = 97,
+    PAGES_PER_SLOT = 7,
+    ROWS_MAX = 330,
+    TAIL_MAX = PAGES_PER_SLOT * 64,
+    STEPS = 5
+};
+
+struct decode_case {
+    int32_t q_heads, kv_heads, dim, window;
+    int64_t block_rows[SLOTS][4]; /* of each head; the second layer has 3 fewer */
+};
+
+/* What the check knows of a slot's layer: K, V of every head, block then tail. */
+struct known {
+    double *k, *v; /* [G][block_max + TAIL_MAX][D] */
+    int64_t block[4];
+    int64_t stride;
+};
+
+struct run {
+    struct ops *o;
+    const struct decode_case *c;
+    struct known known[SLOTS][LAYERS];
+    int32_t tail[SLOTS], pages_given[SLOTS], next_page;
+    float freq[KV_HEAD_DIM_MAX];
+    struct rope_table rope;
+};
+
+static int64_t block_rows(const struct decode_case *c, int slot, int layer, int head)
+{
+    int64_t rows = c->block_rows[slot][head] - (c->window ? 0 : 3 * layer);
+
+    return rows < 0 ? 0 : rows;
+}
+
+/* Makes the block of (slot, layer) on the device and in `known`. */
+static void make_block(struct run *r, int slot, int layer, struct kv_block *b)
+{
+    struct ops *o = r->o;
+    const struct decode_case *c = r->c;
+    struct known *n = &r->known[slot][layer];
+    uint64_t row_bytes = dtype_bytes(o->be->kv, (uint64_t)c->dim);
+    float *k, *v;
+    char *host;
+
+    memset(b, 0, sizeof *b);
+    *b = (struct kv_block){ .layer = layer, .heads = c->kv_heads, .dim = c->dim, .k_dim = c->dim, .dtype = o->be->kv };
+    n->stride = TAIL_MAX;
+    for (int g = 0; g < c->kv_heads; g++) {
+        n->block[g] = block_rows(c, slot, layer, g);
+        b->first[g + 1] = b->first[g] + n->block[g];
+        if (n->block[g] + TAIL_MAX > n->stride)
+            n->stride = n->block[g] + TAIL_MAX;
+    }
+    b->v_offset = kv_align((uint64_t)kv_block_rows(b) * row_bytes);
+    b->bytes = b->extra_offset = 2 * b->v_offset;
+    k = ops_random(o, kv_block_rows(b) * c->dim + 1, 1.0f);
+    v = ops_random(o, kv_block_rows(b) * c->dim + 1, 1.0f);
+    host = arena_alloc(&o->arena, b->bytes + 1);
+    dtype_from_f32(host, o->be->kv, k, (uint64_t)(kv_block_rows(b) * c->dim));
+    dtype_from_f32(host + b->v_offset, o->be->kv, v, (uint64_t)(kv_block_rows(b) * c->dim));
+    b->data = ops_up_bytes(o, host, b->bytes);
+    n->k = ops_doubles(o, c->kv_heads * n->stride * c->dim);
+    n->v = ops_doubles(o, c->kv_heads * n->stride * c->dim);
+    for (int g = 0; g < c->kv_heads; g++)
+        for (int64_t i = 0; i < n->block[g] * c->dim; i++) {
+            n->k[g * n->stride * c->dim + i] = (double)k[b->first[g] * c->dim + i];
+            n->v[g * n->stride * c->dim + i] = (double)v[b->first[g] * c->dim + i];
+        }
+}
+
+static double as_stored(struct ops *o, double x)
+{
+    return o->be->kv == DT_BF16 ? (double)bf16_to_f32(f32_to_bf16((float)x)) : (double)(float)x;
+}
+
+/* Appends row `row` of qkv to the lists of its slot, and gives its rotated q. */
+static void know_row(struct run *r, const float *qkv, int layer, int slot, int64_t at, int32_t position, double *q)
+{
+    const struct decode_case *c = r->c;
+    struct known *n = &r->known[slot][layer];
+    const int32_t dim = c->dim;
+
+    for (int i = 0; i < c->q_heads * dim; i++)
+        q[i] = (double)qkv[i];
+    for (int h = 0; h < c->q_heads; h++)
+        ref_rotate(q + h * dim, r->freq, r->rope.dims / 2, position, 1.0);
+    for (int g = 0; g < c->kv_heads; g++) {
+        double *k = n->k + (g * n->stride + n->block[g] + at) * dim,
+               *v = n->v + (g * n->stride + n->block[g] + at) * dim;
+
+        for (int i = 0; i < dim; i++) {
+            k[i] = (double)qkv[(c->q_heads + g) * dim + i];
+            v[i] = as_stored(r->o, (double)qkv[(c->q_heads + c->kv_heads + g) * dim + i]);
+        }
+        ref_rotate(k, r->freq, r->rope.dims / 2, position, 1.0);
+        for (int i = 0; i < dim; i++)
+            k[i] = as_stored(r->o, k[i]);
+    }
+}
+
+static void judge_layer(struct run *r, const struct step *step, int layer)
+{
+    struct ops *o = r->o;
+    const struct decode_case *c = r->c;
+    const int32_t dim = c->dim, width = (c->q_heads + 2 * c->kv_heads) * dim, group = c->q_heads / c->kv_heads;
+    const double scale = 1 / sqrt(dim), p_eps = o->be->kv == DT_BF16 ? ldexp(1, -7) : ldexp(1, -20);
+    struct qkv_shape shape = { .q_heads = c->q_heads, .kv_heads = c->kv_heads, .dim = dim };
+    float *qkv = ops_random(o, (int64_t)step->rows * width, 1.0f), *got;
+    double *want = ops_doubles(o, dim), *tolerance = ops_doubles(o, dim), *q = ops_doubles(o, c->q_heads * dim);
+    void *q_out = ops_poisoned_act(o, (int64_t)step->rows * c->q_heads * dim);
+    void *out = ops_poisoned_act(o, (int64_t)step->rows * c->q_heads * dim);
+
+    for (int i = 0; i < dim; i++)
+        tolerance[i] = 4 * (p_eps + 2 * ops_eps_act(o));
+    o->be->ops->qkv_to_tail(o->be, &shape, &r->rope, layer, ops_up(o, qkv, (int64_t)step->rows * width), q_out);
+    o->be->ops->attn_decode(o->be, layer, q_out, c->q_heads, (float)scale, c->window, out);
+    got = ops_down(o, LANE_COMPUTE, out, (int64_t)step->rows * c->q_heads * dim);
+    for (int s = 0; s < step->seqs; s++)
+        for (int i = 0; i < step->seq[s].rows; i++) {
+            int row = step->seq[s].row + i, slot = step->seq[s].slot;
+            const struct known *n = &r->known[slot][layer];
+
+            know_row(r, qkv + (int64_t)row * width, layer, slot, step->seq[s].tail + i, step->position[row], q);
+            for (int h = 0; h < c->q_heads; h++) {
+                int g = h / group;
+                int64_t seen = n->block[g] + step->seq[s].tail + i + 1;
+                int64_t from = c->window > 0 && seen > c->window ? seen - c->window : 0;
+
+                ref_attend(q + h * dim, n->k + g * n->stride * dim, n->v + g * n->stride * dim, from, seen, dim, scale,
+                           want, NULL);
+                ops_near(o, "decode attention", got + ((int64_t)row * c->q_heads + h) * dim, want, tolerance, dim);
+            }
+        }
+}
+
+static void give_pages(struct run *r, int slot, int32_t tail)
+{
+    for (; r->pages_given[slot] * KV_PAGE_TOKENS < tail; r->pages_given[slot]++)
+        r->o->be->ops->slot_page(r->o->be, slot, r->pages_given[slot], r->next_page++);
+}
+
+/* Rows of each slot in each step; 0: not in it. */
+static const int32_t plan[STEPS][SLOTS] = {
+    { 7, 1, 0, 3 }, { 1, 1, 1, 1 }, { 1, 0, 300, 1 }, { 1, 70, 1, 2 }, { 1, 1, 1, 1 }
+};
+
+static void run_step(struct run *r, const struct weight *table, const float *table_values, int32_t number,
+                     int32_t *chosen)
+{
+    enum { DIM = 16 };
+    struct ops *o = r->o;
+    struct step_seq seq[SLOTS];
+    int32_t token[ROWS_MAX], position[ROWS_MAX], output[SLOTS], known_token[ROWS_MAX], ids[SLOTS], outputs = 0;
+    struct step step = { 0, 0, seq, token, position, output };
+    void *x = ops_poisoned_act(o, ROWS_MAX * DIM), *rows = ops_poisoned_act(o, SLOTS * DIM);
+    float *got, *logits = ops_random(o, SLOTS * VOCAB, 1.0f);
+
+    for (int32_t slot = 0; slot < SLOTS; slot++) {
+        int32_t n = plan[number][slot];
+
+        if (n == 0)
+            continue;
+        seq[step.seqs] = (struct step_seq){ slot, step.rows, n, r->tail[slot] };
+        give_pages(r, slot, r->tail[slot] + n);
+        for (int32_t i = 0; i < n; i++, step.rows++) {
+            bool from_before = n == 1 && chosen[slot] >= 0;
+
+            known_token[step.rows] = from_before ? chosen[slot] : (int32_t)ops_below(o, VOCAB);
+            token[step.rows] = from_before ? -1 - slot : known_token[step.rows];
+            position[step.rows] = 500 * slot + r->tail[slot] + i;
+        }
+        output[step.seqs] = number == 0 && slot == 1 ? -1 : step.rows - 1;
+        outputs += output[step.seqs++] >= 0;
+        r->tail[slot] += n;
+    }
+    ops_true(o, "the first step of a shape is not a replay", !o->be->ops->step_begin(o->be, &step) || number > 0);
+    o->be->ops->step_embed(o->be, table, 1.0f, x);
+    got = ops_down(o, LANE_COMPUTE, x, ROWS_MAX * DIM);
+    for (int32_t row = 0; row < step.rows; row++)
+        ops_equal_bytes(o, "embedded token", got + row * DIM, table_values + known_token[row] * DIM,
+                        DIM * sizeof(float));
+    for (int layer = 0; layer < LAYERS; layer++)
+        judge_layer(r, &step, layer);
+    o->be->ops->step_outputs(o->be, x, DIM, rows);
+    got = ops_down(o, LANE_COMPUTE, rows, SLOTS * DIM);
+    for (int32_t s = 0, at = 0; s < step.seqs; s++)
+        if (output[s] >= 0)
+            ops_equal_bytes(o, "wanted row", got + at++ * DIM, table_values + known_token[output[s]] * DIM,
+                            DIM * sizeof(float));
+    for (int32_t i = 0; i < outputs; i++)
+        logits[i * VOCAB + (number * 31 + i * 7) % VOCAB] = 50.0f;
+    o->be->ops->step_choose(o->be, ops_up(o, logits, SLOTS * VOCAB), VOCAB);
+    o->be->ops->step_end(o->be);
+    o->be->ops->step_result(o->be, 0, ids);
+    for (int32_t s = 0, at = 0; s < step.seqs; s++) {
+        int32_t want = output[s] < 0 ? -1 : (number * 31 + at++ * 7) % VOCAB;
+
+        ops_true(o, "the chosen id, in the order of the sequences", ids[s] == want);
+        if (want >= 0)
+            chosen[seq[s].slot] = want;
+    }
+}
+
+static void check_case(struct ops *o, const struct decode_case *c)
+{
+    struct cache_config config = { .slots = SLOTS,
+                                   .pages = SLOTS * PAGES_PER_SLOT,
+                                   .pages_per_slot = PAGES_PER_SLOT,
+                                   .rows_max = ROWS_MAX,
+                                   .layers = LAYERS,
+                                   .q_heads = c->q_heads,
+                                   .kv_heads = c->kv_heads,
+                                   .dim = c->dim };
+    struct run r = { .o = o, .c = c };
+    struct kv_block *blocks = arena_array(&o->arena, LAYERS, sizeof *blocks);
+    int32_t chosen[SLOTS] = { -1, -1, -1, -1 };
+    struct err err = { 0 };
+    float *table_values;
+    struct weight *table = ops_weight(o, VOCAB, 16, WEIGHT_TABLE, 1.0f, &table_values);
+
+    for (int32_t i = 0; i < c->dim / 2; i++)
+        r.freq[i] = powf(10000.0f, -2.0f * (float)i / (float)c->dim);
+    r.rope = (struct rope_table){ ops_up_bytes(o, r.freq, sizeof r.freq), c->dim, 1.0f };
+    ops_true(o, "cache opens", o->be->ops->cache_open(o->be, &config, &err) == ST_OK);
+    for (int slot = 0; slot < SLOTS; slot++) {
+        for (int layer = 0; layer < LAYERS; layer++)
+            make_block(&r, slot, layer, &blocks[layer]);
+        o->be->ops->slot_blocks(o->be, slot, blocks);
+    }
+    for (int step = 0; step < STEPS; step++)
+        run_step(&r, table, table_values, step, chosen);
+    o->be->ops->cache_close(o->be);
+    o->be->ops->weight_close(o->be, table);
+}
+
+void check_decode_step(struct ops *o)
+{
+    static const struct decode_case cases[] = {
+        { 9, 3, 64, 0, { { 600, 1, 40 }, { 0, 300, 256 }, { 65, 64, 63 }, { 0, 0, 0 } } },
+        { 4, 4, 80, 0, { { 10, 20, 30, 257 }, { 5, 0, 5, 5 }, { 511, 512, 513, 1 }, { 3, 2, 1, 0 } } },
+        { 8, 1, 128, 50, { { 600 }, { 20 }, { 49 }, { 0 } } },
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        check_case(o, &cases[i]);
+}

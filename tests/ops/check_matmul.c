@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check_matmul.c - products of every row count and awkward shape, with and without bias and accumulation; and that a row
+ * gives the same bits whatever stands beside it (CPU: the contract of kernels/cpu/isa.h).
+ */
+#include "tests/ops/ops.h"
+#include "tests/ops/reference.h"
+
+#include <math.h>
+#include <string.h>
+
+static const struct {
+    int64_t rows, n, k;
+} shapes[] = { { 1, 576, 576 },  { 2, 33, 64 },    { 3, 960, 96 },   { 5, 7, 33 },    { 8, 130, 1536 },
+               { 12, 32, 31 },   { 13, 100, 577 }, { 16, 64, 1100 }, { 17, 65, 64 },  { 31, 3, 1 },
+               { 33, 256, 128 }, { 100, 96, 576 }, { 300, 65, 600 }, { 520, 40, 130 } };
+
+enum { SHAPES = sizeof shapes / sizeof shapes[0] };
+
+static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool with_bias, bool accumulate)
+{
+    const int64_t count = rows * n;
+    float *w_values, *bias_values, *x = ops_random(o, rows * k, 1.0f), *before = ops_random(o, count, 1.0f);
+    struct weight *w = ops_weight(o, n, k, WEIGHT_MATRIX, 1.0f, &w_values);
+    struct weight *bias = ops_weight(o, 1, n, WEIGHT_VECTOR, 1.0f, &bias_values);
+    double *want = ops_doubles(o, count), *bound = ops_doubles(o, count);
+    void *out = ops_poisoned_act(o, count);
+
+    ref_matmul(x, w_values, rows, n, k, want, bound);
+    for (int64_t i = 0; i < count; i++) {
+        double more = (with_bias ? (double)bias_values[i % n] : 0) + (accumulate ? (double)before[i] : 0);
+
+        want[i] += more;
+        bound[i] = (bound[i] * sqrt((double)k) + 4 * fabs(more)) * ldexp(1, -23) + fabs(want[i]) * ops_eps_act(o) * 2;
+        bound[i] += 1e-30;
+    }
+    if (accumulate)
+        o->be->ops->copy(o->be, LANE_COMPUTE, out, ops_up(o, before, count), dtype_bytes(o->be->act, (uint64_t)count));
+    o->be->ops->matmul(o->be, w, with_bias ? bias : NULL, ops_up(o, x, rows * k), rows, out, accumulate);
+    ops_near(o, "product", ops_down(o, LANE_COMPUTE, out, count), want, bound, count);
+    o->be->ops->weight_close(o->be, w);
+    o->be->ops->weight_close(o->be, bias);
+}
+
+void check_matmul(struct ops *o)
+{
+    for (int s = 0; s < SHAPES; s++)
+        for (int kind = 0; kind < 4; kind++)
+            check_shape(o, shapes[s].rows, shapes[s].n, shapes[s].k, kind & 1, kind & 2);
+}
+
+/* Products of rows [from, from + rows) alone must be those rows of the product of all. */
+static void check_rows_alone(struct ops *o, int64_t n, int64_t k)
+{
+    enum { ALL = 520 };
+    const int64_t some[] = { 1, 2, 3, 4, 5, 7, 8, 11, 12, 13, 16, 17, 31, 32, 33, 40, 257 };
+    float *values, *x = ops_random(o, ALL * k, 1.0f), *all, *part;
+    struct weight *w = ops_weight(o, n, k, WEIGHT_MATRIX, 1.0f, &values);
+    void *in = ops_up(o, x, ALL * k), *out = ops_poisoned_act(o, ALL * n), *few = ops_poisoned_act(o, ALL * n);
+
+    o->be->ops->matmul(o->be, w, NULL, in, ALL, out, false);
+    all = ops_down(o, LANE_COMPUTE, out, ALL * n);
+    for (size_t i = 0; i < sizeof some / sizeof some[0]; i++) {
+        int64_t rows = some[i], from = ops_below(o, ALL - rows);
+
+        o->be->ops->matmul(o->be, w, NULL, (const float *)in + from * k, rows, few, false);
+        part = ops_down(o, LANE_COMPUTE, few, ALL * n);
+        ops_equal_bytes(o, "rows by themselves", part, all + from * n, (uint64_t)(rows * n) * sizeof *part);
+    }
+    o->be->ops->weight_close(o->be, w);
+}
+
+void check_alone(struct ops *o)
+{
+    if (!o->be->ops->host_is_device)
+        return;
+    check_rows_alone(o, 96, 576);
+    check_rows_alone(o, 200, 1536);
+    check_rows_alone(o, 65, 31);
+}
