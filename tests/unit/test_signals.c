@@ -87,7 +87,7 @@ static void the_second_signal_ends_at_once_with_one(void **state)
     from = clock_now_ns();
     kill(child, SIGINT);
     assert_int_equal(exit_code(child), 1);
-    assert_in_range((clock_now_ns() - from) / NS_PER_MS, 0, 1000);
+    assert_in_range((clock_now_ns() - from) / NS_PER_MS, 0, 1900); /* ThreadSanitizer sleeps one second at exit */
     close(in);
 }
 
