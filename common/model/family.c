@@ -212,3 +212,16 @@ bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t r
     }
     return true;
 }
+
+void windows_like_qwen(struct hparams *h, const struct keys *k)
+{
+    int64_t rows = keys_int(k, "sliding_window", 1, INT32_MAX, 4096);
+    int64_t first = keys_int(k, "max_window_layers", 0, INT32_MAX, 28);
+    bool none = !keys_flag(k, "use_sliding_window", false) || keys_is_null(k, "sliding_window");
+
+    if (none || windows_from_layer_types(h, k, rows))
+        return;
+    windows_all(h, rows);
+    for (int32_t l = 0; l < h->layers && l < first; l++)
+        h->window[l] = 0;
+}

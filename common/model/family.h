@@ -43,9 +43,10 @@ struct family {
     void (*from_gguf)(struct hparams *h, const struct keys *k);
     const struct slot_name *names;
     size_t name_count;
-    const char *nested; /* the key of config.json that may hold the text model's own configuration */
-    float hf_norm_add;  /* added to norm weights of a directory; GGUF converters have added it already */
-    bool gguf_permuted; /* GGUF's q and k have their halves interleaved */
+    const char *nested;  /* the key of config.json that may hold the text model's own configuration */
+    float hf_norm_add;   /* added to norm weights of a directory; GGUF converters have added it already */
+    bool gguf_permuted;  /* GGUF's q and k have their halves interleaved */
+    bool partial_rotary; /* partial_rotary_factor counts */
 };
 
 #define ARCH(name, hf, gguf) extern const struct family family_##name;
@@ -79,6 +80,9 @@ enum activation activation_from_config(const struct keys *k, const char *key, en
 /* Gives every layer the window `rows`, or those that `layer_types` calls sliding_attention. */
 void windows_all(struct hparams *h, int64_t rows);
 bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t rows); /* false: no such key */
+
+/* Qwen's: only with use_sliding_window, on the layers from max_window_layers on or those of layer_types. */
+void windows_like_qwen(struct hparams *h, const struct keys *k);
 
 #ifdef __cplusplus
 }

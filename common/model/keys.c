@@ -58,6 +58,11 @@ bool keys_has(const struct keys *k, const char *key)
     return find_json(k, key) || find_gguf(k, key);
 }
 
+bool keys_is_null(const struct keys *k, const char *key)
+{
+    return k->json && json_is_null(json_object_get(k->json, key));
+}
+
 /* Whether the key has one number; a key with something else is a failure. */
 static bool read_num(const struct keys *k, const char *key, bool whole, double *out)
 {

@@ -42,6 +42,9 @@ struct keys {
 /* Absent means: no such key, or null. */
 bool keys_has(const struct keys *k, const char *key);
 
+/* The key is there and null: some families mean something by it. */
+bool keys_is_null(const struct keys *k, const char *key);
+
 int64_t keys_int(const struct keys *k, const char *key, int64_t min, int64_t max, int64_t fallback);
 int64_t keys_need_int(const struct keys *k, const char *key, int64_t min, int64_t max);
 double keys_num(const struct keys *k, const char *key, double min, double max, double fallback);

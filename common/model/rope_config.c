@@ -120,12 +120,17 @@ void rope_from_config(struct rope_params *r, const struct hparams *h, const stru
 {
     const char *word = keys_text(scaling, keys_has(scaling, "rope_type") ? "rope_type" : "type");
     double partial = keys_num(root, "partial_rotary_factor", 0, 1, 1);
+    bool is_phi = family_at(h->arch)->partial_rotary;
 
+    if (word && is_phi && (strcmp(word, "su") == 0 || strcmp(word, "yarn") == 0))
+        word = "longrope";
     r->kind = kind_of(scaling, word);
     r->theta = keys_num(root, "rope_theta", THETA_MIN, THETA_MAX, theta);
     r->theta = keys_num(scaling, "rope_theta", THETA_MIN, THETA_MAX, r->theta);
     partial = keys_num(scaling, "partial_rotary_factor", 0, 1, partial);
     r->dims = (int32_t)((double)h->head_dim * partial);
+    if (partial != 1 && !is_phi)
+        keys_fail(root, ST_EUNIMPLEMENTED, "partial_rotary_factor is not built for this family");
     r->original_positions = keys_int(scaling, "original_max_position_embeddings", 2, INT32_MAX, original_positions);
     r->original_positions = keys_int(root, "original_max_position_embeddings", 2, INT32_MAX, r->original_positions);
     if (keys_status(root) == ST_OK)
