@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tests/unit/small_prefill.h"
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+
+#include <assert.h>
+#include <string.h>
+#include <time.h>
+
+static void small_model(struct hparams *hp, int32_t window)
+{
+    memset(hp, 0, sizeof *hp);
+    hp->layers = SMALL_LAYERS;
+    hp->dim = 64;
+    hp->q_heads = 4;
+    hp->kv_heads = 2;
+    hp->head_dim = 16;
+    hp->ff_dim = 96;
+    hp->vocab = SMALL_VOCAB;
+    hp->max_positions = SMALL_TOKENS_MAX;
+    hp->norm_eps = 1e-5f;
+    hp->attn_scale = 0.25f;
+    hp->embed_scale = 1;
+    hp->rope.dims = 16;
+    hp->rope.theta = 10000;
+    hp->rope.factor = 1;
+    hp->bos_id = -1;
+    hp->window[1] = hp->window[3] = window;
+}
+
+void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_tokens)
+{
+    struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5 };
+    struct scheduler_config queue = { .queue_tokens = queue_tokens, .queue_orders = 100 };
+    struct engine_config engine = { .tokens_max = SMALL_TOKENS_MAX };
+    struct hparams hp;
+    enum status st;
+
+    log_set_level(LOG_ERROR);
+    memset(n, 0, sizeof *n);
+    n->opt.transport = "grpc,loopback";
+    n->name = "prefill:1";
+    n->tokens_max = SMALL_TOKENS_MAX;
+    n->metrics = metrics_open(64);
+    stats_open(&n->stats, n->metrics);
+    small_model(&hp, window);
+    config.rows_max = prefill_rows("cpu", SMALL_TOKENS_MAX);
+    st = backend_open(&n->be, "cpu", &config, NULL);
+    assert(st == ST_OK);
+    st = weights_open(&n->weights, n->be, &hp, NULL, NULL, 42, NULL);
+    assert(st == ST_OK);
+    n->shape = (struct kv_shape){ hp.layers, hp.kv_heads, hp.head_dim, n->be->kv };
+    st = press_files_open(&n->files, &n->weights->hp, false, NULL);
+    assert(st == ST_OK);
+    n->scheduler = scheduler_open(&queue);
+    st = mover_open(&n->mover, n->scheduler, &n->stats, NULL);
+    assert(st == ST_OK);
+    engine.be = n->be;
+    engine.weights = n->weights;
+    engine.scheduler = n->scheduler;
+    engine.mover = n->mover;
+    st = engine_open(&n->engine, &engine, NULL);
+    assert(st == ST_OK);
+}
+
+bool small_prefill_quiet(struct prefill_node *n, int64_t ms)
+{
+    const int64_t deadline = clock_in_ms(ms);
+    const struct timespec nap = { 0, 500000 };
+    struct scheduler_load load;
+
+    do {
+        scheduler_look(n->scheduler, &load);
+        if (mover_jobs(n->mover) == 0 && load.queued == 0 && load.running == 0 && load.buffers == 0 &&
+            __atomic_load_n(&n->transfers, __ATOMIC_RELAXED) == 0)
+            return true;
+        nanosleep(&nap, NULL);
+    } while (clock_now_ns() < deadline);
+    return false;
+}
+
+void small_prefill_close(struct prefill_node *n)
+{
+    const bool quiet = small_prefill_quiet(n, 5000);
+
+    assert(quiet);
+    scheduler_stop(n->scheduler);
+    engine_close(n->engine);
+    mover_close(n->mover);
+    scheduler_close(n->scheduler);
+    press_files_close(n->files);
+    weights_close(n->weights, n->be);
+    backend_close(n->be);
+    metrics_close(n->metrics);
+}
+
+int32_t small_token(int64_t i)
+{
+    return (int32_t)((7 + i * 131 + i / 17) % SMALL_VOCAB);
+}
