@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bench_prefill.c - one context through the model, again and again; and the small arithmetic of measurements. */
+#include "client/bench.h"
+
+#include "common/base/arena.h"
+#include "common/base/clock.h"
+
+#include <stdlib.h>
+
+void bench_tokens(int32_t *token, int64_t count, int32_t vocab)
+{
+    for (int64_t i = 0; i < count; i++)
+        token[i] = (int32_t)((100 + 7919 * i % 40000) % vocab);
+}
+
+static int order(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+double bench_median(double *values, int32_t count)
+{
+    qsort(values, (size_t)count, sizeof *values, order);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+int32_t bench_argmax(const float *logits, int32_t vocab)
+{
+    int32_t best = 0;
+
+    for (int32_t i = 1; i < vocab; i++)
+        if (logits[i] > logits[best])
+            best = i;
+    return best;
+}
+
+enum status bench_prefill(const struct bench *b, struct bench_result *out, struct err *err)
+{
+    double forward[BENCH_ROUNDS_MAX], press[BENCH_ROUNDS_MAX], total[BENCH_ROUNDS_MAX];
+    int32_t vocab = b->local->hp.vocab;
+    float *logits = mem_zero((size_t)vocab, sizeof *logits);
+    enum status st = ST_OK;
+
+    for (int32_t round = -1; round < b->rounds && st == ST_OK; round++) { /* the first one warms up */
+        struct local_times times;
+
+        st = local_prefill(b->local, b->token, b->prefill, 0, b->chain, NULL, NULL, logits, &times, err);
+        if (round < 0)
+            continue;
+        forward[round] = (double)times.forward_ns / 1e6;
+        press[round] = (double)times.press_ns / 1e6;
+        total[round] = forward[round] + press[round];
+    }
+    if (st == ST_OK) {
+        out->prefill_ms = bench_median(forward, b->rounds);
+        out->press_ms = bench_median(press, b->rounds);
+        out->total_ms = bench_median(total, b->rounds);
+        out->first_token = bench_argmax(logits, vocab);
+    }
+    free(logits);
+    return st;
+}
