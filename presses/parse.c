@@ -277,7 +277,7 @@ static enum status read_value(struct reader *r, const struct press *p, const str
 }
 
 /* `key=value {, key=value}` after the colon. */
-static enum status read_options(struct reader *r, const struct press *p, void *options, bool *given)
+static enum status read_options(struct reader *r, const struct press *p, void *options, bool *given, size_t *value_at)
 {
     do {
         struct token t = token_next(r);
@@ -300,6 +300,7 @@ static enum status read_options(struct reader *r, const struct press *p, void *o
             t = token_peek(r);
             return unexpected(r, &t, arena_printf(r->arena, "\"=\" and a value after %s", row->name));
         }
+        value_at[row - p->options] = token_peek(r).at;
         st = read_value(r, p, row, options);
         if (st != ST_OK)
             return st;
@@ -308,9 +309,10 @@ static enum status read_options(struct reader *r, const struct press *p, void *o
 }
 
 /* What the table asks for beyond single values, and the parameter file. */
-static enum status finish_stage(struct reader *r, struct stage_read *s, const bool *given)
+static enum status finish_stage(struct reader *r, struct stage_read *s, const bool *given, const size_t *value_at)
 {
     const struct press *p = s->stage.press;
+    const struct opt *at = NULL;
     enum status st = ST_OK;
 
     for (size_t i = 0; i < p->option_count; i++)
@@ -322,8 +324,8 @@ static enum status finish_stage(struct reader *r, struct stage_read *s, const bo
             text_fini(&allowed);
             return point(r, s->at);
         }
-    if (p->check && p->check(&s->stage, r->err) != ST_OK)
-        return point(r, s->at);
+    if (p->check && p->check(&s->stage, &at, r->err) != ST_OK)
+        return point(r, at && given[at - p->options] ? value_at[at - p->options] : s->at);
     if (p->file_open) {
         const struct opt *row = options_find(p, "file");
         const char *name = *(const char **)((char *)s->stage.options + row->offset);
@@ -331,8 +333,8 @@ static enum status finish_stage(struct reader *r, struct stage_read *s, const bo
         if (name)
             st = press_files_find(r->files, name, p, &s->stage.file, r->err);
         if (st != ST_OK) {
-            (void)point(r, s->at);
-            return r->err ? r->err->code = st : st;
+            (void)point(r, value_at[row - p->options]);
+            return st;
         }
     }
     return ST_OK;
@@ -342,6 +344,7 @@ static enum status read_stage(struct reader *r, struct stage_read *s)
 {
     struct token t = token_next(r);
     bool given[32] = { false };
+    size_t value_at[32] = { 0 };
     const struct press *p;
     const char *name;
     enum status st = ST_OK;
@@ -378,8 +381,8 @@ static enum status read_stage(struct reader *r, struct stage_read *s)
         return point(r, s->at);
     }
     if (st == ST_OK && mark_next(r, ':'))
-        st = read_options(r, p, s->stage.options, given);
-    return st == ST_OK ? finish_stage(r, s, given) : st;
+        st = read_options(r, p, s->stage.options, given, value_at);
+    return st == ST_OK ? finish_stage(r, s, given, value_at) : st;
 }
 
 static enum status read_part(struct reader *r, struct stage_read *stages, int32_t *count)

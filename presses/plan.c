@@ -108,6 +108,11 @@ static enum status plan_refine(struct plan *p, int32_t at)
         (void)err_set(p->err, ST_EINVAL, "%s stands in a decode part only", press->name);
         return refuse(p, at);
     }
+    if (press->in_parts && p->read[r->score].stage.press->whole_only) {
+        (void)err_set(p->err, ST_EINVAL, "%s scores parts of the rows alone, which %s cannot do", press->name,
+                      name_of(p, r->score));
+        return refuse(p, at);
+    }
     if (press->follows && press->follows(&p->read[at].stage, &p->read[r->score].stage, p->err) != ST_OK)
         return refuse(p, at);
     if (press->budget || press->choose)

@@ -124,7 +124,9 @@ struct press_round {
 
     struct kv_rows view; /* all rows of the round */
     float *score;        /* device [view.at[G]] */
-    int64_t part_end;    /* while a part of the context is scored alone: the token after its last; else -1 */
+    int64_t part_begin;  /* while a part of the context is scored alone: its first token; else 0 */
+    int64_t part_end;    /* the token after the part's last; else -1 */
+    bool gathered;       /* the part is what block gathered: each head has tokens of its own */
 
     struct select_args budget;
     bool rerotate; /* set by an edit: kept keys get consecutive positions */
@@ -159,12 +161,15 @@ struct press {
     bool first_only;   /* cannot stand after a keep */
     bool even_only;    /* needs every head to hold equally many rows */
     bool uneven;       /* heads may keep different numbers of rows */
+    bool whole_only;   /* a score that cannot be asked for parts of its rows alone (chunk, block) */
     bool prefill_only; /* cannot stand in a decode part */
     bool decode_only;  /* stands in a decode part only */
+    bool in_parts;     /* PRESS_REFINE: asks for the score of parts of the rows */
     bool wants_score;  /* PRESS_CHOOSE: decides by a score before it */
 
-    /* Refuses combinations of options, at parse time; the sentence names the option. */
-    enum status (*check)(const struct press_stage *stage, struct err *err);
+    /* Refuses combinations of options, at parse time; the sentence names the option, *at is its row (left NULL: the
+     * stage as a whole). */
+    enum status (*check)(const struct press_stage *stage, const struct opt **at, struct err *err);
     /* Whether a refinement may follow this score; the sentence says which it may. */
     enum status (*follows)(const struct press_stage *stage, const struct press_stage *score, struct err *err);
     /* Adds what it needs of the forward pass. */
@@ -222,6 +227,13 @@ void press_scores_put(struct press_round *round, const struct kv_rows *view, flo
 /* The same for lists of rows: `count` entries of a device index, read, and written back. */
 const int32_t *press_index_get(struct press_round *round, const int32_t *index, int64_t count);
 void press_index_put(struct press_round *round, int32_t *index, const int32_t *host, int64_t count);
+
+/* Parameters from the host: where they are when the back end reads host memory, else a copy in scratch. */
+enum status press_to_device(struct press_round *round, const void *host, uint64_t bytes, const void **out,
+                            struct err *err);
+
+/* The score of the rows that a window score protects, where no refinement has changed it; INFINITY otherwise. */
+float press_protected(struct press_round *round, const struct kv_rows *view, const float *score);
 
 /* Runs the round's score and the refinements before stage `self` on a part of its rows. */
 enum status press_rescore(struct press_round *round, const struct press_stage *self, const struct kv_rows *view,

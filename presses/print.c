@@ -3,6 +3,7 @@
 #include "presses/chain.h"
 
 #include "common/base/bytes.h"
+#include "presses/options.h"
 
 #include <string.h>
 
@@ -50,12 +51,11 @@ void press_needs_text(const struct press *p, struct text *out)
     struct chain_needs n = { 0 };
     struct arena arena = { 0 };
     struct press_stage stage = { .press = p };
-    struct opt_set set = { p->options, p->option_count };
 
     if (p->needs == NULL)
         return;
-    stage.options = arena_alloc(&arena, p->options_bytes + 1);
-    opt_defaults(&set, stage.options, &arena, NULL);
+
+    stage.options = options_open(p, &arena);
     p->needs(&stage, 1, &n);
     need(out, n.q_tail > 0, "the last queries");
     need(out, n.q_plain || n.q_rotated, "all queries");

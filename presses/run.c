@@ -191,22 +191,6 @@ static void choose_all(struct press_run *run, const struct kv_rows *view, int64_
     run->be->ops->wait(run->be, LANE_PRESS);
 }
 
-/* The protected rows of a window hold the same, largest score: what it is. */
-static float protected_score(struct press_round *round)
-{
-    const struct kv_rows *v = &round->view;
-    int32_t g = 0;
-    float value = INFINITY;
-
-    while (g < v->heads && v->rows[g] == 0)
-        g++;
-    if (g == v->heads || round->tail == 0)
-        return INFINITY;
-    round->be->ops->download(round->be, LANE_PRESS, &value, round->score + v->at[g] + v->rows[g] - 1, sizeof value);
-    round->be->ops->wait(round->be, LANE_PRESS);
-    return value;
-}
-
 /* What the keep asks for, before a stage shares it out. True: everything stays anyway. */
 static bool budget_open(struct press_round *round)
 {
@@ -231,7 +215,7 @@ static enum status round_score(struct press_round *round, const struct chain_par
     round->tail = score->tail ? score->tail(&part->stages[r->score], round->in->query_tokens) : 0;
     st = press_rescore(round, &part->stages[end], &round->view, round->score, err);
     if (st == ST_OK && end == r->score + 1)
-        round->budget.protected_score = protected_score(round);
+        round->budget.protected_score = press_protected(round, &round->view, round->score);
     return st;
 }
 

@@ -37,10 +37,11 @@ static const struct snapkv_options *options_of(const struct press_stage *stage)
     return stage->options;
 }
 
-static enum status snapkv_check(const struct press_stage *stage, struct err *err)
+static enum status snapkv_check(const struct press_stage *stage, const struct opt **at, struct err *err)
 {
     if (options_of(stage)->kernel % 2 == 1)
         return ST_OK;
+    *at = &snapkv_table[1];
     return err_set(err, ST_EINVAL, "snapkv: kernel is an odd whole number from 1 to 255, not \"%lld\"",
                    (long long)options_of(stage)->kernel);
 }

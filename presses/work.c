@@ -9,6 +9,7 @@
 #include "common/base/arena.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -115,6 +116,38 @@ void press_index_put(struct press_round *round, int32_t *index, const int32_t *h
 {
     round->be->ops->upload(round->be, LANE_PRESS, index, host, (uint64_t)count * sizeof *host);
     round->be->ops->wait(round->be, LANE_PRESS);
+}
+
+enum status press_to_device(struct press_round *round, const void *host, uint64_t bytes, const void **out,
+                            struct err *err)
+{
+    void *device;
+    enum status st;
+
+    *out = host;
+    if (round->be->ops->host_is_device)
+        return ST_OK;
+    st = press_work_device(round, bytes, &device, err);
+    if (st != ST_OK)
+        return st;
+    round->be->ops->upload(round->be, LANE_PRESS, device, host, bytes);
+    round->be->ops->wait(round->be, LANE_PRESS);
+    *out = device;
+    return ST_OK;
+}
+
+float press_protected(struct press_round *round, const struct kv_rows *view, const float *score)
+{
+    int32_t g = 0;
+    float value = INFINITY;
+
+    while (g < view->heads && view->rows[g] == 0)
+        g++;
+    if (g == view->heads || round->tail == 0)
+        return INFINITY;
+    round->be->ops->download(round->be, LANE_PRESS, &value, score + view->at[g] + view->rows[g] - 1, sizeof value);
+    round->be->ops->wait(round->be, LANE_PRESS);
+    return value;
 }
 
 enum status press_rescore(struct press_round *round, const struct press_stage *self, const struct kv_rows *view,

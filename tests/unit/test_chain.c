@@ -73,7 +73,7 @@ static void a_wrong_value_is_told_what_is_allowed(void **state)
     refused("knorm | ratio=half", "ratio: \"half\" is not a number", 14);
     refused("knorm | rows=0", "rows: \"0\" is not a whole number from 1 to", 13);
     refused("knorm | rows=2.5", "rows: \"2.5\" is not a whole number", 13);
-    refused("snapkv:kernel=4 | ratio=0.5", "snapkv: kernel is an odd whole number from 1 to 255, not \"4\"", 0);
+    refused("snapkv:kernel=4 | ratio=0.5", "snapkv: kernel is an odd whole number from 1 to 255, not \"4\"", 14);
     refused("knorm | adakv:rule=papr | ratio=0.5", "adakv: rule is kvpress or branch or paper, not \"papr\"", 19);
     refused("snapkv:window=3,window=4 | ratio=0.5", "snapkv: window is given twice", 16);
     refused("knorm | ratio", "ratio needs a value", 8);

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * dms - rows below a threshold go, as many as there are; the last ones always stay.
+ *
+ *      row r of n goes when r < n - window and score[r] < threshold
+ *
+ * How much stays is the outcome. Lancucki et al. 2025, arXiv:2506.05345; with kvzap arXiv:2601.07891.
+ */
+#include "common/base/bytes.h"
+#include "presses/press.h"
+
+#include <math.h>
+
+struct dms_options {
+    double threshold;
+    int64_t window;
+    bool decoding;
+};
+
+static const struct opt dms_table[] = {
+    { .name = "threshold",
+      .type = OPT_FLOAT,
+      .offset = offsetof(struct dms_options, threshold),
+      .min = -1e30,
+      .max = 1e30,
+      .value = "a number",
+      .help = "rows with a smaller score go",
+      .required = true },
+    { .name = "window",
+      .type = OPT_INT,
+      .offset = offsetof(struct dms_options, window),
+      .min = 1,
+      .max = INT32_MAX,
+      .fallback = "128",
+      .help = "last rows that stay whatever their score" },
+    { .name = "decoding",
+      .type = OPT_FLAG,
+      .offset = offsetof(struct dms_options, decoding),
+      .fallback = "off",
+      .help = "go on while tokens are generated" },
+};
+
+static enum status dms_check(const struct press_stage *stage, const struct opt **at, struct err *err)
+{
+    if (!((const struct dms_options *)stage->options)->decoding)
+        return ST_OK;
+    *at = &dms_table[2];
+    return err_set(err, ST_EINVAL, "dms: decoding=on is not built yet");
+}
+
+static enum status dms_choose(const struct press_stage *stage, struct press_round *round, int32_t *index,
+                              int64_t *first, struct err *err)
+{
+    const struct dms_options *o = stage->options;
+    const struct kv_rows *view = &round->view;
+    const float *score = press_scores_get(round, view, round->score);
+    int32_t *host = press_work_host(round, (uint64_t)view->at[view->heads] * sizeof *host);
+    int64_t count = 0;
+
+    (void)err;
+    for (int32_t g = 0; g < view->heads; g++) {
+        first[g] = count;
+        for (int64_t r = 0; r < view->rows[g]; r++)
+            if (r >= view->rows[g] - o->window || !((double)score[view->at[g] + r] < o->threshold))
+                host[count++] = (int32_t)r;
+    }
+    first[view->heads] = count;
+    press_index_put(round, index, host, count);
+    return ST_OK;
+}
+
+const struct press press_dms = {
+    .name = "dms",
+    .kind = PRESS_CHOOSE,
+    .summary = "drops rows whose score is below a threshold",
+    .source = "arXiv:2506.05345",
+    .reference = "DMSPress",
+    .cost = "T G",
+    .differs = "The rows really leave; the reference masks them.",
+    .options = dms_table,
+    .option_count = ARRAY_LEN(dms_table),
+    .options_bytes = sizeof(struct dms_options),
+    .uneven = true,
+    .wants_score = true,
+    .check = dms_check,
+    .choose = dms_choose,
+};
