@@ -250,22 +250,29 @@ static size_t folder_entries(const char *path)
     return count;
 }
 
-static void print_process(struct text *out)
+/* The second number of /proc/self/statm. */
+static long resident_pages(void)
 {
     FILE *f = fopen("/proc/self/statm", "re");
-    long pages = 0;
+    char line[200] = "";
+    const char *second;
+
+    if (f == NULL)
+        return 0;
+    second = fgets(line, sizeof(line), f) != NULL ? strchr(line, ' ') : NULL;
+    fclose(f);
+    return second != NULL ? strtol(second, NULL, 10) : 0;
+}
+
+static void print_process(struct text *out)
+{
     struct timespec cpu;
 
-    if (f != NULL) {
-        if (fscanf(f, "%*s %ld", &pages) != 1)
-            pages = 0;
-        fclose(f);
-    }
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
     print_process_row(out, "process_cpu_seconds_total", "CPU time of all threads", "counter",
                       (double)cpu.tv_sec + (double)cpu.tv_nsec * 1e-9);
     print_process_row(out, "process_resident_memory_bytes", "resident memory", "gauge",
-                      (double)pages * (double)sysconf(_SC_PAGESIZE));
+                      (double)resident_pages() * (double)sysconf(_SC_PAGESIZE));
     print_process_row(out, "process_open_fds", "open descriptors", "gauge", (double)folder_entries("/proc/self/fd"));
     print_process_row(out, "process_threads", "threads", "gauge", (double)folder_entries("/proc/self/task"));
 }

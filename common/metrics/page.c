@@ -116,7 +116,7 @@ static int bound_port(int fd)
         struct sockaddr any;
         struct sockaddr_in v4;
         struct sockaddr_in6 v6;
-    } at;
+    } at = { .v6 = { 0 } };
     socklen_t bytes = sizeof(at);
 
     if (getsockname(fd, &at.any, &bytes) != 0)

@@ -33,12 +33,12 @@ static const int64_t DEADLINE_SLACK_NS = 50 * NS_PER_MS;
 
 void rpc_call_ref(struct rpc_call *call)
 {
-    atomic_fetch_add(&call->refs, 1);
+    __atomic_fetch_add(&call->refs, 1, __ATOMIC_RELAXED);
 }
 
 void rpc_call_unref(struct rpc_call *call)
 {
-    if (call == NULL || atomic_fetch_sub(&call->refs, 1) != 1)
+    if (call == NULL || __atomic_fetch_sub(&call->refs, 1, __ATOMIC_ACQ_REL) != 1)
         return;
     assert(call->core == NULL && call->first == NULL && call->sending == NULL);
     if (call->free_user != NULL)
@@ -89,7 +89,7 @@ int64_t rpc_call_deadline_ns(const struct rpc_call *call)
 
 bool rpc_call_cancelled(const struct rpc_call *call)
 {
-    return atomic_load_explicit(&((struct rpc_call *)call)->cancelled, memory_order_relaxed);
+    return __atomic_load_n(&call->cancelled, __ATOMIC_RELAXED);
 }
 
 /* Batches. */
@@ -257,7 +257,7 @@ static void on_end(struct rpc_tag *tag, bool ok)
     pthread_mutex_lock(&call->lock);
     call->ended = true;
     if (call->server ? call->was_cancelled != 0 : call->code != GRPC_STATUS_OK)
-        atomic_store(&call->cancelled, true);
+        __atomic_store_n(&call->cancelled, true, __ATOMIC_RELAXED);
     pthread_cond_broadcast(&call->room);
     pthread_mutex_unlock(&call->lock);
     call_batch_over(call);
@@ -288,7 +288,7 @@ struct rpc_call *call_make(const struct call_setup *setup)
     struct rpc_call *call = (struct rpc_call *)mem_zero(1, sizeof(*call));
     char text[1100];
 
-    atomic_init(&call->refs, 2);
+    call->refs = 2;
     call->server = setup->server;
     call->bytes_are_text = setup->bytes_are_text;
     call->events = setup->events;

@@ -12,7 +12,6 @@
 #include "common/rpc/rpc_inside.h"
 
 #include <grpc/status.h>
-#include <stdatomic.h>
 
 struct outgoing {
     struct outgoing *next;
@@ -22,8 +21,8 @@ struct outgoing {
 
 /* owned by: its counts */
 struct rpc_call {
-    atomic_int refs;
-    atomic_bool cancelled;
+    int refs;       /* atomic, through the compiler's __atomic functions: headers know no _Atomic */
+    bool cancelled; /* atomic */
     bool server, bytes_are_text, keep;
     const struct rpc_events *events;
     void *owner, *user;
@@ -79,7 +78,7 @@ void call_pump(struct rpc_call *call);
 
 /* Empties the queue, with the lock held; the list is freed best after unlocking. */
 struct outgoing *call_queue_drop(struct rpc_call *call);
-void outgoing_free(struct outgoing *list);
+void outgoing_free(struct outgoing *o);
 
 /* The tag of send batches. */
 void call_on_send(struct rpc_tag *tag, bool ok);

@@ -60,6 +60,7 @@ static void span_released(void *user)
 {
     struct lease_of_spans *l = (struct lease_of_spans *)user;
 
+    TAG_GET(l);
     if (atomic_fetch_sub(&l->left, 1) != 1)
         return;
     if (l->release != NULL)
@@ -90,26 +91,21 @@ grpc_byte_buffer *buffer_chunk(const struct rpc_chunk *chunk, const ProtobufCMes
     struct lease_of_spans *lease = (struct lease_of_spans *)mem_zero(1, sizeof(*lease));
     grpc_byte_buffer *out;
     uint64_t bytes = 0;
-    size_t used = 1;
 
-    assert(head->descriptor == chunk->head);
+    assert(count > 0 && head->descriptor == chunk->head);
     for (size_t i = 0; i < count; i++)
         bytes += spans[i].bytes;
-    atomic_init(&lease->left, count + 1);
+    atomic_init(&lease->left, count);
     lease->release = release;
     lease->arg = arg;
+    TAG_GIVE(lease);
     slices[0] = chunk_header(chunk, head, bytes);
-    for (size_t i = 0; i < count; i++) {
-        if (spans[i].bytes > 0)
-            slices[used++] = grpc_slice_new_with_user_data((void *)spans[i].data, spans[i].bytes, span_released, lease);
-        else
-            span_released(lease);
-    }
-    out = grpc_raw_byte_buffer_create(slices, used);
-    for (size_t i = 0; i < used; i++)
+    for (size_t i = 0; i < count; i++)
+        slices[i + 1] = grpc_slice_new_with_user_data((void *)spans[i].data, spans[i].bytes, span_released, lease);
+    out = grpc_raw_byte_buffer_create(slices, count + 1);
+    for (size_t i = 0; i <= count; i++)
         grpc_slice_unref(slices[i]);
     free(slices);
-    span_released(lease); /* our own count: only now may the others be the last */
     return out;
 }
 
@@ -229,7 +225,10 @@ struct scattered {
 static bool scattered_next(struct rpc_bulk *at, struct scattered *f)
 {
     uint64_t tag, value;
-    size_t n = bulk_varint(at, f->raw, &tag);
+    size_t n;
+
+    memset(f, 0, sizeof(*f));
+    n = bulk_varint(at, f->raw, &tag);
 
     if (n == 0 || tag > UINT32_MAX || tag >> 3 == 0)
         return false;
@@ -239,10 +238,11 @@ static bool scattered_next(struct rpc_bulk *at, struct scattered *f)
     f->bytes = f->wire_type == 1 ? 8 : f->wire_type == 5 ? 4 : 0;
     if (f->wire_type == 0 || f->wire_type == 2) {
         n = bulk_varint(at, f->raw + f->raw_bytes, &value);
+        if (n == 0)
+            return false;
         f->raw_bytes += n;
-        if (f->wire_type == 2)
-            f->bytes = value;
-        return n > 0 && f->bytes <= at->bytes;
+        f->bytes = f->wire_type == 2 ? value : 0;
+        return f->bytes <= at->bytes;
     }
     return (f->wire_type == 1 || f->wire_type == 5) && f->bytes <= at->bytes;
 }

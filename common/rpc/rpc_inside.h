@@ -88,8 +88,10 @@ enum status address_free(const char *text, const char *host, int port, struct er
 /* An integer channel argument. */
 static inline grpc_arg arg_int(const char *key, int64_t value)
 {
-    grpc_arg a = { .type = GRPC_ARG_INTEGER, .key = (char *)key };
+    grpc_arg a;
 
+    a.type = GRPC_ARG_INTEGER;
+    a.key = (char *)key;
     a.value.integer = value > 0x7fffffff ? 0x7fffffff : (int)value;
     return a;
 }

@@ -204,37 +204,49 @@ static void files_gather(const struct reflection *r, const struct proto_file *fi
     }
 }
 
-static enum status answer_error(struct rpc_call *call, Response *out, int code, const char *sentence)
+static Response response_to(const Request *q)
+{
+    Response out = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
+
+    out.valid_host = q->host;
+    out.original_request = (Request *)q;
+    return out;
+}
+
+static enum status answer_error(struct rpc_call *call, const Request *q, int code, const char *sentence)
 {
     Grpc__Reflection__V1__ErrorResponse e = GRPC__REFLECTION__V1__ERROR_RESPONSE__INIT;
+    Response out = response_to(q);
 
     e.error_code = code;
     e.error_message = (char *)sentence;
-    out->message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
-    out->error_response = &e;
-    return rpc_call_send(call, &out->base);
+    out.message_response_case = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ERROR_RESPONSE;
+    out.error_response = &e;
+    return rpc_call_send(call, &out.base);
 }
 
-static enum status answer_file(const struct reflection *r, struct rpc_call *call, Response *out,
+static enum status answer_file(const struct reflection *r, struct rpc_call *call, const Request *q,
                                const struct proto_file *file)
 {
     Grpc__Reflection__V1__FileDescriptorResponse files = GRPC__REFLECTION__V1__FILE_DESCRIPTOR_RESPONSE__INIT;
     ProtobufCBinaryData list[FILES_MAX];
+    Response out = response_to(q);
 
     if (file == NULL)
-        return answer_error(call, out, NOT_FOUND, "no such file or symbol");
+        return answer_error(call, q, NOT_FOUND, "no such file or symbol");
     files_gather(r, file, list, &files.n_file_descriptor_proto);
     files.file_descriptor_proto = list;
-    out->message_response_case =
+    out.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_FILE_DESCRIPTOR_RESPONSE;
-    out->file_descriptor_response = &files;
-    return rpc_call_send(call, &out->base);
+    out.file_descriptor_response = &files;
+    return rpc_call_send(call, &out.base);
 }
 
-static enum status answer_list(const struct reflection *r, struct rpc_call *call, Response *out)
+static enum status answer_list(const struct reflection *r, struct rpc_call *call, const Request *q)
 {
     Grpc__Reflection__V1__ListServiceResponse list = GRPC__REFLECTION__V1__LIST_SERVICE_RESPONSE__INIT;
     Grpc__Reflection__V1__ServiceResponse services[SERVICES_MAX], *at[SERVICES_MAX];
+    Response out = response_to(q);
 
     for (size_t i = 0; i < r->service_count; i++) {
         at[i] = &services[i];
@@ -243,45 +255,42 @@ static enum status answer_list(const struct reflection *r, struct rpc_call *call
     }
     list.n_service = r->service_count;
     list.service = at;
-    out->message_response_case =
+    out.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_LIST_SERVICES_RESPONSE;
-    out->list_services_response = &list;
-    return rpc_call_send(call, &out->base);
+    out.list_services_response = &list;
+    return rpc_call_send(call, &out.base);
 }
 
 /* Our messages have no extensions: a type we have has none, a type we do not have is not found. */
-static enum status answer_extensions(const struct reflection *r, struct rpc_call *call, Response *out, const char *type)
+static enum status answer_extensions(const struct reflection *r, struct rpc_call *call, const Request *q)
 {
     Grpc__Reflection__V1__ExtensionNumberResponse none = GRPC__REFLECTION__V1__EXTENSION_NUMBER_RESPONSE__INIT;
+    Response out = response_to(q);
 
-    if (file_with(r, type) == NULL)
-        return answer_error(call, out, NOT_FOUND, "no such type");
-    none.base_type_name = (char *)type;
-    out->message_response_case =
+    if (file_with(r, q->all_extension_numbers_of_type) == NULL)
+        return answer_error(call, q, NOT_FOUND, "no such type");
+    none.base_type_name = q->all_extension_numbers_of_type;
+    out.message_response_case =
         GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__MESSAGE_RESPONSE_ALL_EXTENSION_NUMBERS_RESPONSE;
-    out->all_extension_numbers_response = &none;
-    return rpc_call_send(call, &out->base);
+    out.all_extension_numbers_response = &none;
+    return rpc_call_send(call, &out.base);
 }
 
 static enum status answer(const struct reflection *r, struct rpc_call *call, const Request *q)
 {
-    Response out = GRPC__REFLECTION__V1__SERVER_REFLECTION_RESPONSE__INIT;
-
-    out.valid_host = q->host;
-    out.original_request = (Request *)q;
     switch (q->message_request_case) {
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_BY_FILENAME:
-        return answer_file(r, call, &out, file_named(r, q->file_by_filename));
+        return answer_file(r, call, q, file_named(r, q->file_by_filename));
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_SYMBOL:
-        return answer_file(r, call, &out, file_with(r, q->file_containing_symbol));
+        return answer_file(r, call, q, file_with(r, q->file_containing_symbol));
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_LIST_SERVICES:
-        return answer_list(r, call, &out);
+        return answer_list(r, call, q);
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_ALL_EXTENSION_NUMBERS_OF_TYPE:
-        return answer_extensions(r, call, &out, q->all_extension_numbers_of_type);
+        return answer_extensions(r, call, q);
     case GRPC__REFLECTION__V1__SERVER_REFLECTION_REQUEST__MESSAGE_REQUEST_FILE_CONTAINING_EXTENSION:
-        return answer_error(call, &out, NOT_FOUND, "no such extension");
+        return answer_error(call, q, NOT_FOUND, "no such extension");
     default:
-        return answer_error(call, &out, UNIMPLEMENTED, "nothing was asked");
+        return answer_error(call, q, UNIMPLEMENTED, "nothing was asked");
     }
 }
 
@@ -327,7 +336,7 @@ static void service_note(struct reflection *r, const char *method)
     size_t bytes = slash != NULL ? (size_t)(slash - method - 1) : strlen(method + 1);
 
     for (size_t i = 0; i < r->service_count; i++)
-        if (strncmp(r->services[i], method + 1, bytes) == 0 && r->services[i][bytes] == '\0')
+        if (strlen(r->services[i]) == bytes && memcmp(r->services[i], method + 1, bytes) == 0)
             return;
     if (r->service_count < SERVICES_MAX)
         r->services[r->service_count++] = arena_strndup(&r->arena, method + 1, bytes);

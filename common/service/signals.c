@@ -73,6 +73,7 @@ enum status signals_open(struct signals **out, void (*on_first)(void *arg), void
     sigemptyset(&s->set);
     sigaddset(&s->set, SIGTERM);
     sigaddset(&s->set, SIGINT);
+    sigaddset(&s->set, SIGRTMIN);
     pthread_sigmask(SIG_BLOCK, &s->set, NULL);
     st = thread_start(&s->thread, "signals", signals_run, s, err);
     if (st != ST_OK) {
@@ -112,7 +113,7 @@ void signals_close(struct signals *s)
     if (s == NULL)
         return;
     atomic_store(&s->closing, true);
-    pthread_kill(s->thread, SIGTERM); /* to this thread alone: it waits for it */
+    pthread_kill(s->thread, SIGRTMIN); /* wakes it */
     pthread_join(s->thread, NULL);
     pthread_cond_destroy(&s->changed);
     pthread_mutex_destroy(&s->lock);
