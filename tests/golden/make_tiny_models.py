@@ -4,12 +4,13 @@
     pip install transformers==5.2.0 torch==2.15.0 gguf==0.19.0 && python make_tiny_models.py
 
 Writes families/<name>/: config.json, model.safetensors (bf16, which f32 represents exactly), generation_config.json, tokenizer.json (one
-token a byte), model.gguf for some, and expected.json: rotation frequencies of every kind of layer, logits in f32 after some positions of a
+token a byte), model.gguf for some (phi3_partial is in shards), and expected.json: rotation frequencies of every kind of layer, logits in f32 after some positions of a
 300-token context (past the original length where rotation is scaled, past the window where there is one), and greedy tokens.
 """
 import json
 import os
 import shutil
+import sys
 
 import gguf
 import numpy as np
@@ -172,8 +173,10 @@ def write_gguf(path, name, model, config):
     w.close()
 
 
-def main():
+def main(names):
     for name, config in FAMILIES.items():
+        if names and name not in names:
+            continue
         folder = os.path.join(OUT, name)
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
@@ -182,11 +185,11 @@ def main():
                                             "torch": torch.__version__.split("+")[0]}
         if name in GGUF:
             write_gguf(f"{folder}/model.gguf", name, model, config)
-        model.to(torch.bfloat16).save_pretrained(folder)
+        model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB" if name == "phi3_partial" else "1GB")
         json.dump(byte_tokenizer(), open(f"{folder}/tokenizer.json", "w"))
         json.dump(answer, open(f"{folder}/expected.json", "w"))
         print(name, *(f"{f}:{os.path.getsize(os.path.join(folder, f))}" for f in sorted(os.listdir(folder))))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
