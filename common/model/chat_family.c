@@ -41,18 +41,23 @@ static const char *bos_if_asked(const char *t, const char *bos)
     return has(t, "bos_token") ? bos : "";
 }
 
-/* The text of the turn '<|im_start|>system\n...<|im_end|>\n' that stands as one literal, or "". */
+/* The default system turn, where it stands as one literal '<|im_start|>system\n...<|im_end|>\n'; "" where every such turn is
+ * the user's own; NULL where there is one that this cannot read. */
 static const char *default_system_turn(const char *t, struct arena *arena)
 {
     static const char begin[] = "'<|im_start|>system\n", end[] = "<|im_end|>\n'";
+    const char *found = "";
 
     for (const char *at = strstr(t, begin); at; at = strstr(at + 1, begin)) {
-        const char *close = strchr(at + 1, '\'');
-        const char *last = strstr(at, end);
-        if (close && last && last + sizeof end - 2 == close && last > at + sizeof begin - 1)
-            return arena_strndup(arena, at + 1, (size_t)(close - at - 1));
+        const char *rest = at + sizeof begin - 1;
+        const char *close = strchr(rest, '\''), *last = strstr(rest, end);
+        if (rest[0] == '\'')
+            continue;
+        if (!close || !last || last + sizeof end - 2 != close)
+            return NULL;
+        found = arena_strndup(arena, at + 1, (size_t)(close - at - 1));
     }
-    return "";
+    return found;
 }
 
 static bool is_smollm3(struct chat_shape *out, const char *t, const char *bos, struct arena *arena)
@@ -78,12 +83,13 @@ static bool is_chatml(struct chat_shape *out, const char *t, const char *bos, st
     bool opens = has(t, "'<|im_start|>assistant\n");
     bool no_think = has(t, "enable_thinking") && has(t, "'<think>\n\n</think>\n\n'");
     bool think = has(t, "'<|im_start|>assistant\n<think>\n'");
+    const char *system = default_system_turn(t, arena);
 
-    if (!opens || !has(t, "<|im_end|>") || !has(t, "'<|im_start|>' + message"))
+    if (!opens || !system || !has(t, "<|im_end|>") || !has(t, "'<|im_start|>' + message"))
         return false;
     *out = (struct chat_shape){
         .name = "chatml",
-        .prefix = arena_printf(arena, "%s%s<|im_start|>user\n", bos_if_asked(t, bos), default_system_turn(t, arena)),
+        .prefix = arena_printf(arena, "%s%s<|im_start|>user\n", bos_if_asked(t, bos), system),
         .suffix = no_think ? "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
                   : think  ? "<|im_end|>\n<|im_start|>assistant\n<think>\n"
                            : "<|im_end|>\n<|im_start|>assistant\n",
