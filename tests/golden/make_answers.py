@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """smollm2_answers.json and pipeline_answers.json: greedy answers about pressed contexts, with the rows that were kept.
 
-    make_answers.py MODEL.gguf answers|pipeline
+    make_answers.py MODEL.gguf answers|pipeline|edges FILE
 
 `answers`: 20 questions, r = 0 and five presses at 0.3 and 0.5. `pipeline`: 22 chains, three contexts, 0.25, 0.5, 0.75.
 Rows and their edges are told once per (context, chain) under `rows`; an answer names its context and chain.
@@ -47,6 +47,32 @@ PIPELINE_PRESSES = [
 ]
 
 
+def edges_again(path, name):
+    """Rows and edges once more, without the answers, after pressing.py has changed; second passes stay as they are."""
+    import json
+
+    tokenizer = ref.load_tokenizer(path)
+    pair = ref.load_model(path), ref.load_model(path, torch.float64)
+    contexts = [Context(model) for model in pair]
+    with open(os.path.join(ref.HERE, name), encoding="utf-8") as file:
+        data = json.load(file)
+    rows, answers = data.pop("rows"), data.pop("answers")
+    for topic in dict.fromkeys(item["context"] for item in rows):
+        fills = [Prefill(model, ref.context_ids(tokenizer, topic)[0]) for model in pair]
+        for item in rows:
+            if item["context"] != topic or item["chain"].startswith(("observed", "kvzip", "kvcompose")):
+                continue
+            pressed, edge = edges_of(*fills, item["chain"], *contexts)
+            kept, edges = ref.layers_text(pressed.pos, edge, item["tokens"], lambda layer: layer % 3 == 0)
+            if (kept, edges) != (item["layers"], item["edge"]):
+                print(topic, item["chain"], len(item["edge"]), "->", len(edges), flush=True)
+            item["layers"], item["edge"] = kept, edges
+            for answer in answers:
+                if (answer["context"], answer["chain"]) == (topic, item["chain"]):
+                    answer["edges"] = len(edges)
+    ref.write_json(os.path.join(ref.HERE, name), data, rows=rows, answers=answers)
+
+
 def run(path, questions, presses, ratios, plain, name):
     tokenizer = ref.load_tokenizer(path)
     single, double = ref.load_model(path), ref.load_model(path, torch.float64)
@@ -81,7 +107,9 @@ def run(path, questions, presses, ratios, plain, name):
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "answers":
+    if sys.argv[2] == "edges":
+        edges_again(sys.argv[1], sys.argv[3])
+    elif sys.argv[2] == "answers":
         run(sys.argv[1], QUESTIONS, ANSWER_PRESSES, ("0.3", "0.5"), True, "smollm2_answers.json")
     else:
         run(sys.argv[1], PIPELINE_QUESTIONS, PIPELINE_PRESSES, ("0.25", "0.5", "0.75"), False, "pipeline_answers.json")

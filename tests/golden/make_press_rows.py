@@ -96,9 +96,11 @@ CHAINS = """
 64 1000 ; snapkv:window=6,kernel=3 | egchunkkv | ratio=0.5
 64 1000 ; keydiff | egchunkkv:length=6,low=3 | ratio=0.75
 64 1000 ; expected:sink=0 | egchunkkv:length=5,low=2 | ratio=0.75
-64 1000 ; keydiff | block:size=16 | ratio=0.5
-64 1000 ; knorm | block | ratio=0.75
-64 1000 ; expected:sink=0 | block:size=40 | ratio=0.5
+64 64 ; keydiff | block:size=16 | ratio=0.5
+257 1000 ; keydiff | block | ratio=0.5
+64 1000 ; knorm | block:size=50 | ratio=0.75
+64 257 ; expected:sink=0 | block:size=40 | ratio=0.5
+1000 1000 ; expected:sink=0 | block:size=200 | ratio=0.5
 64 1000 ; expected:eps=0.02 | lukv:file=lukv | ratio=0.5
 64 1000 ; knorm | lukv:file=lukv,sink=2,window=8 | ratio=0.75
 64 1000 ; knorm | dms:threshold=-13,window=16

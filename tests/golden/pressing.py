@@ -43,7 +43,7 @@ class Cuts:
         if self.mode is None:
             self.scores.append((shown.clone(), k))
             return shown
-        slack = self.slack[self.at] if self.at < len(self.slack) else None
+        slack, chance = self.slack[self.at] if self.at < len(self.slack) else (None, None)
         self.at += 1
         if slack is None or slack.shape[:-1] != shown.shape[:-1] or k is None:
             return shown
@@ -52,7 +52,8 @@ class Cuts:
         if self.mode == "swap":
             near = (last - next_ <= 2 * slack) & (last > next_)
             out = torch.where(near & (shown == last), next_, shown)
-            return torch.where(near & (shown == next_), last, out)
+            out = torch.where(near & (shown == next_), last, out)
+            return out + slack * chance if chance.shape == shown.shape else out
         slack = slack * self.mode
         middle = (last + next_) / 2
         near = ((shown - middle).abs() <= slack) & (last > next_)
@@ -99,11 +100,12 @@ def tie_rule(cuts=None):
 
 
 def slacks(single, double):
-    """Per sort and per row of scores, how near to the cut a decision may go either way."""
+    """Per sort and per row of scores, how near to the cut a decision may go either way; and -1, +1 at two entries beside
+    the cut that are equal by chance: in float32, but not in float64."""
     out = []
     for index, (scores, k) in enumerate(single):
         if k is None:
-            out.append(None)
+            out.append((None, None))
             continue
         same = index < len(double) and double[index][0].shape == scores.shape
         cut = _sort(scores, dim=-1, descending=True)[0][..., k - 1:k]
@@ -114,7 +116,18 @@ def slacks(single, double):
             error = (scores - double[index][0]).abs().gather(-1, order)
             error = torch.where(error.isfinite() & (error < 1e30), error, torch.zeros_like(error))
             noise = 6 * error.pow(2).mean(-1, keepdim=True).sqrt()
-        out.append(torch.where(cut.abs() < 1e30, noise + 1e-6 * cut.abs(), torch.zeros_like(cut)))
+            # much larger than rounding: an earlier decision fell otherwise, and other rows stand at these places
+            middle = scores.gather(-1, order)
+            spread = torch.where(middle.abs() < 1e30, middle - cut, torch.zeros_like(middle)).abs().amax(-1, keepdim=True)
+            noise = torch.where(noise > 0.01 * spread, 1e-6 * cut.abs(), noise)
+        chance = torch.zeros_like(scores)
+        if same:
+            stays, goes = _argsort(scores, dim=-1, descending=True, stable=True)[..., k - 1:k + 1].split(1, -1)
+            other = double[index][0]
+            equal = (scores.gather(-1, stays) == scores.gather(-1, goes)) & \
+                (other.gather(-1, stays) != other.gather(-1, goes))
+            chance.scatter_(-1, goes, equal.double()).scatter_(-1, stays, -equal.double())
+        out.append((torch.where(cut.abs() < 1e30, noise + 1e-6 * cut.abs(), torch.zeros_like(cut)), chance))
     return out
 
 
