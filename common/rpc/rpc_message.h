@@ -4,7 +4,7 @@
  *
  * protobuf-c neither checks that strings are UTF-8 nor keeps their length: a NUL would cut them. So:
  *   - a `string` field of the generated code must be UTF-8 without NUL, else the message is refused;
- *   - text that may hold NUL is `bytes` in the generated code. Write it as `string name = 1; // nul-safe` in the .proto
+ *   - text that may hold NUL is `bytes` in the generated code. Write it as `string name = 1; // NUL-safe` in the .proto
  *     file: callers in other languages see a string, proto/CMakeLists.txt generates `bytes` for us (the same on the
  *     wire), and with `bytes_are_text` its UTF-8 is checked too.
  */

@@ -5,6 +5,7 @@
 
 #include "common/rpc/rpc_message.h"
 
+#include <dirent.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -546,6 +547,48 @@ static void many_calls_at_once_all_end(void **state)
     pair_close(&p);
 }
 
+static size_t entries(const char *path)
+{
+    DIR *dir = opendir(path);
+    size_t count = 0;
+
+    while (readdir(dir) != NULL)
+        count++;
+    closedir(dir);
+    return count;
+}
+
+static void three_hundred_cancels_leave_nothing(void **state)
+{
+    struct rpc_pair p;
+    size_t threads = 0, descriptors = 0;
+
+    (void)state;
+    pair_open(&p, NULL, NULL);
+    for (int i = 0; i < 310; i++) {
+        Request r = request_of("slow");
+        struct rpc_stream *s;
+
+        assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Echo", &r.base, &platen__v1__event__descriptor,
+                                         clock_in_ms(20000), NULL),
+                         ST_OK);
+        if (i % 2 == 0)
+            assert_true(reaches(&p.messages, 1));
+        rpc_stream_cancel(s);
+        rpc_stream_close(s);
+        if (i == 10) { /* everything that is made once has been made */
+            threads = entries("/proc/self/task");
+            descriptors = entries("/proc/self/fd");
+        }
+    }
+    for (int i = 0; i < 2000 && rpc_server_calls(p.server) > 0; i++)
+        usleep(1000);
+    assert_int_equal(rpc_server_calls(p.server), 0);
+    assert_in_range(entries("/proc/self/task"), 1, threads);
+    assert_in_range(entries("/proc/self/fd"), 1, descriptors);
+    pair_close(&p);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
@@ -569,6 +612,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(bulk_arrives_whole_and_is_given_back),
         cmocka_unit_test(bulk_is_given_back_when_the_receiver_goes),
         cmocka_unit_test(many_calls_at_once_all_end),
+        cmocka_unit_test(three_hundred_cancels_leave_nothing),
     };
 
     return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);

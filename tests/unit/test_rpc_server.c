@@ -5,7 +5,9 @@
 
 #include "common/rpc/rpc_message.h"
 
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static struct rpc_server_options options_at(const char *listen)
@@ -220,9 +222,89 @@ static void a_drain_cancels_at_its_deadline(void **state)
     pair_close(&p);
 }
 
+/* The other process: a client that learns the port through a pipe, opens a stream and is then stopped by a signal. */
+static void call_until_killed(int in)
+{
+    struct rpc_client *client;
+    struct rpc_channel *ch;
+    struct rpc_stream *s;
+    Request r = request_of("x");
+    char target[40];
+    int port;
+
+    if (read(in, &port, sizeof(port)) != sizeof(port))
+        _exit(1);
+    snprintf(target, sizeof(target), "127.0.0.1:%d", port);
+    if (rpc_client_open(&client, 1, NULL) != ST_OK || rpc_channel_open(&ch, client, target, NULL, NULL) != ST_OK ||
+        rpc_stream_open(&s, ch, "/test.T/Flood", &r.base, &platen__v1__event__descriptor, INT64_MAX, NULL) != ST_OK)
+        _exit(1);
+    for (;;)
+        pause();
+}
+
+/* A pair whose server is called by a process that froze in the middle. */
+static pid_t frozen_caller(struct rpc_pair *p, const struct rpc_server_options *o)
+{
+    int pipe_ends[2], port;
+    pid_t child;
+
+    assert_int_equal(pipe(pipe_ends), 0);
+    child = fork(); /* before gRPC is in this process */
+    if (child == 0)
+        call_until_killed(pipe_ends[0]);
+    pair_open(p, o, NULL);
+    port = rpc_server_port(p->server);
+    assert_int_equal(write(pipe_ends[1], &port, sizeof(port)), sizeof(port));
+    rpc_call_unref(pair_held(p));
+    kill(child, SIGSTOP);
+    close(pipe_ends[0]);
+    close(pipe_ends[1]);
+    return child;
+}
+
+static void a_frozen_client_is_given_up(void **state)
+{
+    struct rpc_server_options o = options_at("127.0.0.1:0");
+    struct rpc_pair p;
+    int64_t from;
+    pid_t child;
+
+    (void)state;
+    o.keepalive_ms = 1000;
+    o.keepalive_timeout_ms = 1000;
+    child = frozen_caller(&p, &o);
+    from = clock_now_ns();
+    for (int i = 0; i < 3 && !reaches(&p.cancelled, 1); i++)
+        ;
+    assert_int_equal(atomic_load(&p.cancelled), 1);
+    assert_in_range((clock_now_ns() - from) / NS_PER_MS, 200, 4000);
+    assert_int_equal(rpc_server_calls(p.server), 0);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    pair_close(&p);
+}
+
+static void a_drain_does_not_wait_for_a_frozen_client(void **state)
+{
+    struct rpc_pair p;
+    int64_t from;
+    pid_t child;
+
+    (void)state;
+    child = frozen_caller(&p, NULL);
+    from = clock_now_ns();
+    assert_false(rpc_server_drain(p.server, clock_in_ms(300)));
+    assert_in_range((clock_now_ns() - from) / NS_PER_MS, 290, 1500);
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    pair_close(&p);
+}
+
 int main(int argc, char **argv)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_frozen_client_is_given_up),
+        cmocka_unit_test(a_drain_does_not_wait_for_a_frozen_client),
         cmocka_unit_test(addresses_are_read_as_people_write_them),
         cmocka_unit_test(a_port_in_use_is_refused_by_name),
         cmocka_unit_test(a_host_that_is_not_ours_is_refused),
