@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the seeds of fuzz_wire: python3 make_wire.py FOLDER. Needs xxhash (4.1.0 was used)."""
+import struct
+import sys
+
+import xxhash
+
+
+def varint(v):
+    v &= (1 << 64) - 1
+    out = b""
+    while v >= 0x80:
+        out += bytes([v & 0x7F | 0x80])
+        v >>= 7
+    return out + bytes([v])
+
+
+def number(field, v):
+    return varint(field << 3) + varint(v)
+
+
+def fixed64(field, v):
+    return varint(field << 3 | 1) + struct.pack("<Q", v)
+
+
+def data(field, b):
+    return varint(field << 3 | 2) + varint(len(b)) + b
+
+
+def block(layer, rows, dim=16):
+    part = (sum(rows) * dim * 4 + 63) // 64 * 64
+    body = bytes((i * 7 + layer) & 255 for i in range(2 * part))
+    head = number(1, layer) + number(3, 0) + number(4, dim) + number(5, dim)
+    head += data(6, b"".join(varint(r) for r in rows)) + number(7, len(body))
+    head += fixed64(8, xxhash.xxh3_64(body).intdigest())
+    return body, data(2, head)
+
+
+def chunk(layer, offset, body):
+    return data(15, number(1, layer) + number(2, offset) + data(15, body))
+
+
+def commit(bodies, rows):
+    sums = b"".join(struct.pack("<Q", xxhash.xxh3_64(b).intdigest()) for b in bodies)
+    total = number(1, len(bodies)) + number(2, rows) + number(3, sum(map(len, bodies)))
+    return data(3, total + fixed64(4, xxhash.xxh3_64(sums).intdigest()))
+
+
+def whole(layers, piece):
+    messages, bodies, rows = [], [], 0
+    for layer in range(layers):
+        r = [layer, 3 - layer]
+        body, announced = block(layer, r)
+        rows += sum(r)
+        bodies.append(body)
+        messages.append(announced)
+        messages += [chunk(layer, at, body[at:at + piece]) for at in range(0, len(body), piece)]
+    return messages + [commit(bodies, rows)]
+
+
+def order():
+    identity = number(1, 1) + fixed64(2, 1) + fixed64(3, 2) + fixed64(4, 3) + data(5, b"f32")
+    tokens = b"".join(varint(t) for t in (5, 700, 31))
+    body = data(1, identity) + data(2, b"id") + data(4, tokens) + number(5, 1) + data(6, b"knorm | ratio=0.5")
+    return data(1, body + data(9, b"grpc") + number(13, 1))
+
+
+def write(folder, name, mode, messages):
+    with open(f"{folder}/{name}", "wb") as f:
+        f.write(bytes([mode]))
+        for m in messages:
+            f.write(struct.pack("<H", len(m)) + m)
+
+
+def main(folder):
+    accepted = data(1, data(1, b"p:1") + data(2, b"grpc") + number(5, 3))
+    beat = data(4, data(1, b"forward") + number(2, 1))
+    write(folder, "whole", 0, [beat, accepted, beat] + whole(3, 100))
+    write(folder, "whole_in_one_piece", 1, whole(3, 1 << 14))
+    write(folder, "two_layers", 1, whole(2, 64))
+    write(folder, "only_accepted", 0, [accepted])
+    write(folder, "commit_first", 1, whole(3, 100)[-1:])
+    write(folder, "order", 2, [order(), data(2, number(1, 4)), data(3, b""), data(4, data(2, b"grpc") + number(3, 99))])
+    body, announced = block(1, [64, 64])
+    write(folder, "gap", 1, [announced, chunk(1, 0, body[:64]), chunk(1, 128, body[128:])])
+    write(folder, "overlap", 1, [announced, chunk(1, 0, body[:640]), chunk(1, 64, body[64:])])
+
+
+main(sys.argv[1])
