@@ -5,6 +5,7 @@
  *      text ──parse.c──▶ words, options ──plan.c──▶ rounds ──▶ struct chain (never changes again)
  */
 #include "presses/chain_parts.h"
+#include "presses/held.h"
 #include "presses/options.h"
 
 #include <inttypes.h>
@@ -182,9 +183,18 @@ int64_t chain_rows_max(const struct chain *c, const struct hparams *hp, int32_t 
 
 int64_t chain_rows_max_all(const struct chain *c, const struct hparams *hp, int64_t tokens)
 {
-    int64_t rows = 0;
+    const struct chain_round *r = c->prefill.round_count > 0 ? &c->prefill.rounds[0] : NULL;
+    int64_t rows = 0, total = INT64_MAX;
 
+    if (r && r->score >= 0 && r->keep >= 0 && c->prefill.stages[r->score].press->exact_total) {
+        struct press_keep keep = chain_round_keep(&c->prefill, r, 0);
+        int32_t place, places;
+
+        chain_places(hp, 0, &place, &places);
+        total =
+            held_kept(&keep, tokens, tokens * hp->kv_heads * places) + tokens * hp->kv_heads * (hp->layers - places);
+    }
     for (int32_t l = 0; l < hp->layers; l++)
         rows += chain_rows_max(c, hp, l, tokens);
-    return rows;
+    return rows < total ? rows : total;
 }

@@ -14,6 +14,8 @@
 
 #include <math.h>
 
+extern const struct press press_compactor;
+
 struct compactor_options {
     int64_t sink, tail, chunk, sketch;
     double blend;
@@ -126,6 +128,11 @@ static enum status compactor_score(const struct press_stage *stage, struct press
             host[view->at[g] + r] = end + (float)(o->sink - r) * 0x1p-18f * fmaxf(1.0f, fabsf(end));
     press_scores_put(round, view, score, host);
     return ST_OK;
+}
+
+bool compactor_follows_ratio(const struct press_stage *stage)
+{
+    return stage->press == &press_compactor && isnan(((const struct compactor_options *)stage->options)->blend);
 }
 
 static enum status compactor_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)

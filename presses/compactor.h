@@ -14,6 +14,8 @@ enum status noncausal_part(struct press_round *round, const struct kv_rows *view
                            float *score, struct err *err);
 enum status leverage_part(struct press_round *round, const struct kv_rows *view, int64_t from, int64_t sketch,
                           int64_t seed, float *score, struct err *err);
+/* Whether a stage is a compactor whose blend is the round's ratio. */
+bool compactor_follows_ratio(const struct press_stage *stage);
 void noncausal_needs(struct chain_needs *needs);
 enum status noncausal_admit(const struct press_stage *stage, const struct press_door *door, struct err *err);
 enum status leverage_admit(const struct press_stage *stage, const struct press_door *door, struct err *err);

@@ -7,7 +7,7 @@
  * How much stays is the outcome. Lancucki et al. 2025, arXiv:2506.05345; with kvzap arXiv:2601.07891.
  */
 #include "common/base/bytes.h"
-#include "presses/press.h"
+#include "presses/compactor.h"
 
 #include <math.h>
 
@@ -48,6 +48,17 @@ static enum status dms_check(const struct press_stage *stage, const struct opt *
     return err_set(err, ST_EINVAL, "dms: decoding=on is not built yet");
 }
 
+static enum status dms_follows(const struct press_stage *stage, const struct press_stage *score, struct err *err)
+{
+    (void)stage;
+    if (score->press->settle)
+        return err_set(err, ST_EINVAL, "%s lets layers compete; expected ratio or rows, not dms", score->press->name);
+    if (compactor_follows_ratio(score))
+        return err_set(err, ST_EINVAL,
+                       "compactor: blend=auto is the round's ratio, and dms has none; give blend= a number");
+    return ST_OK;
+}
+
 static enum status dms_choose(const struct press_stage *stage, struct press_round *round, int32_t *index,
                               int64_t *first, struct err *err)
 {
@@ -83,5 +94,6 @@ const struct press press_dms = {
     .uneven = true,
     .wants_score = true,
     .check = dms_check,
+    .follows = dms_follows,
     .choose = dms_choose,
 };

@@ -93,6 +93,11 @@ static enum status plan_refine(struct plan *p, int32_t at)
                       name_of(p, r->budget));
         return refuse(p, at);
     }
+    if (p->read[r->score].stage.press->settle) {
+        (void)err_set(p->err, ST_EINVAL, "%s shares out its rows by itself; expected ratio or rows, not %s",
+                      name_of(p, r->score), press->name);
+        return refuse(p, at);
+    }
     if (press->prefill_only && p->decode) {
         (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
         return refuse(p, at);
@@ -136,6 +141,11 @@ static enum status plan_keep(struct plan *p, int32_t at)
         (void)err_set(p->err, ST_EINVAL, "ratios cannot stand in the decode part; expected ratio or rows");
         return refuse(p, at);
     }
+    if (p->read[r->score].stage.press->settle && strcmp(name_of(p, at), "ratios") == 0) {
+        (void)err_set(p->err, ST_EINVAL, "%s lets layers compete; expected ratio or rows, not ratios",
+                      name_of(p, r->score));
+        return refuse(p, at);
+    }
     r->keep = at;
     return ST_OK;
 }
@@ -169,6 +179,9 @@ static enum status plan_choose(struct plan *p, int32_t at)
         (void)err_set(p->err, ST_EINVAL, "%s sees the whole context: it can only be the first stage", press->name);
         return refuse(p, at);
     }
+    if (press->wants_score && press->follows &&
+        press->follows(&p->read[at].stage, &p->read[r->score].stage, p->err) != ST_OK)
+        return refuse(p, at);
     if (!press->wants_score)
         r = round_open(p, at);
     r->choose = at;

@@ -33,6 +33,7 @@ struct press;
 struct press_files;
 struct press_round;
 struct press_work;
+struct press_held;
 
 /* What the forward pass must keep of a layer until the press has run. Zero: nothing but K and V. */
 struct chain_needs {
@@ -121,6 +122,7 @@ struct press_round {
     bool first;                       /* rows are the whole context, row r is token r */
     int64_t tail;                     /* rows at the end that the score protects (its window); 0: none */
     struct press_work *work;
+    struct press_held *held; /* what is remembered of all layers, for presses that hold them; else NULL */
 
     struct kv_rows view; /* all rows of the round */
     float *score;        /* device [view.at[G]] */
@@ -164,6 +166,8 @@ struct press {
     bool whole_only;   /* a score that cannot be asked for parts of its rows alone (chunk, block) */
     bool prefill_only; /* cannot stand in a decode part */
     bool decode_only;  /* stands in a decode part only */
+    bool exact_total;  /* a score that settles: over all layers exactly the budget stays */
+    bool hides_keep;   /* PRESS_REFINE: the score before it is made as if nothing would go */
     bool in_parts;     /* PRESS_REFINE: asks for the score of parts of the rows */
     bool wants_score;  /* PRESS_CHOOSE: decides by a score before it */
 
@@ -195,6 +199,11 @@ struct press {
     /* edit: after the choice; index and first name the rows of round->view that stay. */
     enum status (*edit)(const struct press_stage *stage, struct press_round *round, const int32_t *index,
                         const int64_t *first, struct err *err);
+    /* Presses that must see every layer before any is cut (needs.all_layers). hold: what is remembered of a layer; NULL:
+     * its scores. settle: all layers are there; fills held->total or held->keep. */
+    enum status (*hold)(const struct press_stage *stage, struct press_round *round, struct err *err);
+    enum status (*settle)(const struct press_stage *stage, struct press_held *held, const struct press_keep *keep,
+                          struct err *err);
     /* decode and cam: what they say about the decode part. */
     void (*decode)(const struct press_stage *stage, struct chain_decode *out);
     /* Upper bound of rows that one head keeps of n, for admission; NULL: press_keep_rows for a keep, n otherwise. */
@@ -218,6 +227,13 @@ enum status press_admit_op(const struct press_stage *stage, const struct press_d
  * the first layer of the largest context allocates. ST_EEXHAUSTED. press_work_host never fails. */
 enum status press_work_device(struct press_round *round, uint64_t bytes, void **out, struct err *err);
 void *press_work_host(struct press_round *round, uint64_t bytes);
+
+/* What was asked for after the mark may be given out again. */
+struct press_scratch {
+    int32_t device, host;
+};
+struct press_scratch press_scratch_mark(const struct press_round *round);
+void press_scratch_back(struct press_round *round, struct press_scratch mark);
 
 /* The scores on the host, waited for: a copy, or the device's own memory where the host can reach it. press_scores_put
  * brings changes back. */

@@ -17,40 +17,12 @@
 #include "presses/run.h"
 #include "common/base/arena.h"
 #include "common/kv/block.h"
-#include "presses/chain_parts.h"
-#include "presses/work.h"
+#include "presses/run_parts.h"
 
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Which token and position every row of a view has; device and host. Not set: row r is token r at position r. */
-struct row_map {
-    int32_t *device, *host;
-    bool set;
-};
-
-/* owned by: engine thread */
-struct press_run {
-    struct backend *be;
-    const struct hparams *hp;
-    int64_t tokens_max;
-    struct press_work work;
-
-    const struct chain *chain; /* NULL: keep everything */
-    int64_t tokens, query_tokens;
-    bool compact;
-    int64_t rows_most;
-
-    float *score;
-    int32_t *index;
-    struct row_map token, position, next_token, next_position;
-    int32_t *index_host;
-    void *survivors[2];
-    uint64_t survivors_bytes[2];
-    int32_t flip;
-};
 
 static int64_t rows_room(const struct press_run *run)
 {
@@ -116,6 +88,7 @@ void press_run_close(struct press_run *run)
     map_close(run, &run->next_token);
     map_close(run, &run->next_position);
     free(run->index_host);
+    run_hold_end(run);
     work_fini(&run->work);
     free(run);
 }
@@ -153,8 +126,10 @@ enum status press_run_begin(struct press_run *run, const struct chain *chain, in
     run->query_tokens = query_tokens;
     run->compact = compact;
     run->rows_most = 0;
+    run_hold_end(run);
     if (!run->chain)
         return ST_OK;
+    run_hold_begin(run);
     st = chain_check(chain, run->hp, run->be->ops, tokens, query_tokens, err);
     for (int32_t i = 0; i + 1 < chain->prefill.round_count && i < 2 && st == ST_OK; i++)
         st = survivors_reserve(run, i, err);
@@ -212,8 +187,13 @@ static enum status round_score(struct press_round *round, const struct chain_par
     int32_t end = r->budget >= 0 ? r->budget : r->keep >= 0 ? r->keep : r->choose;
     enum status st;
 
+    const struct press_keep keep = round->keep;
+
+    if (r->budget >= 0 && part->stages[r->budget].press->hides_keep)
+        round->keep = (struct press_keep){ 0 };
     round->tail = score->tail ? score->tail(&part->stages[r->score], round->in->query_tokens) : 0;
     st = press_rescore(round, &part->stages[end], &round->view, round->score, err);
+    round->keep = keep;
     if (st == ST_OK && end == r->score + 1)
         round->budget.protected_score = press_protected(round, &round->view, round->score);
     return st;
@@ -227,10 +207,14 @@ static enum status round_choose(struct press_run *run, struct press_round *round
 
     if (r->choose >= 0)
         rule = &part->stages[r->choose];
-    else if (!rule && part->stages[r->score].press->choose)
+    else if (!rule && (part->stages[r->score].press->choose || part->stages[r->score].press->budget))
         rule = &part->stages[r->score];
-    if (r->score >= 0)
+    if (round->held && round->held->score && round->first) {
+        run_hold_take(run, round);
+        rule = NULL;
+    } else if (r->score >= 0) {
         st = round_score(round, part, r, err);
+    }
     if (st == ST_OK && rule && rule->press->budget)
         st = rule->press->budget(rule, round, err);
     if (st != ST_OK)
@@ -276,7 +260,7 @@ static enum status check_choice(struct press_run *run, const struct kv_rows *vie
 static enum status run_round(struct press_run *run, struct press_round *round, const struct chain_part *part,
                              const struct chain_round *r, int64_t *first, struct err *err)
 {
-    struct work_mark mark = work_mark(&run->work);
+    struct press_scratch mark = work_mark(&run->work);
     bool all;
     enum status st = ST_OK;
 
@@ -414,16 +398,24 @@ static void result_fill(struct press_run *run, const struct press_round *round, 
         run->rows_most = most;
 }
 
+struct press_round run_round_open(struct press_run *run, const struct press_layer *in)
+{
+    struct press_round round = {
+        .be = run->be, .in = in, .first = true, .work = &run->work, .score = run->score, .part_end = -1
+    };
+
+    chain_places(run->hp, in->layer, &round.place, &round.places);
+    round.view = dense_view(in);
+    round.held = run->held.heads > 0 ? &run->held : NULL;
+    if (run->chain)
+        round.stages = run->chain->prefill.stages;
+    return round;
+}
+
 enum status press_run_layer(struct press_run *run, const struct press_layer *in, struct press_result *out,
                             struct err *err)
 {
-    struct press_round round = { .be = run->be,
-                                 .in = in,
-                                 .first = true,
-                                 .work = &run->work,
-                                 .score = run->score,
-                                 .part_end = -1,
-                                 .view = dense_view(in) };
+    struct press_round round = run_round_open(run, in);
     const struct chain_part *part = run->chain ? &run->chain->prefill : NULL;
     int64_t first[KV_HEADS_MAX + 1] = { 0 };
     enum status st = ST_OK;
@@ -432,13 +424,10 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
         return err_set(err, ST_EINTERNAL,
                        "layer %d has %" PRId64 " tokens and %d heads; the press began with %" PRId64 " and %d",
                        in->layer, in->kv.tokens, in->kv.heads, run->tokens, run->hp->kv_heads);
-    chain_places(run->hp, in->layer, &round.place, &round.places);
     run->token.set = run->position.set = false;
     run->flip = 0;
     if (!part)
         choose_all(run, &round.view, first);
-    else
-        round.stages = part->stages;
     for (int32_t i = 0; part && i < part->round_count && st == ST_OK; i++) {
         st = run_round(run, &round, part, &part->rounds[i], first, err);
         if (st == ST_OK && i + 1 < part->round_count)

@@ -23,15 +23,25 @@ void work_fini(struct press_work *w)
     memset(w, 0, sizeof *w);
 }
 
-struct work_mark work_mark(const struct press_work *w)
+struct press_scratch work_mark(const struct press_work *w)
 {
-    return (struct work_mark){ w->device_used, w->host_used };
+    return (struct press_scratch){ w->device_used, w->host_used };
 }
 
-void work_back(struct press_work *w, struct work_mark mark)
+void work_back(struct press_work *w, struct press_scratch mark)
 {
     w->device_used = mark.device;
     w->host_used = mark.host;
+}
+
+struct press_scratch press_scratch_mark(const struct press_round *round)
+{
+    return work_mark(round->work);
+}
+
+void press_scratch_back(struct press_round *round, struct press_scratch mark)
+{
+    work_back(round->work, mark);
 }
 
 enum status press_work_device(struct press_round *round, uint64_t bytes, void **out, struct err *err)
@@ -156,7 +166,7 @@ enum status press_rescore(struct press_round *round, const struct press_stage *s
     enum status st = ST_OK;
 
     for (const struct press_stage *s = round->stages + round->begin; s < self && st == ST_OK; s++) {
-        struct work_mark mark = work_mark(round->work);
+        struct press_scratch mark = work_mark(round->work);
 
         if (s->press->score)
             st = s->press->score(s, round, view, score, err);

@@ -23,11 +23,8 @@ struct press_work {
 void work_fini(struct press_work *w);
 
 /* Marks and returns: what was asked for since the mark may be given out again. */
-struct work_mark {
-    int32_t device, host;
-};
-struct work_mark work_mark(const struct press_work *w);
-void work_back(struct press_work *w, struct work_mark mark);
+struct press_scratch work_mark(const struct press_work *w);
+void work_back(struct press_work *w, struct press_scratch mark);
 
 #ifdef __cplusplus
 }

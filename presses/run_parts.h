@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* run_parts.h - what a run consists of, for run.c and run_hold.c. */
+#ifndef PLATEN_PRESSES_RUN_PARTS_H
+#define PLATEN_PRESSES_RUN_PARTS_H
+
+#include "presses/chain_parts.h"
+#include "presses/held.h"
+#include "presses/run.h"
+#include "presses/work.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Which token and position every row of a view has; device and host. Not set: row r is token r at position r. */
+struct row_map {
+    int32_t *device, *host;
+    bool set;
+};
+
+/* owned by: engine thread */
+struct press_run {
+    struct backend *be;
+    const struct hparams *hp;
+    int64_t tokens_max;
+    struct press_work work;
+
+    const struct chain *chain; /* NULL: keep everything */
+    int64_t tokens, query_tokens;
+    bool compact;
+    int64_t rows_most;
+
+    float *score;
+    int32_t *index;
+    struct row_map token, position, next_token, next_position;
+    int32_t *index_host;
+    struct press_held held; /* heads 0: this chain holds nothing */
+    struct press_prompt prompt;
+    void *survivors[2];
+    uint64_t survivors_bytes[2];
+    int32_t flip;
+};
+
+/* A round over the whole layer, ready for its hooks. */
+struct press_round run_round_open(struct press_run *run, const struct press_layer *in);
+
+/* run_hold.c: room for what all layers leave, where the chain asks for it; gives it back. */
+void run_hold_begin(struct press_run *run);
+void run_hold_end(struct press_run *run);
+
+/* run_hold.c: score and budget of a held layer, as settled. */
+void run_hold_take(struct press_run *run, struct press_round *round);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
