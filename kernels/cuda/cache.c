@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cache.c - slots, tail pages and blocks of a decode node, as tables on the device.
+ *
+ *   slot ─▶ per layer: where its block's K and V begin, first row of every head          (slot_blocks)
+ *        └▶ pages: number i of the tail lies in page p of the pool, the same p in every layer   (slot_page)
+ *
+ * Kernels find everything through these tables, so a recorded step works for whatever sequences are in it. Changes are
+ * queued on the compute lane between steps.
+ */
+#include "kernels/cuda/cache.h"
+
+#include "common/base/arena.h"
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+static enum status device_array(struct cuda *c, void *out, int64_t count, uint64_t size, const char *what,
+                                struct err *err)
+{
+    const uint64_t bytes = (uint64_t)count * size;
+    void *at = NULL;
+    enum status st = cuda_alloc(&c->base, bytes, what, &at, err);
+
+    if (st != ST_OK)
+        return st;
+    if (cudaMemset(at, 0, bytes) != cudaSuccess)
+        cuda_broken(c, "memset", what);
+    memcpy(out, &at, sizeof at);
+    return ST_OK;
+}
+
+static enum status flight_open(struct cuda *c, struct step_flight *f, const struct cache_config *k, struct err *err)
+{
+    const uint64_t numbers = STEP_ROW_ARRAYS * (uint64_t)k->rows_max + STEP_OUTPUT_ARRAYS * (uint64_t)k->slots;
+    void *at = NULL;
+    enum status st = cuda_host_alloc(&c->base, numbers * 4, &at, err);
+
+    f->upload = at;
+    if (st == ST_OK)
+        st = cuda_host_alloc(&c->base, (uint64_t)k->slots * 4, &at, err);
+    if (st != ST_OK)
+        return st;
+    f->ids = at;
+    f->wanted = mem_zero((size_t)k->slots, sizeof *f->wanted);
+    if (cudaEventCreateWithFlags(&f->done, cudaEventDisableTiming) != cudaSuccess)
+        return err_set(err, ST_EINTERNAL, "an event cannot be made");
+    return ST_OK;
+}
+
+/* Pointers into the upload, and everything of the decode kernel that no step changes. */
+static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
+{
+    const struct cache_config *k = &cache->config;
+    const int64_t page = 2 * (int64_t)k->kv_heads * KV_PAGE_TOKENS * k->dim, rows = k->rows_max;
+    const int32_t *at = cache->upload, *outputs = at + STEP_ROW_ARRAYS * rows;
+    struct decode_shape *d = &cache->decode;
+
+    d->layers = k->layers;
+    d->q_heads = k->q_heads;
+    d->kv_heads = k->kv_heads;
+    d->dim = k->dim;
+    d->ctas = decode_ctas(c->queue[LANE_COMPUTE], c->base.kv, k->dim);
+    d->blocks = cache->blocks;
+    d->pages = cache->pages;
+    d->pages_per_slot = k->pages_per_slot;
+    d->pool = cache->pool;
+    d->page_stride = page;
+    d->layer_stride = page * k->pages;
+    d->rows = (struct step_rows){ .token = at,
+                                  .position = at + rows,
+                                  .slot = at + 2 * rows,
+                                  .tail = at + 3 * rows,
+                                  .unit_slot = at + 4 * rows,
+                                  .unit_row = at + 5 * rows,
+                                  .unit_rows = at + 6 * rows,
+                                  .unit_tail = at + 7 * rows,
+                                  .output_row = outputs,
+                                  .output_seq = outputs + k->slots,
+                                  .output_slot = outputs + 2 * k->slots };
+}
+
+static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct err *err)
+{
+    const struct cache_config *k = &cache->config;
+    const int64_t items = (int64_t)k->rows_max * k->kv_heads;
+    const uint64_t kv = c->base.kv == DT_F32 ? 4 : 2;
+    struct decode_shape *d = &cache->decode;
+    int64_t page = 2 * (int64_t)k->kv_heads * KV_PAGE_TOKENS * k->dim;
+    enum status st = device_array(c, &cache->pool, page * k->pages * k->layers, kv, "tails", err);
+
+    if (st == ST_OK)
+        st = device_array(c, &cache->blocks, (int64_t)k->slots * k->layers, (uint64_t)cache->block_bytes, "other", err);
+    if (st == ST_OK)
+        st = device_array(c, &cache->pages, (int64_t)k->slots * k->pages_per_slot, 4, "other", err);
+    if (st == ST_OK)
+        st = device_array(c, &cache->upload,
+                          STEP_ROW_ARRAYS * (int64_t)k->rows_max + STEP_OUTPUT_ARRAYS * (int64_t)k->slots, 4, "other",
+                          err);
+    if (st == ST_OK)
+        st = device_array(c, &cache->chosen, k->slots, 4, "other", err);
+    if (st == ST_OK)
+        st = device_array(c, &cache->ids, k->slots, 4, "other", err);
+    if (st != ST_OK)
+        return st;
+    decode_shape_init(c, cache);
+    st = device_array(c, &d->item_first, k->layers * (items + 1), 4, "other", err);
+    if (st == ST_OK)
+        st = device_array(c, &d->start, (int64_t)k->layers * (d->ctas + 1), sizeof(struct decode_start), "other", err);
+    if (st == ST_OK)
+        st = device_array(c, &d->partial, (int64_t)d->ctas * 2 * CUDA_UNIT_QUERIES * (k->dim + 2), 4, "activations",
+                          err);
+    if (st == ST_OK)
+        st = device_array(c, &d->arrived, items, 4, "other", err);
+    return st;
+}
+
+enum status cuda_cache_open(struct backend *be, const struct cache_config *config, struct err *err)
+{
+    struct cuda *c = cuda_of(be);
+    struct cuda_cache *cache;
+    enum status st;
+
+    assert(!c->cache && config->q_heads % config->kv_heads == 0);
+    if (config->q_heads / config->kv_heads > CUDA_UNIT_QUERIES)
+        return err_set(err, ST_EUNIMPLEMENTED, "%d query heads per KV head; this back end takes %d at most",
+                       config->q_heads / config->kv_heads, CUDA_UNIT_QUERIES);
+    cache = mem_zero(1, sizeof *cache);
+    c->cache = cache;
+    cache->config = *config;
+    cache->block_bytes = slot_block_bytes(config->kv_heads);
+    cache->blocks_host = mem_zero((size_t)config->layers, (size_t)cache->block_bytes);
+    st = tables_open(c, cache, err);
+    for (int i = 0; i < STEPS_KEPT && st == ST_OK; i++)
+        st = flight_open(c, &cache->flight[i], config, err);
+    if (st != ST_OK)
+        cuda_cache_close(be);
+    return st;
+}
+
+void cuda_cache_close(struct backend *be)
+{
+    struct cuda *c = cuda_of(be);
+    struct cuda_cache *cache = c->cache;
+
+    if (!cache)
+        return;
+    (void)cudaStreamSynchronize(c->stream[LANE_COMPUTE]);
+    for (int32_t i = 0; i < cache->graphs; i++)
+        if (cache->graph[i].exec)
+            (void)cudaGraphExecDestroy(cache->graph[i].exec);
+    for (int i = 0; i < STEPS_KEPT; i++) {
+        struct step_flight *f = &cache->flight[i];
+
+        cuda_host_free(be, f->upload);
+        cuda_host_free(be, f->ids);
+        free(f->wanted);
+        if (f->done)
+            (void)cudaEventDestroy(f->done);
+    }
+    cuda_free(be, cache->pool);
+    cuda_free(be, cache->blocks);
+    cuda_free(be, cache->pages);
+    cuda_free(be, cache->upload);
+    cuda_free(be, cache->chosen);
+    cuda_free(be, cache->ids);
+    cuda_free(be, cache->decode.item_first);
+    cuda_free(be, cache->decode.start);
+    cuda_free(be, cache->decode.partial);
+    cuda_free(be, cache->decode.arrived);
+    free(cache->blocks_host);
+    free(cache);
+    c->cache = NULL;
+}
+
+static void block_tie(const struct cuda_cache *cache, const struct kv_block *block, char *to)
+{
+    const int32_t heads = cache->config.kv_heads;
+    struct slot_block head = { 0 };
+
+    memset(to, 0, (size_t)cache->block_bytes);
+    if (!block)
+        return;
+    assert(block->codec == KV_PLAIN && block->heads == heads && block->dim == cache->config.dim);
+    assert(block->k_dim == block->dim);
+    head.k = (const char *)block->data + block->k_offset;
+    head.v = (const char *)block->data + block->v_offset;
+    head.codec = (int32_t)block->codec;
+    memcpy(to, &head, offsetof(struct slot_block, first));
+    for (int32_t g = 0; g <= heads; g++) {
+        int32_t first = (int32_t)block->first[g];
+        memcpy(to + offsetof(struct slot_block, first) + (size_t)g * 4, &first, 4);
+    }
+}
+
+void cuda_slot_blocks(struct backend *be, int32_t slot, const struct kv_block *blocks)
+{
+    struct cuda *c = cuda_of(be);
+    struct cuda_cache *cache = c->cache;
+    const int32_t layers = cache->config.layers;
+    const uint64_t bytes = (uint64_t)layers * (uint64_t)cache->block_bytes;
+
+    assert(slot >= 0 && slot < cache->config.slots);
+    for (int32_t l = 0; l < layers; l++)
+        block_tie(cache, blocks ? &blocks[l] : NULL, cache->blocks_host + (int64_t)l * cache->block_bytes);
+    /* from pageable memory: the driver has taken the bytes when the call returns */
+    cuda_upload(be, LANE_COMPUTE, cache->blocks + (uint64_t)slot * bytes, cache->blocks_host, bytes);
+}
+
+void cuda_slot_page(struct backend *be, int32_t slot, int32_t index, int32_t page)
+{
+    struct cuda_cache *cache = cuda_of(be)->cache;
+
+    assert(slot >= 0 && slot < cache->config.slots && index >= 0 && index < cache->config.pages_per_slot);
+    assert(page >= 0 && page < cache->config.pages);
+    cuda_upload(be, LANE_COMPUTE, cache->pages + (int64_t)slot * cache->config.pages_per_slot + index, &page, 4);
+}

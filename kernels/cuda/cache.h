@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* cache.h - what a decode node's slots look like inside the CUDA back end: shared by cache.c and step.c. */
+#ifndef PLATEN_KERNELS_CUDA_CACHE_H
+#define PLATEN_KERNELS_CUDA_CACHE_H
+
+#include "kernels/cuda/cuda.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { STEPS_KEPT = 4, GRAPHS_MAX = 128, STEP_ROW_ARRAYS = 8, STEP_OUTPUT_ARRAYS = 3 };
+
+/* A recorded step: every step of this shape is replayed by it. */
+struct step_graph {
+    int32_t rows, outputs; /* padded */
+    bool seen;             /* ran once as it is; the next one is recorded */
+    cudaGraphExec_t exec;
+};
+
+/* One step on its way: what the host wrote, what came back. */
+struct step_flight {
+    int32_t *upload; /* pinned: STEP_ROW_ARRAYS x [rows_max], STEP_OUTPUT_ARRAYS x [slots] */
+    int32_t *ids;    /* pinned [slots] */
+    bool *wanted;    /* [slots] */
+    int32_t seqs;
+    cudaEvent_t done;
+};
+
+/* owned by: the engine thread. */
+struct cuda_cache {
+    struct cache_config config;
+    int64_t block_bytes; /* of one slot_block */
+    void *pool;          /* kv [layers][pages] of K [G][64][D], V [G][64][D] */
+    char *blocks;        /* device [slots][layers] of slot_block */
+    char *blocks_host;   /* [layers] of one slot, being filled */
+    int32_t *pages;      /* device [slots][pages_per_slot] */
+    int32_t *upload;     /* device, as step_flight.upload */
+    int32_t *chosen;     /* device [slots]: each slot's last token */
+    int32_t *ids;        /* device [slots]: by sequence */
+    struct decode_shape decode;
+    struct step_flight flight[STEPS_KEPT];
+    struct step_graph graph[GRAPHS_MAX];
+    int32_t graphs;
+    int64_t steps;
+    /* the step at hand */
+    int32_t rows, rows_pad, outputs, outputs_pad;
+    bool open, recording, outputs_reached, replayed;
+    struct step_graph *current;
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

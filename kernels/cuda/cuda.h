@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * cuda.h - what the host files of the CUDA back end share; nobody outside this folder includes it.
+ *
+ *   backend_cuda.c  open, close, health, the table          cache.c   slots, pages, blocks
+ *   memory.c        alloc, copies, fences                   step.c    one step: upload, replay, result
+ *   weight.c        reading and converting weights          press.c   scores, select, pack, checksum
+ *   gemm.c, tune.c  products by cuBLASLt, choice of how     library.c libraries opened at run time
+ *   sdpa.c          cuDNN's fused attention                 *.cu      kernels, declared in launch.h
+ *   layer.c         the half-layers, prefill, decode attention
+ */
+#ifndef PLATEN_KERNELS_CUDA_CUDA_H
+#define PLATEN_KERNELS_CUDA_CUDA_H
+
+#include "kernels/backend.h"
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/library.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { CUDA_ARGMAX_ROWS = 4096 };
+enum purpose { FOR_WEIGHTS, FOR_ACTIVATIONS, FOR_BLOCKS, FOR_TAILS, FOR_OTHER, PURPOSE_COUNT };
+
+struct cuda_cache;
+struct gemm;
+struct sdpa;
+
+/* One allocation, so that free knows what to give back. */
+struct allotted {
+    void *at;
+    uint64_t bytes;
+    enum purpose purpose;
+};
+
+/* owned by: the engine thread, but for what `lock` guards. */
+struct cuda {
+    struct backend base;
+    int32_t device, major, minor, sms;
+    int64_t rows_max;
+    cudaStream_t stream[LANE_COUNT];
+    struct cuda_queue queue[LANE_COUNT];
+    struct blas_library blas;
+    struct dnn_library dnn;
+    struct gemm *gemm;
+    struct sdpa *sdpa; /* NULL: own attention, and describe() says why */
+    struct cuda_cache *cache;
+    void *press; /* grows to what the largest press asked for */
+    uint64_t press_bytes;
+    uint64_t *argmax_partial; /* [argmax_rows][CUDA_ARGMAX_PARTS] */
+    uint32_t *argmax_count;   /* [argmax_rows] zeros */
+    int64_t *first_host;      /* pinned [KV_HEADS_MAX + 1] */
+    int64_t *first_device;
+    uint64_t *select_room;
+    void *bounce; /* pinned, CHECKSUM_BYTES */
+    uint64_t capacity;
+    char describe[320];
+    pthread_mutex_t lock; /* guards allotted and broken */
+    struct allotted *allotted;
+    size_t allotted_count, allotted_room;
+    uint64_t used[PURPOSE_COUNT];
+    struct err broken;
+    bool is_broken; /* under lock */
+};
+
+struct weight {
+    enum weight_use use;
+    int64_t rows, cols;
+    void *data;    /* act [rows][cols]; NULL for vectors */
+    float *vector; /* f32 [cols] */
+};
+
+extern const struct backend_ops backend_cuda_ops;
+
+/* The back end of `be`, its device made the calling thread's. */
+struct cuda *cuda_of(struct backend *be);
+
+/* Remembers the first failure; true when `e` is one. Any thread. */
+bool cuda_failed(struct cuda *c, cudaError_t e, const char *what);
+void cuda_broken(struct cuda *c, const char *what, const char *why);
+/* Waits for an event, at most `ms`; breaks the back end past that. Any thread. */
+bool cuda_event_wait(struct cuda *c, cudaEvent_t event, int64_t ms, const char *what);
+
+static inline uint64_t act_bytes(const struct cuda *c)
+{
+    return c->base.act == DT_F32 ? 4 : 2;
+}
+
+/* memory.c */
+enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, void **out, struct err *err);
+void cuda_free(struct backend *be, void *device);
+enum status cuda_host_alloc(struct backend *be, uint64_t bytes, void **out, struct err *err);
+void cuda_host_free(struct backend *be, void *host);
+void cuda_upload(struct backend *be, enum lane lane, void *device, const void *host, uint64_t bytes);
+void cuda_download(struct backend *be, enum lane lane, void *host, const void *device, uint64_t bytes);
+void cuda_copy(struct backend *be, enum lane lane, void *to, const void *from, uint64_t bytes);
+void cuda_wait(struct backend *be, enum lane lane);
+enum status cuda_fence_open(struct backend *be, struct fence **out, struct err *err);
+void cuda_fence_close(struct backend *be, struct fence *f);
+void cuda_fence_record(struct backend *be, struct fence *f, enum lane lane);
+void cuda_fence_after(struct backend *be, enum lane lane, struct fence *f);
+enum status cuda_fence_wait(struct backend *be, struct fence *f, int64_t deadline_ns);
+void cuda_device_bytes(struct backend *be, struct device_bytes *out);
+
+/* weight.c */
+enum status cuda_weight_open(struct backend *be, const struct weight_source *src, enum weight_use use,
+                             struct weight **out, struct err *err);
+void cuda_weight_close(struct backend *be, struct weight *w);
+
+/* gemm.c, tune.c */
+struct gemm_shape {
+    int64_t rows, n, k;
+};
+enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err);
+void gemm_close(struct cuda *c);
+/* Times the candidates for products with a weight of n x k, for the row counts that occur. Not hot. */
+enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struct err *err);
+/* out [rows][n] = in [rows][k] . w^T (+ out) */
+void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *in, void *out,
+              bool accumulate);
+
+/* sdpa.c */
+enum status sdpa_open(struct cuda *c, struct err *err);
+void sdpa_close(struct cuda *c);
+/* As attn_prefill without a window; false: not a shape for cuDNN (nothing was queued). */
+bool sdpa_run(struct cuda *c, const struct attn_span *span, int32_t count, const void *q, int32_t q_heads, float scale,
+              void *out, float *lse, int64_t lse_stride);
+
+/* layer.c */
+void cuda_embed(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x);
+void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
+                   void *out);
+void cuda_add(struct backend *be, void *x, const void *y, int64_t count);
+void cuda_matmul(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
+                 void *out, bool accumulate);
+void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
+void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
+void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids);
+void cuda_qkv_to_layer(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
+                       const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,
+                       const struct kv_layer *kv, int64_t token);
+void cuda_attn_prefill(struct backend *be, const struct attn_span *span, int32_t count, const void *q, int32_t q_heads,
+                       float scale, int32_t window, void *out, float *lse, int64_t lse_stride);
+
+void cuda_rotate_rows(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,
+                      int64_t position, int64_t step, int64_t rows, void *out);
+
+/* cache.c, step.c */
+enum status cuda_cache_open(struct backend *be, const struct cache_config *config, struct err *err);
+void cuda_cache_close(struct backend *be);
+void cuda_slot_blocks(struct backend *be, int32_t slot, const struct kv_block *blocks);
+void cuda_slot_page(struct backend *be, int32_t slot, int32_t index, int32_t page);
+bool cuda_step_begin(struct backend *be, const struct step *step);
+void cuda_step_embed(struct backend *be, const struct weight *table, float scale, void *x);
+void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope, int32_t layer,
+                      const void *qkv, void *q);
+void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t q_heads, float scale, int32_t window,
+                      void *out);
+void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out);
+void cuda_step_choose(struct backend *be, const void *logits, int32_t vocab);
+void cuda_step_end(struct backend *be);
+void cuda_step_result(struct backend *be, int32_t behind, int32_t *ids);
+/* Rows that an operation takes for `rows` asked: padded to the recorded shape inside a step, else as they are. */
+int64_t step_rows_of(const struct cuda *c, int64_t rows);
+/* The same for a count of numbers that is whole rows. */
+int64_t step_count_of(const struct cuda *c, int64_t count);
+
+/* press.c */
+void cuda_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);
+void cuda_score_window(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
+                       int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);
+void cuda_score_ranges(struct backend *be, const struct kv_rows *in, const int64_t *begin, const float *value,
+                       int32_t count, float *score);
+void cuda_score_random(struct backend *be, const struct kv_rows *in, uint64_t seed, int32_t layer, float *score);
+void cuda_select(struct backend *be, const struct kv_rows *in, const struct select_args *args, int32_t *index,
+                 int64_t *first);
+void cuda_pack(struct backend *be, const struct pack_args *args, const struct kv_block *block);
+uint64_t cuda_checksum(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
+enum { CHECKSUM_BYTES = 4 << 20 };
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * decode.cu - attention of one step over ragged blocks and tails, near the speed at which the rows can be read.
+ *
+ *   items          (unit, KV head): lengths differ from head to head and from sequence to sequence
+ *   tiles of 64    [ item 0: block ......... tail ][ item 1: b t ][ item 2: block ... tail ] ...
+ *   thread blocks  |------ 0 ------|------ 1 ------|------ 2 ------|          equal shares, wherever items begin
+ *
+ * The flattened tiles of a layer are dealt out evenly to a fixed grid, so no raggedness costs anything and the launch is
+ * the same for every step (a captured graph replays). An item that lies in several thread blocks leaves (max, sum, out)
+ * of each; the one that arrives last merges them. Where each block begins is worked out once a step for all layers.
+ *
+ * A warp owns 16 rows of a tile and its own pipeline of asynchronous copies: no barrier inside an item. Queries (up to
+ * 16: the group's heads times the unit's rows) are the M side of the tensor cores' 16 x 8 x 16, rows of the cache the N
+ * side. Shared memory: 4 warps x STAGES x (K and V) x 16 rows, each padded by 16 bytes against bank conflicts.
+ *
+ * f32 caches and other head sizes take a plain kernel: one thread block per query head, nothing shared.
+ */
+#include "kernels/cuda/device.cuh"
+
+enum { TILE = KV_PAGE_TOKENS, WARPS = 4, ROWS = 16, PLAN_THREADS = 1024, PLAIN_WARPS = 8 };
+
+#define LOG2E 1.4426950408889634f
+
+template <int D> struct room {
+    enum {
+        row = D * 2 + 16, /* bytes */
+        matrix = ROWS * row,
+        stages = D <= 64    ? 4
+                 : D <= 128 ? 3
+                            : 2,
+        warp = stages * 2 * matrix,
+        bytes = WARPS * warp
+    };
+};
+
+__device__ __forceinline__ const struct slot_block *block_of(const struct decode_shape &s, int32_t slot, int32_t layer)
+{
+    const int64_t bytes = (4 * (int64_t)sizeof(void *) + 4 * (int64_t)(s.kv_heads + 2) + 15) / 16 * 16;
+
+    return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * bytes);
+}
+
+/* ---- the plan ---- */
+
+__device__ int32_t item_tiles(const struct decode_shape &s, int32_t layer, int32_t item)
+{
+    int32_t unit = item / s.kv_heads, g = item % s.kv_heads, rows = s.rows.unit_rows[unit];
+
+    if (rows == 0)
+        return 0;
+    const struct slot_block *b = block_of(s, s.rows.unit_slot[unit], layer);
+    return (b->first[g + 1] - b->first[g] + TILE - 1) / TILE + (s.rows.unit_tail[unit] + rows + TILE - 1) / TILE;
+}
+
+__device__ int32_t block_prefix(int32_t x, int32_t *total)
+{
+    __shared__ int32_t part[32];
+    int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    int32_t sum = x;
+
+    for (int d = 1; d < 32; d <<= 1) {
+        int32_t other = __shfl_up_sync(0xffffffffu, sum, d);
+        if (lane >= d)
+            sum += other;
+    }
+    if (lane == 31)
+        part[warp] = sum;
+    __syncthreads();
+    if (warp == 0) {
+        int32_t p = part[lane];
+        for (int d = 1; d < 32; d <<= 1) {
+            int32_t other = __shfl_up_sync(0xffffffffu, p, d);
+            if (lane >= d)
+                p += other;
+        }
+        part[lane] = p;
+    }
+    __syncthreads();
+    int32_t before = (warp ? part[warp - 1] : 0) + sum - x;
+    *total = part[31];
+    __syncthreads();
+    return before;
+}
+
+__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constant__ struct decode_shape s)
+{
+    const int32_t layer = blockIdx.x, items = s.units * s.kv_heads;
+    int32_t *first = s.item_first + (int64_t)layer * (items + 1);
+    int32_t carry = 0, total;
+
+    chain_begin();
+    for (int32_t base = 0; base < items; base += PLAN_THREADS) {
+        int32_t i = base + threadIdx.x;
+        int32_t before = block_prefix(i < items ? item_tiles(s, layer, i) : 0, &total);
+        if (i < items)
+            first[i] = carry + before;
+        carry += total;
+    }
+    if (threadIdx.x == 0)
+        first[items] = carry;
+    __syncthreads();
+    int32_t used = min(s.ctas, carry);
+    for (int32_t c = threadIdx.x; c <= s.ctas; c += PLAN_THREADS) {
+        int32_t tile = c < used ? (int32_t)((int64_t)c * carry / used) : carry, low = 0, high = items;
+        while (high - low > 1) { /* the last item that begins at or before the tile: it is not empty */
+            int32_t middle = (low + high) / 2;
+            if (first[middle] <= tile)
+                low = middle;
+            else
+                high = middle;
+        }
+        s.start[(int64_t)layer * (s.ctas + 1) + c] = { low, tile - first[low] };
+    }
+}
+
+/* ---- one layer ---- */
+
+/* What a thread block needs of an item. */
+struct work {
+    int32_t unit_row, unit_rows, unit_tail, g;
+    int32_t block_rows, block_tiles, tail_rows;
+    const char *k, *v; /* of the head in the block */
+    const int32_t *pages;
+};
+
+__device__ __forceinline__ struct work work_of(const struct decode_shape &s, int32_t layer, int32_t item, int32_t bytes)
+{
+    struct work w;
+    int32_t unit = item / s.kv_heads, slot;
+
+    w.g = item % s.kv_heads;
+    slot = s.rows.unit_slot[unit];
+    w.unit_row = s.rows.unit_row[unit];
+    w.unit_rows = s.rows.unit_rows[unit];
+    w.unit_tail = s.rows.unit_tail[unit];
+    const struct slot_block *b = block_of(s, slot, layer);
+    int32_t first = b->first[w.g];
+    w.block_rows = b->first[w.g + 1] - first;
+    w.block_tiles = (w.block_rows + TILE - 1) / TILE;
+    w.tail_rows = w.unit_tail + w.unit_rows;
+    w.k = (const char *)b->k + (int64_t)first * bytes;
+    w.v = (const char *)b->v + (int64_t)first * bytes;
+    w.pages = s.pages + (int64_t)slot * s.pages_per_slot;
+    return w;
+}
+
+/* Queues the copies of this warp's 16 rows of tile `tile`. */
+template <int D>
+__device__ __forceinline__ void rows_fetch(const struct decode_shape &s, const struct work &w, const char *pool,
+                                           int32_t tile, int warp, int lane, uint32_t to, bool &waited)
+{
+    const char *k, *v;
+    int32_t row, valid;
+
+    if (tile < w.block_tiles) {
+        row = tile * TILE + warp * ROWS;
+        valid = w.block_rows - row;
+        k = w.k + (int64_t)row * (D * 2);
+        v = w.v + (int64_t)row * (D * 2);
+    } else {
+        if (!waited) { /* the row that this step appended */
+            chain_wait();
+            waited = true;
+        }
+        row = (tile - w.block_tiles) * TILE + warp * ROWS;
+        valid = w.tail_rows - row;
+        if (valid <= 0)
+            return;
+        int64_t page = w.pages[tile - w.block_tiles];
+        k = pool + (page * s.page_stride + ((int64_t)w.g * TILE + warp * ROWS) * D) * 2;
+        v = k + (int64_t)s.kv_heads * TILE * D * 2;
+    }
+    if (valid <= 0)
+        return;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        int unit = lane + 32 * i, r = unit / (D / 8), c = unit % (D / 8);
+        copy16_async(to + r * room<D>::row + c * 16, k + r * (D * 2) + c * 16, r < valid);
+    }
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+        int unit = lane + 32 * i, r = unit / (D / 8), c = unit % (D / 8);
+        copy16_async(to + room<D>::matrix + r * room<D>::row + c * 16, v + r * (D * 2) + c * 16, r < valid);
+    }
+}
+
+/* Running softmax of this warp: two query rows to a thread (lane / 4, and 8 more). */
+template <int D> struct running {
+    float max[2], sum[2], out[D / 8][4];
+};
+
+template <int D>
+__device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t (&query)[D / 16][4], int32_t group,
+                                            float scale2, int32_t window, int32_t tile, int warp, int lane, uint32_t at,
+                                            struct running<D> &run)
+{
+    const bool tail = tile >= w.block_tiles;
+    const int32_t row = (tail ? tile - w.block_tiles : tile) * TILE + warp * ROWS;
+    const int32_t valid = (tail ? w.tail_rows : w.block_rows) - row;
+    float s[2][4] = {};
+
+    if (valid <= 0)
+        return;
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++) {
+        uint32_t b[4];
+        load_matrices(b, at + ((lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 + ((lane >> 3) & 1) * 16);
+        multiply(s[0], query[kk], b[0], b[1]);
+        multiply(s[1], query[kk], b[2], b[3]);
+    }
+    if (tail || window > 0 || valid < ROWS) {
+        const int32_t ahead = tail ? w.block_rows : 0; /* cache rows of this head before `row`'s segment */
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            int32_t q = (lane >> 2) + (i >= 2 ? 8 : 0), self = w.block_rows + w.unit_tail + q / group;
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                int32_t r = j * 8 + 2 * (lane & 3) + (i & 1), place = ahead + row + r;
+                if (r >= valid || place > self || (window > 0 && place <= self - window))
+                    s[j][i] = -CUDART_INF_F;
+            }
+        }
+    }
+    float p[2][4];
+    bool same = true;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float top = fmaxf(fmaxf(s[0][2 * half], s[0][2 * half + 1]), fmaxf(s[1][2 * half], s[1][2 * half + 1]));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        top = fmaxf(top, run.max[half]);
+        float base = top == -CUDART_INF_F ? 0.0f : top * scale2, sum = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                p[j][2 * half + i] = exp2f(s[j][2 * half + i] * scale2 - base);
+                sum += p[j][2 * half + i];
+            }
+        float less = exp2f(run.max[half] * scale2 - base);
+        same = same && less == 1.0f;
+        run.sum[half] = run.sum[half] * less + sum;
+        run.max[half] = top;
+        s[0][half] = less;
+    }
+    if (!__all_sync(0xffffffffu, same)) {
+#pragma unroll
+        for (int n = 0; n < D / 8; n++) {
+            run.out[n][0] *= s[0][0], run.out[n][1] *= s[0][0];
+            run.out[n][2] *= s[0][1], run.out[n][3] *= s[0][1];
+        }
+    }
+    uint32_t a[4] = { bf16_pair(p[0][0], p[0][1]), bf16_pair(p[0][2], p[0][3]), bf16_pair(p[1][0], p[1][1]),
+                      bf16_pair(p[1][2], p[1][3]) };
+#pragma unroll
+    for (int n = 0; n < D / 16; n++) {
+        uint32_t b[4];
+        load_matrices_turned(b, at + room<D>::matrix + (((lane >> 3) & 1) * 8 + (lane & 7)) * room<D>::row + n * 32 +
+                                    (lane >> 4) * 16);
+        multiply(run.out[2 * n], a, b[0], b[1]);
+        multiply(run.out[2 * n + 1], a, b[2], b[3]);
+    }
+}
+
+/* The queries of an item as the A side: 16 rows of D, zeros where there are fewer. */
+template <int D>
+__device__ __forceinline__ void queries_load(const struct decode_shape &s, const struct work &w, const bf16 *in,
+                                             int32_t group, int lane, uint32_t (&query)[D / 16][4])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int32_t q = (lane >> 2) + half * 8;
+        const bf16 *row = in + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.g * group + q % group) * D;
+        bool there = q < w.unit_rows * group;
+#pragma unroll
+        for (int kk = 0; kk < D / 16; kk++) {
+            const uint32_t *at = (const uint32_t *)(row + kk * 16 + 2 * (lane & 3));
+            query[kk][half] = there ? at[0] : 0;
+            query[kk][half + 2] = there ? at[4] : 0;
+        }
+    }
+}
+
+/* Leaves this warp's max (in exponents of 2), sum and out in shared memory: [16][2], then [16][D]. */
+template <int D>
+__device__ __forceinline__ void running_leave(const struct running<D> &run, float scale2, int lane, float *to)
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int q = (lane >> 2) + half * 8;
+        float sum = run.sum[half];
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if ((lane & 3) == 0) {
+            to[2 * q] = run.max[half] * scale2;
+            to[2 * q + 1] = sum;
+        }
+#pragma unroll
+        for (int n = 0; n < D / 8; n++)
+            *(float2 *)(to + 2 * ROWS + q * D + n * 8 + 2 * (lane & 3)) =
+                make_float2(run.out[n][2 * half], run.out[n][2 * half + 1]);
+    }
+}
+
+__device__ __forceinline__ float fraction(float max, float top)
+{
+    return max == -CUDART_INF_F ? 0.0f : exp2f(max - top);
+}
+
+/* The thread block that holds tile `tile` of `total`, where `used` blocks share them evenly. */
+__device__ __forceinline__ int32_t holder(int32_t tile, int32_t total, int32_t used)
+{
+    return (int32_t)((((int64_t)tile + 1) * used - 1) / total);
+}
+
+template <int D>
+__global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
+    decode_kernel(const __grid_constant__ struct decode_shape s, int32_t layer, const bf16 *in, float scale2,
+                  int32_t window, bf16 *out)
+{
+    extern __shared__ __align__(128) char shared[];
+    __shared__ int last;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t group = s.q_heads / s.kv_heads, items = s.units * s.kv_heads, cta = blockIdx.x;
+    const int32_t *first = s.item_first + (int64_t)layer * (items + 1);
+    const struct decode_start *start = s.start + (int64_t)layer * (s.ctas + 1);
+    const char *pool = (const char *)s.pool + (int64_t)layer * s.layer_stride * 2;
+    const uint32_t mine = shared_address(shared) + warp * room<D>::warp;
+    const struct decode_start begin = start[cta], end = start[cta + 1];
+    int32_t item = begin.item, tile = begin.tile, total = first[items], used = min(s.ctas, total);
+    int32_t left = first[end.item] + end.tile - first[item] - tile;
+    bool waited = false;
+
+    chain_next();
+    for (int32_t part = 0; left > 0; part++) {
+        while (first[item + 1] == first[item])
+            item++;
+        const int32_t base = first[item], whole = first[item + 1] - base, stop = min(tile + left, whole);
+        const struct work w = work_of(s, layer, item, D * 2);
+        struct running<D> run = {
+            { -CUDART_INF_F, -CUDART_INF_F }, {},
+            {
+            }
+        };
+        uint32_t query[D / 16][4];
+
+#pragma unroll
+        for (int i = 0; i < room<D>::stages - 1; i++) {
+            if (tile + i < stop)
+                rows_fetch<D>(s, w, pool, tile + i, warp, lane, mine + i * 2 * room<D>::matrix, waited);
+            copies_commit();
+        }
+        if (!waited)
+            chain_wait();
+        waited = true;
+        queries_load<D>(s, w, in, group, lane, query);
+        for (int32_t t = tile, stage = 0; t < stop; t++) {
+            int32_t ahead = t + room<D>::stages - 1, next = stage == 0 ? room<D>::stages - 1 : stage - 1;
+            if (ahead < stop)
+                rows_fetch<D>(s, w, pool, ahead, warp, lane, mine + next * 2 * room<D>::matrix, waited);
+            copies_commit();
+            copies_wait<room<D>::stages - 1>();
+            __syncwarp();
+            rows_attend<D>(w, query, group, scale2, window, t, warp, lane, mine + stage * 2 * room<D>::matrix, run);
+            __syncwarp();
+            stage = stage == room<D>::stages - 1 ? 0 : stage + 1;
+        }
+        copies_wait<0>();
+        running_leave<D>(run, scale2, lane, (float *)(shared + warp * room<D>::warp));
+        __syncthreads();
+
+        /* Four warps become one: thread by (query, channel). */
+        const bool alone = tile == 0 && stop == whole;
+        const int32_t rows = w.unit_rows * group;
+        float *partial = s.partial + ((int64_t)cta * 2 + (part > 0)) * CUDA_UNIT_QUERIES * (D + 2);
+        for (int32_t i = threadIdx.x; i < rows * D; i += WARPS * 32) {
+            int32_t q = i / D, c = i % D;
+            float top = -CUDART_INF_F, sum = 0.0f, value = 0.0f;
+#pragma unroll
+            for (int k = 0; k < WARPS; k++)
+                top = fmaxf(top, ((float *)(shared + k * room<D>::warp))[2 * q]);
+#pragma unroll
+            for (int k = 0; k < WARPS; k++) {
+                const float *from = (const float *)(shared + k * room<D>::warp);
+                float f = fraction(from[2 * q], top);
+                sum += f * from[2 * q + 1];
+                value += f * from[2 * ROWS + i];
+            }
+            if (alone) {
+                out[((int64_t)(w.unit_row + q / group) * s.q_heads + w.g * group + q % group) * D + c] =
+                    rounded<bf16>(sum > 0.0f ? value / sum : 0.0f);
+            } else {
+                partial[q * (D + 2) + 2 + c] = value;
+                if (c == 0) {
+                    partial[q * (D + 2)] = top;
+                    partial[q * (D + 2) + 1] = sum;
+                }
+            }
+        }
+        __syncthreads();
+        if (!alone) {
+            const int32_t from = holder(base, total, used), to = holder(base + whole - 1, total, used);
+            if (threadIdx.x == 0) {
+                __threadfence();
+                last = atomicAdd(&s.arrived[item], 1u) == (uint32_t)(to - from);
+                if (last)
+                    s.arrived[item] = 0;
+                __threadfence();
+            }
+            __syncthreads();
+            if (last) {
+                /* factors of every piece and query first, then the sums: [pieces][16] */
+                float *factor = (float *)shared;
+                for (int32_t q = threadIdx.x; q < rows; q += WARPS * 32) {
+                    float top = -CUDART_INF_F, sum = 0.0f;
+                    for (int32_t c = from; c <= to; c++) {
+                        const float *p =
+                            s.partial + (((int64_t)c * 2 + (start[c].item != item)) * CUDA_UNIT_QUERIES + q) * (D + 2);
+                        factor[(c - from) * ROWS + q] = __ldcg(p);
+                        top = fmaxf(top, __ldcg(p));
+                    }
+                    for (int32_t c = from; c <= to; c++) {
+                        const float *p =
+                            s.partial + (((int64_t)c * 2 + (start[c].item != item)) * CUDA_UNIT_QUERIES + q) * (D + 2);
+                        float f = fraction(factor[(c - from) * ROWS + q], top);
+                        factor[(c - from) * ROWS + q] = f;
+                        sum += f * __ldcg(p + 1);
+                    }
+                    for (int32_t c = from; c <= to; c++)
+                        factor[(c - from) * ROWS + q] *= sum > 0.0f ? 1.0f / sum : 0.0f;
+                }
+                __syncthreads();
+                for (int32_t i = threadIdx.x; i < rows * D; i += WARPS * 32) {
+                    int32_t q = i / D, c = i % D;
+                    float value = 0.0f;
+#pragma unroll 8
+                    for (int32_t k = from; k <= to; k++)
+                        value += factor[(k - from) * ROWS + q] *
+                                 __ldcg(s.partial +
+                                        (((int64_t)k * 2 + (start[k].item != item)) * CUDA_UNIT_QUERIES + q) * (D + 2) +
+                                        2 + c);
+                    out[((int64_t)(w.unit_row + q / group) * s.q_heads + w.g * group + q % group) * D + c] =
+                        rounded<bf16>(value);
+                }
+                __syncthreads();
+            }
+        }
+        left -= stop - tile;
+        item++;
+        tile = 0;
+    }
+    if (!waited)
+        chain_wait();
+}
+
+/* ---- the plain kernel: any head size, f32 or bf16 ---- */
+
+/* grid: rows, query heads. A lane takes a row of the cache for the scores and channels for the sum. */
+template <typename T>
+__global__ void __launch_bounds__(PLAIN_WARPS * 32)
+    plain_kernel(const __grid_constant__ struct decode_shape s, int32_t layer, const T *in, float scale, int32_t window,
+                 T *out)
+{
+    enum { CHANNELS = KV_HEAD_DIM_MAX / 32 };
+    __shared__ float query[KV_HEAD_DIM_MAX], max[PLAIN_WARPS], sum[PLAIN_WARPS], part[PLAIN_WARPS][KV_HEAD_DIM_MAX];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t row = blockIdx.x, h = blockIdx.y, g = h / (s.q_heads / s.kv_heads), dim = s.dim;
+
+    chain_begin();
+    const int32_t slot = s.rows.slot[row];
+    if (slot < 0)
+        return;
+    const struct slot_block *b = block_of(s, slot, layer);
+    const int32_t begin = b->first[g], block_rows = b->first[g + 1] - begin, self = block_rows + s.rows.tail[row];
+    const int32_t *pages = s.pages + (int64_t)slot * s.pages_per_slot;
+    const T *pool = (const T *)s.pool + (int64_t)layer * s.layer_stride;
+    float top = -CUDART_INF_F, total = 0.0f, value[CHANNELS] = {};
+
+    for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
+        query[c] = number(in[((int64_t)row * s.q_heads + h) * dim + c]) * scale;
+    __syncthreads();
+    const int32_t seen = window > 0 && self + 1 > window ? self + 1 - window : 0;
+    for (int32_t at = seen / 32 * 32 + warp * 32; at <= self; at += PLAIN_WARPS * 32) {
+        int32_t place = at + lane;
+        const T *k = NULL, *v = NULL;
+        float score = -CUDART_INF_F;
+
+        if (place <= self && place >= seen) {
+            if (place < block_rows) {
+                k = (const T *)b->k + (int64_t)(begin + place) * dim;
+                v = (const T *)b->v + (int64_t)(begin + place) * dim;
+            } else {
+                int32_t t = place - block_rows;
+                k = pool + pages[t / TILE] * s.page_stride + ((int64_t)g * TILE + t % TILE) * dim;
+                v = k + (int64_t)s.kv_heads * TILE * dim;
+            }
+            score = 0.0f;
+            for (int32_t c = 0; c < dim; c++)
+                score += query[c] * number(k[c]);
+        }
+        float high = fmaxf(top, warp_max(score)), less = top == -CUDART_INF_F ? 0.0f : expf(top - high);
+        float p = score == -CUDART_INF_F ? 0.0f : expf(score - high);
+        top = high;
+        total = total * less + warp_sum(p);
+#pragma unroll
+        for (int i = 0; i < CHANNELS; i++)
+            value[i] *= less;
+        for (int j = 0; j < 32; j++) {
+            float pj = __shfl_sync(0xffffffffu, p, j);
+            const T *vj = (const T *)__shfl_sync(0xffffffffu, (unsigned long long)v, j);
+            if (!vj)
+                continue;
+#pragma unroll
+            for (int i = 0; i < CHANNELS; i++)
+                if (lane + 32 * i < dim)
+                    value[i] += pj * number(vj[lane + 32 * i]);
+        }
+    }
+    if (lane == 0) {
+        max[warp] = top;
+        sum[warp] = total;
+    }
+#pragma unroll
+    for (int i = 0; i < CHANNELS; i++)
+        if (lane + 32 * i < dim)
+            part[warp][lane + 32 * i] = value[i];
+    __syncthreads();
+    for (int32_t c = threadIdx.x; c < dim; c += blockDim.x) {
+        float high = -CUDART_INF_F, below = 0.0f, above = 0.0f;
+        for (int k = 0; k < PLAIN_WARPS; k++)
+            high = fmaxf(high, max[k]);
+        for (int k = 0; k < PLAIN_WARPS; k++) {
+            float f = max[k] == -CUDART_INF_F ? 0.0f : expf(max[k] - high);
+            above += f * part[k][c];
+            below += f * sum[k];
+        }
+        out[((int64_t)row * s.q_heads + h) * dim + c] = rounded<T>(below > 0.0f ? above / below : 0.0f);
+    }
+}
+
+/* ---- launchers ---- */
+
+cudaError_t launch_decode_plan(struct cuda_queue q, const struct decode_shape *s)
+{
+    return launch_chained(q, dim3((unsigned)s->layers), dim3(PLAN_THREADS), 0, plan_kernel, *s);
+}
+
+template <int D>
+static cudaError_t decode(const struct cuda_queue &q, const struct decode_shape *s, int32_t layer, const void *in,
+                          float scale, int32_t window, void *out)
+{
+    return launch_chained(q, dim3((unsigned)s->ctas), dim3(WARPS * 32), room<D>::bytes, decode_kernel<D>, *s, layer,
+                          (const bf16 *)in, scale * LOG2E, window, (bf16 *)out);
+}
+
+template <int D> static int32_t ctas_of(const struct cuda_queue &q)
+{
+    int each = 0;
+
+    if (allow_shared(decode_kernel<D>, room<D>::bytes) != cudaSuccess ||
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D>, WARPS * 32, room<D>::bytes) !=
+            cudaSuccess)
+        return 0;
+    return each * q.sms;
+}
+
+int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim)
+{
+    if (t != DT_BF16)
+        return 0;
+    switch (dim) {
+    case 64:
+        return ctas_of<64>(q);
+    case 80:
+        return ctas_of<80>(q);
+    case 96:
+        return ctas_of<96>(q);
+    case 128:
+        return ctas_of<128>(q);
+    case 256:
+        return ctas_of<256>(q);
+    default:
+        return 0;
+    }
+}
+
+cudaError_t launch_decode(struct cuda_queue q, enum dtype t, const struct decode_shape *s, int32_t rows, int32_t layer,
+                          const void *in, float scale, int32_t window, void *out)
+{
+    dim3 plain((unsigned)rows, (unsigned)s->q_heads);
+
+    if (s->ctas > 0)
+        switch (s->dim) {
+        case 64:
+            return decode<64>(q, s, layer, in, scale, window, out);
+        case 80:
+            return decode<80>(q, s, layer, in, scale, window, out);
+        case 96:
+            return decode<96>(q, s, layer, in, scale, window, out);
+        case 128:
+            return decode<128>(q, s, layer, in, scale, window, out);
+        case 256:
+            return decode<256>(q, s, layer, in, scale, window, out);
+        default:
+            return cudaErrorInvalidValue;
+        }
+    if (t == DT_F32)
+        return launch_chained(q, plain, dim3(PLAIN_WARPS * 32), 0, plain_kernel<float>, *s, layer, (const float *)in,
+                              scale, window, (float *)out);
+    return launch_chained(q, plain, dim3(PLAIN_WARPS * 32), 0, plain_kernel<bf16>, *s, layer, (const bf16 *)in, scale,
+                          window, (bf16 *)out);
+}

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * gemm.c - products with weights by cuBLASLt.
+ *
+ * Our memory is row-major: out [rows][N] = in [rows][K] . w [N][K]^T. Read as columns that is out' (N x rows) =
+ * w'^T (N x K) . in' (K x rows), the form in which the library is fastest. bf16 with f32 sums, or f32 without TF32.
+ * One descriptor and three layouts are kept and changed per call, so that a call allocates nothing of ours.
+ */
+#include "kernels/cuda/gemm.h"
+
+#include "common/base/arena.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+int64_t gemm_bucket(int64_t rows)
+{
+    static const int64_t ladder[] = { 16,   24,   32,   48,   64,   96,   128,  192,   256,   384,   512,  768,
+                                      1024, 1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768 };
+
+    for (size_t i = 0; i < sizeof ladder / sizeof ladder[0]; i++)
+        if (rows <= ladder[i])
+            return ladder[i];
+    return rows;
+}
+
+const struct gemm_choice *gemm_find(const struct gemm *g, const struct gemm_shape *shape)
+{
+    int64_t rows = gemm_bucket(shape->rows);
+
+    for (int32_t i = 0; i < g->choices; i++)
+        if (g->choice[i].n == shape->n && g->choice[i].k == shape->k && g->choice[i].rows == rows)
+            return &g->choice[i];
+    return NULL;
+}
+
+static bool layout_set(struct cuda *c, cublasLtMatrixLayout_t layout, uint64_t rows, uint64_t cols)
+{
+    int64_t ld = (int64_t)rows;
+    struct blas_library *b = &c->blas;
+
+    return b->cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, &rows, sizeof rows) == 0 &&
+           b->cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &cols, sizeof cols) == 0 &&
+           b->cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_LD, &ld, sizeof ld) == 0;
+}
+
+bool gemm_layouts(struct cuda *c, const struct gemm_shape *s)
+{
+    return layout_set(c, c->gemm->w, (uint64_t)s->k, (uint64_t)s->n) &&
+           layout_set(c, c->gemm->in, (uint64_t)s->k, (uint64_t)s->rows) &&
+           layout_set(c, c->gemm->out, (uint64_t)s->n, (uint64_t)s->rows);
+}
+
+cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, bool accumulate,
+                           const cublasLtMatmulAlgo_t *algo)
+{
+    const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;
+    struct gemm *g = c->gemm;
+
+    return c->blas.cublasLtMatmul(g->handle, g->desc, &alpha, w, g->w, in, g->in, &beta, out, g->out, out, g->out, algo,
+                                  g->workspace, GEMM_WORKSPACE, c->stream[LANE_COMPUTE]);
+}
+
+int gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most)
+{
+    struct gemm *g = c->gemm;
+    int found = 0;
+
+    if (c->blas.cublasLtMatmulAlgoGetHeuristic(g->handle, g->desc, g->w, g->in, g->out, g->out, g->preference, most,
+                                               out, &found) != CUBLAS_STATUS_SUCCESS)
+        return 0;
+    return found;
+}
+
+/* A shape that was never timed takes the library's first guess, remembered for the next call. */
+static const cublasLtMatmulAlgo_t *guess(struct cuda *c, const struct gemm_shape *shape, cublasLtMatmulAlgo_t *room)
+{
+    struct gemm *g = c->gemm;
+    cublasLtMatmulHeuristicResult_t first;
+
+    if (gemm_candidates(c, &first, 1) < 1)
+        return NULL;
+    *room = first.algo;
+    if (g->choices < GEMM_CHOICES_MAX)
+        g->choice[g->choices++] =
+            (struct gemm_choice){ gemm_bucket(shape->rows), shape->n, shape->k, first.algo, 0.0f };
+    return room;
+}
+
+void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *in, void *out, bool accumulate)
+{
+    const struct gemm_choice *choice = gemm_find(c->gemm, shape);
+    const cublasLtMatmulAlgo_t *algo = choice ? &choice->algo : NULL;
+    cublasLtMatmulAlgo_t room;
+    cublasStatus_t st = CUBLAS_STATUS_NOT_SUPPORTED;
+
+    if (shape->rows == 0)
+        return;
+    if (!gemm_layouts(c, shape)) {
+        cuda_broken(c, "matmul", "cuBLASLt refuses the layouts");
+        return;
+    }
+    if (algo)
+        st = gemm_launch(c, w, in, out, accumulate, algo);
+    if (st != CUBLAS_STATUS_SUCCESS) { /* the bucket's choice need not fit every row count in it */
+        algo = guess(c, shape, &room);
+        st = algo ? gemm_launch(c, w, in, out, accumulate, algo) : CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    if (st != CUBLAS_STATUS_SUCCESS) {
+        char why[96];
+        snprintf(why, sizeof why, "cuBLASLt status %d for %lld x %lld x %lld", (int)st, (long long)shape->rows,
+                 (long long)shape->n, (long long)shape->k);
+        cuda_broken(c, "matmul", why);
+    }
+}
+
+enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)
+{
+    struct blas_library *b = &c->blas;
+    const cudaDataType_t t = c->base.act == DT_F32 ? CUDA_R_32F : CUDA_R_16BF;
+    const cublasOperation_t turned = CUBLAS_OP_T;
+    const size_t workspace = GEMM_WORKSPACE;
+    struct gemm *g = mem_zero(1, sizeof *g);
+    bool ok;
+
+    c->gemm = g;
+    if (cache_dir)
+        snprintf(g->path, sizeof g->path, "%s/cublaslt-%d%d-%d-%s-%zu.txt", cache_dir, c->major, c->minor, c->sms,
+                 dtype_word(c->base.act), b->cublasLtGetVersion());
+    ok = b->cublasLtCreate(&g->handle) == 0 &&
+         b->cublasLtMatmulDescCreate(&g->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
+         b->cublasLtMatmulDescSetAttribute(g->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned) == 0 &&
+         b->cublasLtMatrixLayoutCreate(&g->w, t, 1, 1, 1) == 0 &&
+         b->cublasLtMatrixLayoutCreate(&g->in, t, 1, 1, 1) == 0 &&
+         b->cublasLtMatrixLayoutCreate(&g->out, t, 1, 1, 1) == 0 &&
+         b->cublasLtMatmulPreferenceCreate(&g->preference) == 0 &&
+         b->cublasLtMatmulPreferenceSetAttribute(g->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                                 sizeof workspace) == 0;
+    if (!ok)
+        return err_set(err, ST_EUNAVAILABLE, "cuBLASLt cannot be started on cuda:%d", c->device);
+    tune_load(c);
+    return cuda_alloc(&c->base, GEMM_WORKSPACE, "other", &g->workspace, err);
+}
+
+void gemm_close(struct cuda *c)
+{
+    struct blas_library *b = &c->blas;
+    struct gemm *g = c->gemm;
+
+    if (!g)
+        return;
+    cuda_free(&c->base, g->workspace);
+    if (g->preference)
+        b->cublasLtMatmulPreferenceDestroy(g->preference);
+    if (g->out)
+        b->cublasLtMatrixLayoutDestroy(g->out);
+    if (g->in)
+        b->cublasLtMatrixLayoutDestroy(g->in);
+    if (g->w)
+        b->cublasLtMatrixLayoutDestroy(g->w);
+    if (g->desc)
+        b->cublasLtMatmulDescDestroy(g->desc);
+    if (g->handle)
+        b->cublasLtDestroy(g->handle);
+    free(g);
+    c->gemm = NULL;
+}

@@ -1,0 +1,254 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * launch.h - every kernel launcher of the CUDA back end, one family per .cu file.
+ *
+ * All launchers queue on `q.stream`, return at once, allocate nothing and report only what the launch itself can fail
+ * with. Pointers are device memory unless they say host. T in shape comments is the activation or cache dtype `t`
+ * (DT_F32 or DT_BF16). Structs travel to the device by value.
+ */
+#ifndef PLATEN_KERNELS_CUDA_LAUNCH_H
+#define PLATEN_KERNELS_CUDA_LAUNCH_H
+
+#include "kernels/backend.h"
+
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Where and how to launch. */
+struct cuda_queue {
+    cudaStream_t stream;
+    int32_t sms;         /* multiprocessors of the card */
+    int32_t chained;     /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
+    int32_t cluster;     /* 1: thread blocks may form clusters (sm_90 and newer) */
+    int32_t shared_most; /* bytes of shared memory that a thread block may ask for */
+};
+
+enum { CUDA_SKINNY_ROWS_MAX = 32 }; /* rows that launch_skinny takes */
+
+/* ---- rows.cu: one row of activations at a time ------------------------------------------------------------------ */
+/* x[i] = table[id] * scale, id = ids[i], or slot_token[-1 - ids[i]] where ids[i] < 0 (slot_token may be NULL then none
+ * may be). x, table T. */
+cudaError_t launch_embed(struct cuda_queue q, enum dtype t, const void *table, int32_t vocab, const int32_t *ids,
+                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, void *x);
+cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const void *x, const float *w, float eps, int64_t rows,
+                            int32_t dim, void *out);
+cudaError_t launch_add(struct cuda_queue q, enum dtype t, void *x, const void *y, int64_t count);
+/* out[r][c] += bias[c] */
+cudaError_t launch_bias(struct cuda_queue q, enum dtype t, const float *bias, int64_t rows, int32_t cols, void *out);
+cudaError_t launch_gated(struct cuda_queue q, enum dtype t, enum activation kind, const void *gate_up, int64_t rows,
+                         int32_t ff, void *out);
+cudaError_t launch_gather_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int64_t count,
+                               int32_t dim, void *out);
+
+/* Where a chosen token goes. */
+struct chosen {
+    int32_t *ids;              /* [rows], or [seqs] where seq is given */
+    const int32_t *seq, *slot; /* [rows] or both NULL: entry of ids, entry of slot_token; -1: nowhere */
+    int32_t *slot_token;
+};
+/* partial: room for rows * CUDA_ARGMAX_PARTS; count: [rows] zeros, left as zeros. */
+enum { CUDA_ARGMAX_PARTS = 16 };
+cudaError_t launch_argmax(struct cuda_queue q, enum dtype t, const void *logits, int64_t rows, int32_t vocab,
+                          uint64_t *partial, uint32_t *count, struct chosen to);
+
+/* f32 -> T */
+cudaError_t launch_convert(struct cuda_queue q, enum dtype t, const float *in, int64_t count, void *out);
+/* out[i] = scale * normal number i of the stream `seed` */
+cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, float scale, int64_t count, void *out);
+
+/* ---- skinny.cu: products of few rows ---------------------------------------------------------------------------- */
+struct skinny_args {
+    const void *w;     /* bf16 [n][k]; k a multiple of 32 */
+    const void *in;    /* bf16 [rows][k] */
+    const float *bias; /* [n] or NULL */
+    void *out;         /* bf16 [rows][n] */
+    int32_t rows, n, k;
+    int32_t accumulate;
+};
+/* out = in . w^T (+ bias) (+ out); rows <= CUDA_SKINNY_ROWS_MAX. */
+cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
+
+/* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
+struct rotate_args {
+    int32_t q_heads, kv_heads, dim, rope_dims;
+    const float *inv_freq; /* NULL: no rotation */
+    float rope_scale, norm_eps;
+    const float *q_norm, *k_norm; /* [dim] or NULL */
+    const void *qkv;              /* T [rows][(H + 2 G) D] */
+    const int32_t *position;      /* [rows] */
+    void *q, *q_plain;            /* T [rows][H][D]; q_plain may be NULL */
+    /* to a dense layer */
+    void *k, *v; /* T; row r of head g at (g * stride + token + r) * dim */
+    int64_t stride, token;
+    /* to tails (slot != NULL) */
+    const int32_t *slot, *tail; /* [rows]: slot (-1: none) and tail row */
+    const int32_t *pages;       /* [slots][pages_per_slot] */
+    int32_t pages_per_slot;
+    void *pool;          /* T; this layer's page 0 */
+    int64_t page_stride; /* numbers from a page of this layer to the next */
+};
+cudaError_t launch_rotate(struct cuda_queue q, enum dtype t, const struct rotate_args *args, int64_t rows);
+
+struct rotate_rows_args {
+    const void *in; /* T [rows][heads][dim] */
+    int32_t heads, dim, rope_dims;
+    const float *inv_freq; /* NULL: copied as they are */
+    float rope_scale;
+    int64_t position, step; /* row i turns as position + i * step */
+    void *out;
+};
+cudaError_t launch_rotate_rows(struct cuda_queue q, enum dtype t, const struct rotate_rows_args *args, int64_t rows);
+
+/* ---- attend.cu: prefill attention without cuDNN ----------------------------------------------------------------- */
+struct attend_args {
+    const void *q;     /* T [rows][H][D], the span's first row */
+    const void *k, *v; /* T, (g * stride + token) * dim */
+    void *out;         /* T [rows][H][D] */
+    float *lse;        /* [H][lse_stride] or NULL */
+    int64_t rows, token, stride, lse_stride;
+    int32_t q_heads, kv_heads, dim, window;
+    float scale;
+};
+cudaError_t launch_attend(struct cuda_queue q, enum dtype t, const struct attend_args *args);
+
+/* Lengths and offsets of ragged spans for cuDNN, written to the device in stream order. */
+enum { CUDA_SPANS_MAX = 32 };
+struct span_lengths {
+    int32_t count; /* slots from count to CUDA_SPANS_MAX become empty */
+    int32_t rows[CUDA_SPANS_MAX], tokens[CUDA_SPANS_MAX];
+    int64_t q[CUDA_SPANS_MAX], k[CUDA_SPANS_MAX], v[CUDA_SPANS_MAX], o[CUDA_SPANS_MAX], lse[CUDA_SPANS_MAX];
+};
+/* What cuDNN reads: seq_q, seq_kv [CUDA_SPANS_MAX], five offset arrays [CUDA_SPANS_MAX + 1]. */
+struct span_arrays {
+    int32_t rows[CUDA_SPANS_MAX], tokens[CUDA_SPANS_MAX];
+    int64_t q[CUDA_SPANS_MAX + 1], k[CUDA_SPANS_MAX + 1], v[CUDA_SPANS_MAX + 1], o[CUDA_SPANS_MAX + 1],
+        lse[CUDA_SPANS_MAX + 1];
+};
+cudaError_t launch_span_lengths(struct cuda_queue q, const struct span_lengths *lengths, struct span_arrays *out);
+
+/* ---- decode.cu: ragged attention of a step ---------------------------------------------------------------------- */
+enum { CUDA_UNIT_QUERIES = 16 };
+/* A slot's block of one layer as the kernels see it. In an array they stand slot_block_bytes(kv_heads) apart. */
+struct slot_block {
+    const void *k, *v;               /* rows of all heads */
+    const float *k_scale, *v_scale;  /* KV_INT8, KV_FP8: one per row */
+    int32_t codec;                   /* enum kv_codec */
+    int32_t first[KV_HEADS_MAX + 1]; /* only kv_heads + 1 of them are there */
+};
+static inline int64_t slot_block_bytes(int32_t kv_heads)
+{
+    return (int64_t)((4 * sizeof(void *) + 4 * (size_t)(kv_heads + 2) + 15) / 16 * 16);
+}
+/* The rows of a step on the device. A unit is a run of rows of one sequence with at most CUDA_UNIT_QUERIES queries of a
+ * KV head, which share one reading of the cache. */
+struct step_rows {
+    const int32_t *token, *position, *slot, *tail;               /* [rows_pad]; slot -1: nobody */
+    const int32_t *unit_slot, *unit_row, *unit_rows, *unit_tail; /* [rows_pad]; unit_rows 0: nobody */
+    const int32_t *output_row, *output_seq, *output_slot;        /* [outputs_pad]; output_seq -1: nobody */
+};
+/* Where a thread block begins in a layer's flattened tiles of 64 rows. */
+struct decode_start {
+    int32_t item, tile; /* tile counts from the item's own first */
+};
+struct decode_shape {
+    int32_t units; /* padded; an item is a (unit, KV head) */
+    int32_t layers, q_heads, kv_heads, dim;
+    int32_t ctas;       /* thread blocks per layer */
+    const char *blocks; /* [slots][layers] of struct slot_block */
+    struct step_rows rows;
+    const int32_t *pages; /* [slots][pages_per_slot] */
+    int32_t pages_per_slot;
+    const void *pool;                  /* T: tail pages of layer 0 */
+    int64_t page_stride, layer_stride; /* numbers */
+    int32_t *item_first;               /* [layers][items + 1]: tiles before each item */
+    struct decode_start *start;        /* [layers][ctas + 1] */
+    float *partial;                    /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
+    uint32_t *arrived;                 /* [items], zeros between calls */
+};
+/* Tiles of every item of every layer, and where each thread block begins. Once a step. */
+cudaError_t launch_decode_plan(struct cuda_queue q, const struct decode_shape *s);
+/* One layer over `rows` (padded) rows. in, out T [rows][H][D]. */
+cudaError_t launch_decode(struct cuda_queue q, enum dtype t, const struct decode_shape *s, int32_t rows, int32_t layer,
+                          const void *in, float scale, int32_t window, void *out);
+/* Thread blocks per layer that fill the card; 0 where this dtype and head size take the plain kernel, without a plan. */
+int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim);
+
+/* ---- score.cu --------------------------------------------------------------------------------------------------- */
+/* struct kv_rows as the device sees it. */
+struct rows_view {
+    const void *k, *v;
+    const int32_t *token;
+    int32_t heads, dim;
+    int64_t rows_longest;
+    int64_t first[KV_HEADS_MAX], at[KV_HEADS_MAX + 1];
+    int32_t rows[KV_HEADS_MAX];
+};
+cudaError_t launch_key_norm(struct cuda_queue q, enum dtype t, const struct rows_view *in, float factor, float *score);
+enum { CUDA_RANGES_MAX = 64 };
+struct score_ranges {
+    int32_t count;
+    int64_t begin[CUDA_RANGES_MAX + 1];
+    float value[CUDA_RANGES_MAX];
+};
+cudaError_t launch_score_ranges(struct cuda_queue q, const struct rows_view *in, const struct score_ranges *r,
+                                float *score);
+cudaError_t launch_score_random(struct cuda_queue q, const struct rows_view *in, uint64_t seed, int32_t layer,
+                                float *score);
+
+/* ---- window.cu: SnapKV's scores --------------------------------------------------------------------------------- */
+enum { CUDA_WINDOW_CHUNK = 256 };
+struct window_args {
+    const void *q;           /* T [window][H][D] */
+    const float *row_weight; /* [window] or NULL */
+    int32_t q_heads, window, kernel;
+    int64_t tokens;
+    float scale, pad;
+    float *partial;    /* [G][chunks][window * group][2]: max and sum */
+    float *lse;        /* [G][window * group] */
+    float *raw;        /* [at[G]] column means before the pooling */
+    uint32_t *largest; /* one number */
+};
+/* Numbers of `partial` that a call needs. */
+int64_t window_partial_floats(int64_t rows_longest, int32_t q_heads, int32_t window);
+cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct rows_view *in,
+                                const struct window_args *args, float *score);
+
+/* ---- select.cu -------------------------------------------------------------------------------------------------- */
+struct select_plan {
+    const float *score;
+    int32_t heads, joint;
+    float protected_score;
+    int64_t total; /* joint */
+    int64_t at[KV_HEADS_MAX + 1];
+    int32_t rows[KV_HEADS_MAX];
+    int32_t keep[KV_HEADS_MAX];      /* per head; the safe rows where joint */
+    int64_t first[KV_HEADS_MAX + 1]; /* per head: where its rows go */
+    int64_t rows_longest;
+};
+/* index: chosen rows; first_out int64 [heads + 1] (joint: counted by the kernel); room: uint64 [heads]. */
+cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int32_t *index, int64_t *first_out,
+                          uint64_t *room);
+
+/* ---- pack.cu ---------------------------------------------------------------------------------------------------- */
+struct pack_plan {
+    struct rows_view rows;
+    const int32_t *index;
+    int64_t first[KV_HEADS_MAX + 1];
+    int64_t kept_longest;
+    void *k, *v;              /* of the block */
+    float *k_scale, *v_scale; /* KV_INT8, KV_FP8 */
+    int32_t codec;
+    const float *inv_freq; /* re-rotation, or NULL */
+    int32_t rope_dims;
+    const int32_t *token; /* NULL: row number */
+};
+cudaError_t launch_pack(struct cuda_queue q, enum dtype t, const struct pack_plan *p);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * layer.c - the half-layers and prefill: arguments checked, the right kernel launched, failures remembered.
+ *
+ * Inside a step (step.c) row counts are those of the recorded shape: step_rows_of pads them.
+ */
+#include "kernels/cuda/cuda.h"
+
+#include <assert.h>
+
+enum { SKINNY_ROWS = 16 }; /* more rows than this go to cuBLASLt: measured, docs/BENCH.md */
+
+static struct cuda_queue compute(const struct cuda *c)
+{
+    return c->queue[LANE_COMPUTE];
+}
+
+void cuda_embed(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x)
+{
+    struct cuda *c = cuda_of(be);
+
+    if (rows > 0)
+        cuda_failed(c,
+                    launch_embed(compute(c), be->act, table->data, (int32_t)table->rows, ids, NULL, rows,
+                                 (int32_t)table->cols, scale, x),
+                    "embed");
+}
+
+void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
+                   void *out)
+{
+    struct cuda *c = cuda_of(be);
+
+    rows = step_rows_of(c, rows);
+    if (rows > 0)
+        cuda_failed(c, launch_rms_norm(compute(c), be->act, x, w->vector, eps, rows, dim, out), "rms_norm");
+}
+
+void cuda_add(struct backend *be, void *x, const void *y, int64_t count)
+{
+    struct cuda *c = cuda_of(be);
+
+    count = step_count_of(c, count);
+    if (count > 0)
+        cuda_failed(c, launch_add(compute(c), be->act, x, y, count), "add");
+}
+
+void cuda_matmul(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
+                 void *out, bool accumulate)
+{
+    struct cuda *c = cuda_of(be);
+    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols };
+
+    assert(w->data);
+    if (be->act == DT_BF16 && shape.rows <= SKINNY_ROWS && shape.k % 32 == 0) {
+        const struct skinny_args args = { .w = w->data,
+                                          .in = in,
+                                          .bias = bias ? bias->vector : NULL,
+                                          .out = out,
+                                          .rows = (int32_t)shape.rows,
+                                          .n = (int32_t)shape.n,
+                                          .k = (int32_t)shape.k,
+                                          .accumulate = accumulate };
+        if (shape.rows > 0)
+            cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
+        return;
+    }
+    gemm_run(c, &shape, w->data, in, out, accumulate);
+    if (bias && shape.rows > 0)
+        cuda_failed(c, launch_bias(compute(c), be->act, bias->vector, shape.rows, (int32_t)shape.n, out), "bias");
+}
+
+void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out)
+{
+    struct cuda *c = cuda_of(be);
+
+    rows = step_rows_of(c, rows);
+    if (rows > 0)
+        cuda_failed(c, launch_gated(compute(c), be->act, kind, gate_up, rows, ff, out), "gated");
+}
+
+void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out)
+{
+    struct cuda *c = cuda_of(be);
+
+    if (count > 0)
+        cuda_failed(c, launch_gather_rows(compute(c), be->act, x, index, count, dim, out), "gather_rows");
+}
+
+void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids)
+{
+    struct cuda *c = cuda_of(be);
+    const int64_t step = CUDA_ARGMAX_ROWS;
+
+    for (int64_t row = 0; row < rows; row += step) {
+        const char *at = (const char *)logits + (uint64_t)(row * vocab) * act_bytes(c);
+        int64_t count = rows - row < step ? rows - row : step;
+
+        cuda_failed(c,
+                    launch_argmax(compute(c), be->act, at, count, vocab, c->argmax_partial, c->argmax_count,
+                                  (struct chosen){ .ids = ids + row }),
+                    "argmax");
+    }
+}
+
+void cuda_qkv_to_layer(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
+                       const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,
+                       const struct kv_layer *kv, int64_t token)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rotate_args args = { .q_heads = shape->q_heads,
+                                      .kv_heads = shape->kv_heads,
+                                      .dim = shape->dim,
+                                      .rope_dims = rope->dims,
+                                      .inv_freq = rope->inv_freq,
+                                      .rope_scale = rope->scale,
+                                      .norm_eps = shape->norm_eps,
+                                      .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
+                                      .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
+                                      .qkv = qkv,
+                                      .position = position,
+                                      .q = q,
+                                      .q_plain = q_plain,
+                                      .k = kv->k,
+                                      .v = kv->v,
+                                      .stride = kv->stride,
+                                      .token = token };
+
+    assert(kv->dtype == be->kv && token + rows <= kv->stride);
+    if (rows > 0)
+        cuda_failed(c, launch_rotate(compute(c), be->act, &args, rows), "qkv_to_layer");
+}
+
+static void attend_span(struct cuda *c, const struct attn_span *s, const void *q, int32_t q_heads, float scale,
+                        int32_t window, void *out, float *lse, int64_t lse_stride)
+{
+    const uint64_t at = (uint64_t)s->row * (uint64_t)(q_heads * s->kv.dim) * act_bytes(c);
+    const struct attend_args args = { .q = (const char *)q + at,
+                                      .k = s->kv.k,
+                                      .v = s->kv.v,
+                                      .out = (char *)out + at,
+                                      .lse = lse,
+                                      .rows = s->rows,
+                                      .token = s->token,
+                                      .stride = s->kv.stride,
+                                      .lse_stride = lse_stride,
+                                      .q_heads = q_heads,
+                                      .kv_heads = s->kv.heads,
+                                      .dim = s->kv.dim,
+                                      .window = window,
+                                      .scale = scale };
+
+    if (s->rows > 0)
+        cuda_failed(c, launch_attend(compute(c), c->base.act, &args), "attn_prefill");
+}
+
+void cuda_attn_prefill(struct backend *be, const struct attn_span *span, int32_t count, const void *q, int32_t q_heads,
+                       float scale, int32_t window, void *out, float *lse, int64_t lse_stride)
+{
+    struct cuda *c = cuda_of(be);
+
+    if (window == 0 && c->sdpa && sdpa_run(c, span, count, q, q_heads, scale, out, lse, lse_stride))
+        return;
+    for (int32_t i = 0; i < count; i++)
+        attend_span(c, &span[i], q, q_heads, scale, window, out, lse, lse_stride);
+}
+
+void cuda_rotate_rows(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,
+                      int64_t position, int64_t step, int64_t rows, void *out)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rotate_rows_args args = {
+        in, heads, dim, rope->dims, rope->inv_freq, rope->scale, position, step, out
+    };
+
+    if (rows > 0)
+        cuda_failed(c, launch_rotate_rows(c->queue[LANE_PRESS], be->act, &args, rows), "rotate_rows");
+}

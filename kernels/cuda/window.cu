@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * window.cu - SnapKV's scores: how much the last queries look at each row. The window x T matrix is never stored.
+ *
+ *   parts    per (chunk of 256 rows, KV head): max and sum of exp of every query row (window x group) over the chunk
+ *   joined   per query row: log of the sum over all chunks
+ *   columns  per (chunk, KV head): S again, sum over the query rows of weight * exp(S - lse) for every cache row
+ *   pooled   average over `kernel` neighbours; the largest score of all heads
+ *   padded   rows of the window itself get `pad`
+ *
+ * K is read twice, the second time mostly from L2. Sum over the window, mean over the group and pooling are linear, so
+ * one column sum serves. bf16: a chunk's K lies in shared memory, a warp takes 16 query rows at a time on the tensor
+ * cores. Otherwise plain multiplications, tiles of 32 rows.
+ * Li et al. 2024, arXiv:2404.14469; PRESSES 2.2.
+ */
+#include "kernels/cuda/device.cuh"
+
+enum { CHUNK = CUDA_WINDOW_CHUNK, WARPS = 8, PLAIN_WARPS = 8, PLAIN_ROWS = 32, THREADS = 256 };
+
+#define LOG2E 1.4426950408889634f
+
+__device__ __forceinline__ int64_t token_of(const struct rows_view &in, int32_t g, int32_t row)
+{
+    return in.token ? in.token[in.at[g] + row] : row;
+}
+
+/* Tokens of the context; 0 means that rows are counted by their place in each head. */
+__device__ __forceinline__ int64_t tokens_of(const struct rows_view &in, const struct window_args &a, int32_t g)
+{
+    return a.tokens > 0 ? a.tokens : in.rows[g];
+}
+
+/* Rows of a head that are not among the last `window` tokens. */
+__device__ int32_t body_of(const struct rows_view &in, const struct window_args &a, int32_t g)
+{
+    const int64_t end = tokens_of(in, a, g) - a.window;
+    int32_t low = 0, high = in.rows[g];
+
+    if (!in.token)
+        return (int32_t)min((int64_t)high, max(end, (int64_t)0));
+    while (low < high) {
+        int32_t middle = (low + high) / 2;
+        if (token_of(in, g, middle) < end)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+__device__ __forceinline__ uint32_t ordered(float x)
+{
+    uint32_t bits = __float_as_uint(x);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ __forceinline__ float unordered(uint32_t bits)
+{
+    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
+/* ---- tensor cores ---- */
+
+template <int D> struct room {
+    enum { row = D * 2 + 16, bytes = CHUNK * row };
+};
+
+template <int D>
+__device__ __forceinline__ void chunk_load(const struct rows_view &in, int32_t g, int32_t row0, uint32_t to)
+{
+    const char *k = (const char *)in.k + (in.first[g] + row0) * (D * 2);
+    int32_t count = min(CHUNK, in.rows[g] - row0);
+
+    for (int unit = threadIdx.x; unit < CHUNK * D / 8; unit += WARPS * 32) {
+        int r = unit / (D / 8), c = unit % (D / 8);
+        copy16_async(to + r * room<D>::row + c * 16, k + (r < count ? r : 0) * (D * 2) + c * 16, r < count);
+    }
+    copies_commit();
+    copies_wait<0>();
+}
+
+/* Query rows m0 .. m0 + 15 of KV head g; row m is query m / group, head m % group of the group. */
+template <int D>
+__device__ __forceinline__ void queries_load(const struct window_args &a, int32_t g, int32_t group, int32_t m0,
+                                             int lane, uint32_t (&query)[D / 16][4])
+{
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int32_t m = m0 + (lane >> 2) + half * 8;
+        bool there = m < a.window * group;
+        const bf16 *row = (const bf16 *)a.q + ((int64_t)(m / group) * a.q_heads + g * group + m % group) * D;
+#pragma unroll
+        for (int kk = 0; kk < D / 16; kk++) {
+            const uint32_t *at = (const uint32_t *)(row + kk * 16 + 2 * (lane & 3));
+            query[kk][half] = there ? at[0] : 0;
+            query[kk][half + 2] = there ? at[4] : 0;
+        }
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void scores_of(uint32_t at, int n, const uint32_t (&query)[D / 16][4], int lane,
+                                          float (&s)[2][4])
+{
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++) {
+        uint32_t b[4];
+        load_matrices(b,
+                      at + (n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 + ((lane >> 3) & 1) * 16);
+        multiply(s[0], query[kk], b[0], b[1]);
+        multiply(s[1], query[kk], b[2], b[3]);
+    }
+}
+
+template <int D>
+__global__ void __launch_bounds__(WARPS * 32)
+    parts_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
+{
+    extern __shared__ __align__(128) char shared[];
+    __shared__ int32_t token[CHUNK];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t g = blockIdx.y, row0 = blockIdx.x * CHUNK, group = a.q_heads / in.heads, rows = a.window * group;
+    const int32_t count = min(CHUNK, in.rows[g] - row0);
+    const float scale2 = a.scale * LOG2E;
+    float *to = a.partial + ((int64_t)g * gridDim.x + blockIdx.x) * rows * 2;
+
+    if (count <= 0) {
+        for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
+            to[2 * m] = -CUDART_INF_F;
+            to[2 * m + 1] = 0.0f;
+        }
+        return;
+    }
+    for (int32_t i = threadIdx.x; i < CHUNK; i += blockDim.x)
+        token[i] = i < count ? (int32_t)token_of(in, g, row0 + i) : INT32_MAX;
+    chunk_load<D>(in, g, row0, shared_address(shared));
+    __syncthreads();
+    for (int32_t m0 = warp * 16; m0 < rows; m0 += WARPS * 16) {
+        uint32_t query[D / 16][4];
+        float max[2] = { -CUDART_INF_F, -CUDART_INF_F }, sum[2] = {};
+        const int64_t seen[2] = { tokens_of(in, a, g) - a.window + (m0 + (lane >> 2)) / group,
+                                  tokens_of(in, a, g) - a.window + (m0 + (lane >> 2) + 8) / group };
+
+        queries_load<D>(a, g, group, m0, lane, query);
+        for (int n = 0; n * 16 < count; n++) {
+            float s[2][4] = {};
+            scores_of<D>(shared_address(shared), n, query, lane, s);
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    if (token[n * 16 + j * 8 + 2 * (lane & 3) + (i & 1)] > seen[i >> 1])
+                        s[j][i] = -CUDART_INF_F;
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                float top = fmaxf(fmaxf(s[0][2 * half], s[0][2 * half + 1]), fmaxf(s[1][2 * half], s[1][2 * half + 1]));
+                top = fmaxf(top, max[half]);
+                float shift = top == -CUDART_INF_F ? 0.0f : top * scale2;
+                sum[half] = sum[half] * exp2f(max[half] * scale2 - shift) + exp2f(s[0][2 * half] * scale2 - shift) +
+                            exp2f(s[0][2 * half + 1] * scale2 - shift) + exp2f(s[1][2 * half] * scale2 - shift) +
+                            exp2f(s[1][2 * half + 1] * scale2 - shift);
+                max[half] = top;
+            }
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float top = max[half];
+            int32_t m = m0 + (lane >> 2) + half * 8;
+
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+            float total = top == -CUDART_INF_F ? 0.0f : sum[half] * exp2f((max[half] - top) * scale2);
+            total += __shfl_xor_sync(0xffffffffu, total, 1);
+            total += __shfl_xor_sync(0xffffffffu, total, 2);
+            if ((lane & 3) == 0 && m < rows) {
+                to[2 * m] = top * scale2;
+                to[2 * m + 1] = total;
+            }
+        }
+    }
+}
+
+template <int D>
+__global__ void __launch_bounds__(WARPS * 32)
+    columns_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
+{
+    extern __shared__ __align__(128) char shared[];
+    __shared__ float column[WARPS][CHUNK];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t g = blockIdx.y, row0 = blockIdx.x * CHUNK, group = a.q_heads / in.heads, rows = a.window * group;
+    const int32_t count = min(CHUNK, in.rows[g] - row0);
+    const float scale2 = a.scale * LOG2E;
+    float sum[CHUNK / 8][2] = {};
+
+    if (count <= 0)
+        return;
+    chunk_load<D>(in, g, row0, shared_address(shared));
+    __syncthreads();
+    for (int32_t m0 = warp * 16; m0 < rows; m0 += WARPS * 16) {
+        uint32_t query[D / 16][4];
+        float lse[2], weight[2];
+
+        queries_load<D>(a, g, group, m0, lane, query);
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int32_t m = m0 + (lane >> 2) + half * 8;
+            lse[half] = m < rows ? a.lse[(int64_t)g * rows + m] : CUDART_INF_F; /* exp2(-inf) = 0 */
+            weight[half] = m < rows && a.row_weight ? a.row_weight[m / group] : 1.0f;
+        }
+#pragma unroll
+        for (int n = 0; n < CHUNK / 16; n++) {
+            float s[2][4] = {};
+            scores_of<D>(shared_address(shared), n, query, lane, s);
+#pragma unroll
+            for (int j = 0; j < 2; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++)
+                    sum[2 * n + j][i & 1] += weight[i >> 1] * exp2f(s[j][i] * scale2 - lse[i >> 1]);
+        }
+    }
+#pragma unroll
+    for (int n = 0; n < CHUNK / 8; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            float x = sum[n][i];
+            x += __shfl_xor_sync(0xffffffffu, x, 4);
+            x += __shfl_xor_sync(0xffffffffu, x, 8);
+            x += __shfl_xor_sync(0xffffffffu, x, 16);
+            if (lane < 4)
+                column[warp][n * 8 + 2 * lane + i] = x;
+        }
+    __syncthreads();
+    for (int32_t r = threadIdx.x; r < count; r += blockDim.x) {
+        float x = 0.0f;
+        for (int k = 0; k < WARPS; k++)
+            x += column[k][r];
+        a.raw[in.at[g] + row0 + r] = x / (float)rows;
+    }
+}
+
+/* ---- plain: any head size, either dtype. A lane takes a row of the tile, a warp a query row at a time ---- */
+
+template <typename T>
+__device__ __forceinline__ void plain_tile_load(const struct rows_view &in, int32_t g, int32_t row0, float *tile)
+{
+    for (int i = threadIdx.x; i < PLAIN_ROWS * in.dim; i += blockDim.x) {
+        int r = i / in.dim, c = i % in.dim;
+        tile[r * (in.dim + 1) + c] =
+            row0 + r < in.rows[g] ? number(((const T *)in.k)[(in.first[g] + row0 + r) * in.dim + c]) : 0.0f;
+    }
+}
+
+template <typename T>
+__device__ __forceinline__ float plain_score(const struct rows_view &in, const struct window_args &a, int32_t g,
+                                             int32_t m, const float *tile, int lane)
+{
+    const int32_t group = a.q_heads / in.heads;
+    const T *q = (const T *)a.q + ((int64_t)(m / group) * a.q_heads + g * group + m % group) * in.dim;
+    float score = 0.0f;
+
+    for (int c = 0; c < in.dim; c++)
+        score += number(q[c]) * tile[lane * (in.dim + 1) + c];
+    return score * a.scale * LOG2E;
+}
+
+template <typename T>
+__global__ void __launch_bounds__(PLAIN_WARPS * 32)
+    parts_plain_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
+{
+    extern __shared__ __align__(16) float tile[]; /* K, then max and sum of every query row */
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t g = blockIdx.y, group = a.q_heads / in.heads, rows = a.window * group;
+    float *max = tile + PLAIN_ROWS * (in.dim + 1), *sum = max + rows;
+    float *to = a.partial + ((int64_t)g * gridDim.x + blockIdx.x) * rows * 2;
+
+    for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
+        max[m] = -CUDART_INF_F;
+        sum[m] = 0.0f;
+    }
+    for (int32_t row0 = blockIdx.x * CHUNK; row0 < min((int32_t)(blockIdx.x + 1) * CHUNK, in.rows[g]);
+         row0 += PLAIN_ROWS) {
+        __syncthreads();
+        plain_tile_load<T>(in, g, row0, tile);
+        __syncthreads();
+        int64_t token = row0 + lane < in.rows[g] ? token_of(in, g, row0 + lane) : INT64_MAX;
+        for (int32_t m = warp; m < rows; m += PLAIN_WARPS) {
+            float s = plain_score<T>(in, a, g, m, tile, lane);
+            if (token > tokens_of(in, a, g) - a.window + m / group)
+                s = -CUDART_INF_F;
+            float top = fmaxf(max[m], warp_max(s)), shift = top == -CUDART_INF_F ? 0.0f : top;
+            float total = sum[m] * exp2f(max[m] - shift) + warp_sum(exp2f(s - shift));
+            __syncwarp();
+            if (lane == 0) {
+                max[m] = top;
+                sum[m] = total;
+            }
+            __syncwarp();
+        }
+    }
+    __syncthreads();
+    for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
+        to[2 * m] = max[m];
+        to[2 * m + 1] = sum[m];
+    }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(PLAIN_WARPS * 32)
+    columns_plain_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
+{
+    extern __shared__ __align__(16) float tile[];
+    __shared__ float column[PLAIN_WARPS][PLAIN_ROWS];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t g = blockIdx.y, group = a.q_heads / in.heads, rows = a.window * group, row0 = blockIdx.x * PLAIN_ROWS;
+    float sum = 0.0f;
+
+    if (row0 >= in.rows[g])
+        return;
+    plain_tile_load<T>(in, g, row0, tile);
+    __syncthreads();
+    for (int32_t m = warp; m < rows; m += PLAIN_WARPS) {
+        float weight = a.row_weight ? a.row_weight[m / group] : 1.0f;
+        sum += weight * exp2f(plain_score<T>(in, a, g, m, tile, lane) - a.lse[(int64_t)g * rows + m]);
+    }
+    column[warp][lane] = sum;
+    __syncthreads();
+    if (warp == 0 && row0 + lane < in.rows[g]) {
+        sum = 0.0f;
+        for (int k = 0; k < PLAIN_WARPS; k++)
+            sum += column[k][lane];
+        a.raw[in.at[g] + row0 + lane] = sum / (float)rows;
+    }
+}
+
+/* ---- what both share ---- */
+
+/* A thread owns a query row. lse is kept in exponents of 2. */
+__global__ void joined_kernel(int32_t chunks, const __grid_constant__ struct window_args a, int32_t rows)
+{
+    const int32_t g = blockIdx.y, m = blockIdx.x * THREADS + threadIdx.x;
+    const float *from = a.partial + (int64_t)g * chunks * rows * 2 + 2 * m;
+    float top = -CUDART_INF_F, sum = 0.0f;
+
+    if (blockIdx.x == 0 && g == 0 && threadIdx.x == 0)
+        *a.largest = 0; /* before the lowest of all numbers */
+    if (m >= rows)
+        return;
+    for (int32_t c = 0; c < chunks; c++)
+        top = fmaxf(top, from[(int64_t)c * rows * 2]);
+    for (int32_t c = 0; c < chunks && top > -CUDART_INF_F; c++)
+        sum += from[(int64_t)c * rows * 2 + 1] * exp2f(from[(int64_t)c * rows * 2] - top);
+    a.lse[(int64_t)g * rows + m] = top > -CUDART_INF_F ? top + log2f(sum) : CUDART_INF_F;
+}
+
+__global__ void pooled_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a,
+                              float *score)
+{
+    __shared__ int32_t body;
+    __shared__ uint32_t best;
+    const int32_t g = blockIdx.y, row = blockIdx.x * THREADS + threadIdx.x, half = a.kernel / 2;
+
+    if (threadIdx.x == 0) {
+        body = body_of(in, a, g);
+        best = 0;
+    }
+    __syncthreads();
+    if (row < body) {
+        const float *raw = a.raw + in.at[g];
+        float sum = 0.0f;
+        for (int32_t r = max(row - half, 0); r <= min(row + half, body - 1); r++)
+            sum += raw[r];
+        sum /= (float)a.kernel;
+        score[in.at[g] + row] = sum;
+        atomicMax(&best, ordered(sum));
+    } else if (row < in.rows[g] && !isinf(a.pad)) {
+        score[in.at[g] + row] = a.pad;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0 && best > 0)
+        atomicMax(a.largest, best);
+}
+
+__global__ void padded_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a,
+                              float *score)
+{
+    const int32_t g = blockIdx.x, body = body_of(in, a, g);
+    const uint32_t best = *a.largest;
+    const float pad = (best > 0 ? unordered(best) : 0.0f) + 1.0f;
+
+    for (int32_t row = body + threadIdx.x; row < in.rows[g]; row += blockDim.x)
+        score[in.at[g] + row] = pad;
+}
+
+/* ---- launchers ---- */
+
+int64_t window_partial_floats(int64_t rows_longest, int32_t q_heads, int32_t window)
+{
+    return (rows_longest + CHUNK - 1) / CHUNK * q_heads * window * 2;
+}
+
+template <int D>
+static cudaError_t window_fast(cudaStream_t s, const struct rows_view *in, const struct window_args *a, dim3 chunks,
+                               dim3 joined, int32_t rows)
+{
+    cudaError_t e = allow_shared(parts_kernel<D>, room<D>::bytes);
+
+    if (e == cudaSuccess)
+        e = allow_shared(columns_kernel<D>, room<D>::bytes);
+    if (e != cudaSuccess)
+        return e;
+    parts_kernel<D><<<chunks, WARPS * 32, room<D>::bytes, s>>>(*in, *a);
+    joined_kernel<<<joined, THREADS, 0, s>>>(chunks.x, *a, rows);
+    columns_kernel<D><<<chunks, WARPS * 32, room<D>::bytes, s>>>(*in, *a);
+    return cudaGetLastError();
+}
+
+template <typename T>
+static cudaError_t window_plain(cudaStream_t s, const struct rows_view *in, const struct window_args *a, dim3 chunks,
+                                dim3 joined, int32_t rows)
+{
+    size_t tile = (size_t)PLAIN_ROWS * (size_t)(in->dim + 1) * 4, bytes = tile + (size_t)rows * 8;
+    cudaError_t e = allow_shared(parts_plain_kernel<T>, bytes);
+
+    if (e != cudaSuccess)
+        return e;
+    parts_plain_kernel<T><<<chunks, PLAIN_WARPS * 32, bytes, s>>>(*in, *a);
+    joined_kernel<<<joined, THREADS, 0, s>>>(chunks.x, *a, rows);
+    columns_plain_kernel<T>
+        <<<dim3(int_ceil(in->rows_longest, PLAIN_ROWS), chunks.y), PLAIN_WARPS * 32, tile, s>>>(*in, *a);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct rows_view *in,
+                                const struct window_args *a, float *score)
+{
+    const int32_t rows = a->window * (a->q_heads / in->heads);
+    const dim3 chunks(int_ceil(in->rows_longest, CHUNK), (unsigned)in->heads);
+    const dim3 joined(int_ceil(rows, THREADS), (unsigned)in->heads);
+    cudaError_t e;
+
+    if (in->rows_longest == 0)
+        return cudaSuccess;
+    if (t == DT_F32)
+        e = window_plain<float>(q.stream, in, a, chunks, joined, rows);
+    else if (in->dim == 64)
+        e = window_fast<64>(q.stream, in, a, chunks, joined, rows);
+    else if (in->dim == 80)
+        e = window_fast<80>(q.stream, in, a, chunks, joined, rows);
+    else if (in->dim == 96)
+        e = window_fast<96>(q.stream, in, a, chunks, joined, rows);
+    else if (in->dim == 128)
+        e = window_fast<128>(q.stream, in, a, chunks, joined, rows);
+    else
+        e = window_plain<bf16>(q.stream, in, a, chunks, joined, rows);
+    if (e != cudaSuccess)
+        return e;
+    pooled_kernel<<<dim3(int_ceil(in->rows_longest, THREADS), (unsigned)in->heads), THREADS, 0, q.stream>>>(*in, *a,
+                                                                                                            score);
+    if (isinf(a->pad))
+        padded_kernel<<<(unsigned)in->heads, THREADS, 0, q.stream>>>(*in, *a, score);
+    return cudaGetLastError();
+}
