@@ -171,6 +171,10 @@ struct cache_config {
     int32_t pages_per_slot; /* longest tail */
     int32_t rows_max;       /* rows of one step */
     int32_t layers, q_heads, kv_heads, dim;
+    /* Steps may be recorded and replayed: between step_begin and step_end the caller hands over the same buffers in every
+     * step, with room for rows_max rows (outputs: slots), and nothing is copied or waited for. false: every step runs as
+     * it is called, over exactly its rows. */
+    bool replay;
 };
 
 /* Bytes in use on the device by purpose, for GetInfo and metrics. */

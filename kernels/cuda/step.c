@@ -167,8 +167,8 @@ bool cuda_step_begin(struct backend *be, const struct step *step)
     cache->outputs = 0;
     for (int32_t s = 0; s < step->seqs; s++)
         cache->outputs += step->output[s] >= 0;
-    cache->rows_pad = padded(step->rows, k->rows_max);
-    cache->outputs_pad = cache->outputs > 0 ? padded(cache->outputs, k->slots) : 0;
+    cache->rows_pad = k->replay ? padded(step->rows, k->rows_max) : step->rows;
+    cache->outputs_pad = k->replay && cache->outputs > 0 ? padded(cache->outputs, k->slots) : cache->outputs;
     cache->outputs_reached = false;
     cache->open = true;
     cache->decode.units = cache->rows_pad;
@@ -176,7 +176,7 @@ bool cuda_step_begin(struct backend *be, const struct step *step)
     upload_fill(cache, step, f);
     cuda_upload(be, LANE_COMPUTE, cache->upload, f->upload,
                 4 * (STEP_ROW_ARRAYS * (uint64_t)k->rows_max + STEP_OUTPUT_ARRAYS * (uint64_t)k->slots));
-    cache->current = graph_of(cache);
+    cache->current = k->replay ? graph_of(cache) : NULL;
     cache->replayed = cache->current && cache->current->exec;
     if (cache->replayed) {
         cuda_failed(c, cudaGraphLaunch(cache->current->exec, c->stream[LANE_COMPUTE]), "a recorded step");
