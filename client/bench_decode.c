@@ -119,8 +119,14 @@ static enum status open_cache(struct decoding *d, struct err *err)
     const struct bench *b = d->b;
     const struct hparams *hp = &b->local->hp;
     int32_t pages = (int32_t)((b->decode + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS);
-    struct cache_config cache = { b->batch,   b->batch * pages, pages,        b->batch,
-                                  hp->layers, hp->q_heads,      hp->kv_heads, hp->head_dim };
+    struct cache_config cache = { .slots = b->batch,
+                                  .pages = b->batch * pages,
+                                  .pages_per_slot = pages,
+                                  .rows_max = b->batch,
+                                  .layers = hp->layers,
+                                  .q_heads = hp->q_heads,
+                                  .kv_heads = hp->kv_heads,
+                                  .dim = hp->head_dim };
     enum status st = d->be->ops->cache_open(d->be, &cache, err);
 
     d->cache_open = st == ST_OK;

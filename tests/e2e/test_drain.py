@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM asks, a second one insists."""
+import signal
+import time
+
+from nodes import wait_until
+from test_lost import LONG, running
+from test_refused import refused
+
+
+def test_an_idle_node_leaves_within_three_seconds(scene):
+    prefill, decode = scene.pair()
+    scene.ask(decode, "--context", "once used").json()
+    for node in (decode, prefill):
+        node.signal(signal.SIGTERM)
+        code, seconds = node.ended(10)
+        assert code == 0 and seconds < 3, (node.name, code, seconds)
+
+
+def test_a_node_that_nobody_uses_yet_leaves_too(scene):
+    decode = scene.decode(["127.0.0.1:1"])
+    decode.signal(signal.SIGTERM)
+    code, seconds = decode.ended(10)
+    assert code == 0 and seconds < 3, (code, seconds)
+
+
+def test_a_busy_decode_node_finishes_its_answer_and_takes_no_new_one(scene):
+    prefill, decode = scene.pair()
+    asking = scene.start_ask(decode, "--json", "--context", "x" * 200, "--question", "?", "--max-new-tokens", "3000")
+    wait_until("the answer runs", lambda: decode.metrics()["platen_decode_sequences_running"] == 1, 30)
+    decode.signal(signal.SIGTERM)
+    time.sleep(0.3)
+    refused(scene.ask(decode, "--context", "too late"), 1, "UNAVAILABLE")
+    assert len(asking.end().json()["answers"][0]["tokens"]) == 3000
+    code, seconds = decode.ended(10)
+    assert code == 0 and seconds < 5, (code, seconds)
+
+
+def test_a_busy_prefill_node_finishes_its_order(scene):
+    prefill, decode = scene.pair()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG // 2), "--max-new-tokens", "2")
+    wait_until("the prefill runs", running(prefill), 30)
+    prefill.signal(signal.SIGTERM)
+    asking.end().json()
+    code, seconds = prefill.ended(10)
+    assert code == 0 and seconds < 5, (code, seconds)
+
+
+def test_a_second_signal_ends_a_busy_node_at_once(scene):
+    prefill, decode = scene.pair()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    wait_until("the prefill runs", running(prefill), 30)
+    for node in (decode, prefill):
+        node.signal(signal.SIGTERM)
+    time.sleep(0.5)
+    for node in (decode, prefill):
+        node.signal(signal.SIGTERM)
+        code, seconds = node.ended(5)
+        assert code == 1 and seconds < 1, (node.name, code, seconds)
+    asking.end(30)
+
+
+def test_a_drain_has_a_limit(scene):
+    prefill, decode = scene.pair(more=("--drain-seconds", "1"))
+    asking = scene.start_ask(decode, "--json", "--context", "x" * 200, "--max-new-tokens", "60000")
+    wait_until("the answer runs", lambda: decode.metrics()["platen_decode_sequences_running"] == 1, 30)
+    decode.signal(signal.SIGTERM)
+    code, seconds = decode.ended(10)
+    assert code == 0 and 0.8 < seconds < 5, (code, seconds)
+    assert asking.end(10).code == 1

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A peer that dies, freezes or comes back, at every stage."""
+import re
+import signal
+import time
+
+from nodes import wait_until
+from test_refused import refused
+
+STAGES = "order|queue|forward|press|pack|ship|adopt|commit"
+LONG = 24000  # tokens: seconds of prefill on any machine
+
+
+def running(node):
+    return lambda: node.busy()
+
+
+def lost(asked):
+    """UNAVAILABLE, and the sentence names the stage."""
+    refused(asked, 1, "UNAVAILABLE")
+    assert re.search(rf"\b({STAGES})\b", asked.err), asked.err
+
+
+def test_a_prefill_node_killed_before_commit_is_unavailable_with_its_stage(scene):
+    prefill, decode = scene.pair()
+    baseline = decode.work()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    wait_until("the prefill runs", running(prefill), 30)
+    prefill.signal(signal.SIGKILL)
+    lost(asking.end(60))
+    decode.wait_idle(baseline)
+
+
+def test_an_order_goes_on_elsewhere_when_its_prefill_node_is_killed(scene):
+    first, second = scene.prefill("first"), scene.prefill("second")
+    decode = scene.decode([first, second])
+    scene.ready(decode, 2)
+    baseline = decode.work()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG), "--max-new-tokens", "3")
+    busy = wait_until("a prefill runs", lambda: next((n for n in (first, second) if n.busy()), None), 30)
+    busy.signal(signal.SIGKILL)
+    r = asking.end(180).json()
+    other = second if busy is first else first
+    assert r["prefill_node"] == other.address and r["attempts"] == 2, r
+    decode.wait_idle(baseline)
+
+
+def test_a_prefill_node_killed_after_commit_harms_nothing(scene):
+    prefill, decode = scene.pair()
+    handle = scene.platen("create", "--server", decode.address, "--context", "kept for later", "--json").json()["handle"]
+    before = scene.ask(decode, "--handle", handle, "--question", "?").json()["answers"]
+    asking = scene.start_ask(decode, "--json", "--handle", handle, "--question", "?", "--max-new-tokens", "400")
+    wait_until("the answer is running", running(decode), 30)
+    prefill.signal(signal.SIGKILL)
+    assert asking.end().json()["answers"][0]["tokens"][:50] == before[0]["tokens"]
+    assert scene.ask(decode, "--handle", handle, "--question", "?").json()["answers"] == before
+
+
+def test_a_decode_node_killed_leaves_the_prefill_node_idle(scene):
+    prefill = scene.prefill()
+    baseline = prefill.work()
+    decode = scene.decode([prefill])
+    scene.ready(decode)
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    wait_until("the prefill runs", running(prefill), 30)
+    decode.signal(signal.SIGKILL)
+    refused(asking.end(30), 1, "UNAVAILABLE")
+    prefill.wait_idle(baseline, 20)
+
+
+def test_a_frozen_prefill_node_ends_with_the_callers_deadline(scene):
+    prefill, decode = scene.pair()
+    baseline = decode.work()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG), "--timeout", "4")
+    wait_until("the prefill runs", running(prefill), 30)
+    prefill.signal(signal.SIGSTOP)
+    asked = asking.end(30)
+    refused(asked, 1, "DEADLINE_EXCEEDED")
+    assert asked.seconds < 6, asked.seconds
+    decode.wait_idle(baseline)
+
+
+def test_a_frozen_prefill_node_is_noticed_without_a_deadline(scene):
+    prefill, decode = scene.pair()
+    baseline = decode.work()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    wait_until("the prefill runs", running(prefill), 30)
+    prefill.signal(signal.SIGSTOP)
+    asked = asking.end(100)
+    lost(asked)
+    assert asked.seconds < 90, asked.seconds
+    decode.wait_idle(baseline)
+
+
+def test_a_frozen_decode_node_is_noticed_by_the_caller(scene):
+    prefill, decode = scene.pair()
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    wait_until("the prefill runs", running(prefill), 30)
+    decode.signal(signal.SIGSTOP)
+    asked = asking.end(100)
+    refused(asked, 1, "UNAVAILABLE")
+    assert asked.seconds < 90, asked.seconds
+
+
+def test_a_prefill_node_that_comes_back_is_used_again(scene):
+    prefill, decode = scene.pair()
+    prefill.signal(signal.SIGKILL)
+    prefill.ended(5)
+    wait_until("the decode node sees it gone", lambda: decode.metrics()["platen_decode_prefill_nodes_cached"] == 0, 15)
+    scene.prefill("again", listen=prefill.address)
+    begin = time.monotonic()
+    wait_until("the decode node uses it again", lambda: scene.ask(decode, "--context", "back?").code == 0, 12)
+    assert time.monotonic() - begin < 12

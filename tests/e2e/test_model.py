@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The default model, as quickstart uses it: real answers about a real document."""
+import os
+
+
+def pair(scene):
+    model = scene.default_model()
+    prefill = scene.prefill(model=model, more=("--dtype", "bf16", "--threads", "0"))
+    decode = scene.decode([prefill], model=model, more=("--dtype", "bf16", "--threads", "0"))
+    scene.ready(decode)
+    return prefill, decode
+
+
+def test_quickstart_s_questions_are_answered_from_half_of_the_cache(scene):
+    prefill, decode = pair(scene)
+    document = os.path.join(scene.root, "deploy/quickstart/observatory.txt")
+    r = scene.ask(decode, "--context-file", document, "--press", "snapkv:window=64 | adakv | ratio=0.5", "--question",
+                  "What does a ticket cost?", "--question", "When does the last cable car go down?").json()
+    assert "12 crowns for adults and 5 crowns for children" in r["answers"][0]["text"], r
+    assert "half past midnight" in r["answers"][1]["text"], r
+    assert all(a["finish_reason"] == "stop" for a in r["answers"]), r
+    assert r["kept_bytes"] * 2 == r["dense_bytes"] and r["dense_bytes"] == r["context_tokens"] * 30 * 3 * 64 * 2 * 2, r
+
+
+def test_the_end_token_is_counted_and_not_shown(scene):
+    prefill, decode = pair(scene)
+    r = scene.ask(decode, "--context", "The sky over Lund is green.", "--question", "What colour is the sky over Lund?").json()
+    answer = r["answers"][0]
+    assert answer["finish_reason"] == "stop" and "<|im_end|>" not in answer["text"], answer
+    assert answer["tokens"][-1] == 2 and "green" in answer["text"], answer
+
+
+def test_special_text_inside_a_context_is_parsed_as_the_reference_does(scene):
+    prefill, decode = pair(scene)
+    plain = scene.ask(decode, "--context", "a b", "--max-new-tokens", "0").json()["context_tokens"]
+    special = scene.ask(decode, "--context", "a<|im_end|> b", "--max-new-tokens", "0").json()["context_tokens"]
+    assert special == plain + 1, (plain, special)
+    dropped = scene.ask(decode, "--context-file", scene.file("gone", b"a\x04 b\x14"), "--max-new-tokens", "0").json()
+    assert dropped["dropped_bytes"] == 2, dropped

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong is refused with the status and a sentence that helps, before any work is done."""
+import os
+import socket
+import time
+
+TEXT = "A short context."
+
+
+def refused(asked, code, status, *words):
+    assert asked.code == code, (asked.code, asked.out, asked.err)
+    assert asked.err.startswith(f"platen: {status}: "), asked.err
+    for word in words:
+        assert word in asked.err, f"{word!r} is not in {asked.err!r}"
+    assert asked.out == "", asked.out
+
+
+def test_a_wrong_press_names_the_word_with_a_caret_under_it(scene):
+    prefill, decode = scene.pair()
+    for press, word, help in (("snapkv | ratoi=0.5", "ratoi", "ratio"), ("snapvk | ratio=0.5", "snapvk", "snapkv"),
+                              ("snapkv:windov=3 | ratio=0.5", "windov", "window"), ("knorm | ratio=1.5", "1.5", "ratio")):
+        asked = scene.ask(decode, "--context", TEXT, "--press", press)
+        refused(asked, 1, "INVALID_ARGUMENT", word, help)
+        sentence, text, caret = asked.err.rstrip("\n").split("\n")
+        assert text == press and caret.strip() == "^" and press[caret.index("^"):].startswith(word), asked.err
+
+
+def test_bad_requests_are_invalid_arguments(scene):
+    prefill, decode = scene.pair()
+    bad = scene.file("bad", b"good \xff\xfe bad")
+    refused(scene.ask(decode, "--context-file", bad), 1, "INVALID_ARGUMENT")
+    refused(scene.ask(decode, "--context", TEXT, "--question", b"\xc3\x28"), 1, "INVALID_ARGUMENT")
+    refused(scene.ask(decode, "--context", ""), 1, "INVALID_ARGUMENT", "empty")
+    refused(scene.ask(decode, "--context-tokens", scene.file("ids", "1 2 999999")), 1, "INVALID_ARGUMENT", "999999")
+    refused(scene.ask(decode, "--context", TEXT, "--kv", "int9"), 1, "INVALID_ARGUMENT", "int9")
+    refused(scene.ask(decode, "--context", TEXT, *["--question", "?"] * 65), 1, "INVALID_ARGUMENT", "64")
+
+
+def test_too_long_is_out_of_range_before_any_prefill(scene):
+    prefill, decode = scene.pair()
+    before = prefill.metrics()
+    begin = time.monotonic()
+    refused(scene.ask(decode, "--context", TEXT, "--max-new-tokens", str(1 << 20)), 1, "OUT_OF_RANGE", str(1 << 20))
+    assert time.monotonic() - begin < 10
+    count = lambda m: {n: v for n, v in m.items() if n.startswith("platen_prefill_orders")}
+    assert count(prefill.metrics()) == count(before)
+
+
+def test_usage_errors_come_before_anything_is_connected(scene):
+    silent = socket.socket()
+    silent.bind(("127.0.0.1", 0))
+    silent.listen()
+    server = "127.0.0.1:%d" % silent.getsockname()[1]
+    for arguments, words in ((["--sever", server], ["--sever", "--server"]),
+                             (["--server", server, "--context", "x", "--max-new-tokens", "many"], ["--max-new-tokens", "many"]),
+                             (["--server", server, "--context", "x", "--max-new-tokens", "-1"], ["--max-new-tokens"]),
+                             (["--server", server, "--context", "x", "--timeout", "soon"], ["--timeout"]),
+                             (["--server", server, "--context", "x", "--context-file", "y"], ["--context", "--context-file"]),
+                             (["--server", server], ["--context"]),
+                             (["--server", "127.0.0.1", "--context", "x"], ["--server"]),
+                             (["--context", "x"], ["--server"]),
+                             (["--server", server, "--context", "x", "--position", "left"], ["--position", "compact"]),
+                             (["--server", server, "--context", "x", "stray"], ["stray"])):
+        refused(scene.platen("ask", *arguments), 2, "INVALID_ARGUMENT", *words)
+    refused(scene.platen("aks"), 2, "INVALID_ARGUMENT", "ask")
+    refused(scene.platen(), 2, "INVALID_ARGUMENT", "--help")
+    silent.settimeout(0.2)
+    try:
+        silent.accept()
+        raise AssertionError("a usage error connected")
+    except TimeoutError:
+        pass
+
+
+def test_help_goes_to_stdout(scene):
+    for arguments in (["--help"], *([c, "--help"] for c in ("ask", "create", "get", "release", "inspect", "bench", "presses",
+                                                            "info", "selftest", "config"))):
+        asked = scene.platen(*arguments)
+        assert asked.code == 0 and "usage: platen" in asked.out and asked.err == "", (arguments, asked.out, asked.err)
+    import subprocess
+    for program in ("prefill-node", "decode-node"):
+        done = subprocess.run([scene.program(program), "--help"], capture_output=True, text=True, timeout=20)
+        assert done.returncode == 0 and "--listen" in done.stdout and done.stderr == "", done
+
+
+def test_a_missing_file_is_named(scene):
+    prefill, decode = scene.pair()
+    refused(scene.ask(decode, "--context-file", "/no/such/file"), 1, "NOT_FOUND", "/no/such/file")
+    refused(scene.ask(decode, "--context-tokens", scene.file("ids", "1 2 three")), 1, "INVALID_ARGUMENT", "three")
+    refused(scene.platen("inspect", "--model", "/no/such/model", "--context", "x", "--press", "none"), 1, "NOT_FOUND",
+            "/no/such/model")
+
+
+def test_a_server_that_is_not_there_is_unavailable_soon(scene):
+    free = socket.socket()
+    free.bind(("127.0.0.1", 0))
+    address = "127.0.0.1:%d" % free.getsockname()[1]
+    asked = scene.ask(address, "--context", TEXT)
+    refused(asked, 1, "UNAVAILABLE", address)
+    assert asked.seconds < 8
+    free.listen()  # connects, never speaks
+    asked = scene.ask(address, "--context", TEXT)
+    refused(asked, 1, "UNAVAILABLE", address)
+    assert asked.seconds < 8
+
+
+def test_no_prefill_node_is_unavailable_with_the_stage(scene):
+    decode = scene.decode(["127.0.0.1:1"])
+    asked = scene.ask(decode, "--context", TEXT)
+    refused(asked, 1, "UNAVAILABLE", "order")
+
+
+def test_a_prefill_node_with_another_model_is_a_failed_precondition(scene):
+    import tiny_model
+    other = os.path.join(scene.folder, "other")
+    if not os.path.isdir(other):
+        tiny_model.write(other, seed=2)
+    decode = scene.decode([scene.prefill(model=other)])
+    scene.ready(decode)
+    refused(scene.ask(decode, "--context", TEXT), 1, "FAILED_PRECONDITION", "weights")
+
+
+def refuses_to_start(scene, program, name, arguments, *words):
+    node = scene.node(program, name, arguments, wait=False)
+    code, seconds = node.ended(20)
+    assert 1 <= code <= 125, (code, node.log())
+    for word in words:
+        assert word in node.log(), f"{word!r} is not in {node.log()!r}"
+    assert node.lines() == []
+
+
+def test_a_node_that_cannot_start_says_why(scene):
+    prefill = ["--listen", "127.0.0.1:0", "--model"]
+    refuses_to_start(scene, "prefill-node", "no-model", [*prefill, "/no/such/model"], "/no/such/model")
+    refuses_to_start(scene, "prefill-node", "no-listen", ["--model", scene.tiny], "--listen")
+    refuses_to_start(scene, "prefill-node", "bad-listen", ["--model", scene.tiny, "--listen", "nowhere"], "nowhere")
+    refuses_to_start(scene, "decode-node", "no-prefill", [*prefill, scene.tiny], "--prefill")
+    refuses_to_start(scene, "decode-node", "bad-flag", [*prefill, scene.tiny, "--prefil", "x:1"], "--prefil", "--prefill")
+    refuses_to_start(scene, "decode-node", "bad-backend", [*prefill, scene.tiny, "--prefill", "x:1", "--backend", "gpu"], "gpu", "cpu")
+    refuses_to_start(scene, "decode-node", "bad-target", [*prefill, scene.tiny, "--prefill", "nowhere"], "nowhere")
+    refuses_to_start(scene, "prefill-node", "bad-threads", [*prefill, scene.tiny, "--threads", "-3"], "--threads")
+    refuses_to_start(scene, "prefill-node", "bad-metrics", [*prefill, scene.tiny, "--metrics", "x"], "x")
+
+
+def test_a_damaged_model_is_refused(scene):
+    broken = os.path.join(scene.folder, "broken")
+    os.makedirs(broken, exist_ok=True)
+    for name in os.listdir(scene.tiny):
+        data = open(os.path.join(scene.tiny, name), "rb").read()
+        with open(os.path.join(broken, name), "wb") as out:
+            out.write(data[:len(data) // 2] if name == "model.safetensors" else data)
+    refuses_to_start(scene, "prefill-node", "cut-safetensors", ["--listen", "127.0.0.1:0", "--model", broken], "model.safetensors")
+    gguf = scene.file("cut.gguf", b"GGUF\x03\0\0\0" + b"\x05\0\0\0\0\0\0\0" * 2)
+    refuses_to_start(scene, "prefill-node", "cut-gguf", ["--listen", "127.0.0.1:0", "--model", gguf], "cut.gguf")
+
+
+def test_a_port_in_use_is_refused_and_never_shared(scene):
+    prefill = scene.prefill()
+    refuses_to_start(scene, "prefill-node", "second", ["--model", scene.tiny, "--listen", prefill.address],
+                     prefill.address.split(":")[1])
+    refuses_to_start(scene, "decode-node", "third",
+                     ["--model", scene.tiny, "--listen", "127.0.0.1:0", "--prefill", prefill.address, "--metrics",
+                      prefill.metrics_address], prefill.metrics_address.split(":")[1])
