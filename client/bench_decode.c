@@ -126,7 +126,8 @@ static enum status open_cache(struct decoding *d, struct err *err)
                                   .layers = hp->layers,
                                   .q_heads = hp->q_heads,
                                   .kv_heads = hp->kv_heads,
-                                  .dim = hp->head_dim };
+                                  .dim = hp->head_dim,
+                                  .replay = true };
     enum status st = d->be->ops->cache_open(d->be, &cache, err);
 
     d->cache_open = st == ST_OK;

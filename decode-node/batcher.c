@@ -498,9 +498,15 @@ enum status batcher_open(struct batcher **out, const struct batcher_config *conf
     struct batcher *b = mem_zero(1, sizeof *b);
     const struct hparams *hp = &config->weights->hp;
     int32_t pages = config->tail_tokens / KV_PAGE_TOKENS;
-    struct cache_config cache = { config->slots,    pages,       pages_of(config->tail_tokens_max),
-                                  config->rows_max, hp->layers,  hp->q_heads,
-                                  hp->kv_heads,     hp->head_dim };
+    struct cache_config cache = { .slots = config->slots,
+                                  .pages = pages,
+                                  .pages_per_slot = pages_of(config->tail_tokens_max),
+                                  .rows_max = config->rows_max,
+                                  .layers = hp->layers,
+                                  .q_heads = hp->q_heads,
+                                  .kv_heads = hp->kv_heads,
+                                  .dim = hp->head_dim,
+                                  .replay = true };
     enum status st;
 
     b->cfg = *config;
