@@ -12,6 +12,7 @@
 #include "common/base/bytes.h"
 #include "common/model/gguf.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,9 +79,12 @@ static enum status read_tokens(struct tokenizer *t, const struct gguf *g, struct
     return ST_OK;
 }
 
+/* Numbers that are no type count as normal. */
 static int token_type(const struct gguf_value *types, int32_t id)
 {
-    return types ? (int)gguf_item_num(types, (uint64_t)id) : TYPE_NORMAL;
+    double type = types ? gguf_item_num(types, (uint64_t)id) : TYPE_NORMAL;
+
+    return type >= TYPE_NORMAL && type <= TYPE_BYTE ? (int)type : TYPE_NORMAL;
 }
 
 /* Control tokens are special; user-defined ones are found in texts and shown. */
@@ -238,7 +242,7 @@ static enum status merges_from_scores(struct tokenizer *t, const struct gguf *g,
         return err_set(err, ST_EINVAL, "tokenizer.ggml.scores is not one number for each token");
     order = mem_zero((size_t)t->vocab.size + 1, sizeof order[0]);
     for (int32_t id = 0; id < t->vocab.size; id++)
-        if (token_type(types, id) == TYPE_NORMAL)
+        if (token_type(types, id) == TYPE_NORMAL && !isnan(gguf_item_num(scores, (uint64_t)id)))
             order[n++] = (struct scored){ gguf_item_num(scores, (uint64_t)id), id };
     qsort(order, n, sizeof order[0], score_order);
     for (size_t i = 0; i < n; i++)

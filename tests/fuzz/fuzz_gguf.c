@@ -3,6 +3,8 @@
 #include "common/model/gguf.h"
 #include "common/model/tokenizer.h"
 
+#include <assert.h>
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
 /* Reads everything that the tables say is there. */
@@ -28,7 +30,6 @@ static uint64_t touch(const struct gguf *g)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 {
-    static volatile uint64_t sink;
     struct gguf g = { 0 };
     struct tokenizer *t = NULL;
     struct token_list ids = { 0 };
@@ -36,10 +37,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 
     if (gguf_open(&g, data, bytes, &err) != ST_OK)
         return 0;
-    sink += touch(&g);
+    assert(touch(&g) < UINT64_MAX);
     if (tokenizer_open_gguf(&t, &g, &err) == ST_OK) {
         tokenizer_encode(t, "ab <s> 12 \xc3\xa9", 13, NULL, &ids, NULL, &err);
-        sink += tokenizer_hash(t) + ids.count;
+        assert(tokenizer_hash(t) || ids.count);
     }
     token_list_fini(&ids);
     tokenizer_close(t);
