@@ -32,7 +32,7 @@ class Fill(pressing.Prefill):
                              num_key_value_heads=2, head_dim=8, attention_bias=True,
                              rope_parameters={"rope_type": "default", "rope_theta": 10000.0})
         config._attn_implementation = "eager" if attention else "sdpa"
-        self.model, self.length, self.calls, self.attention = LlamaForCausalLM(config).eval(), 64, [], []
+        self.model, self.length, self.calls, self.attention, self.scores = LlamaForCausalLM(config).eval(), 64, [], [], {}
         self.ids = list(range(64))
         cache = DynamicCache()
         self.rotary = self.model.model.rotary_emb

@@ -35,7 +35,7 @@ ANSWER_PRESSES = ["knorm | ratio={r}", "snapkv:window=16 | ratio={r}", "streamin
                   "snapkv:window=16 | adakv | ratio={r}", "knorm | ratio={r} | rerotate"]
 
 PIPELINE_QUESTIONS = [("recipe", "How many loaves does this make?"), ("minutes", "Who is the chair of the society?"),
-                      ("survey", "Who is the chair of the commission?")]
+                      ("lighthouse", "When was the lighthouse built?")]
 PIPELINE_PRESSES = [
     "knorm | ratio={r}", "streaming | ratio={r}", "keydiff | ratio={r}", "lagkv:lag=32 | ratio={r}", "cur | ratio={r}",
     "snapkv:window=32 | ratio={r}", "tova | ratio={r}", "observed | ratio={r}", "expected | ratio={r}",
@@ -102,8 +102,8 @@ def run(path, questions, presses, ratios, plain, name):
                                 "text": tokenizer.decode(tokens, skip_special_tokens=True), "tokens": tokens,
                                 "gaps": [float(f"{gap:.3g}") for gap in gaps]})
                 print(topic, chain, len(edges), repr(answers[-1]["text"][:60]), f"{min(gaps):.2g}", flush=True)
-    head = {"versions": ref.versions(), "model": os.path.basename(path), "max_new_tokens": 50}
-    ref.write_json(os.path.join(ref.HERE, name), head, rows=rows, answers=answers)
+        head = {"versions": ref.versions(), "model": os.path.basename(path), "max_new_tokens": 50}
+        ref.write_json(os.path.join(ref.HERE, name), head, rows=rows, answers=answers)
 
 
 if __name__ == "__main__":

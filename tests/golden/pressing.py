@@ -138,7 +138,7 @@ class Prefill:
 
     def __init__(self, model, ids, eager=False):
         self.model, self.ids, self.length = model, list(ids), len(ids)
-        self.calls, self.attention = [], []
+        self.calls, self.attention, self.scores = [], [], {}
         hooks = [layer.self_attn.register_forward_hook(self._record, with_kwargs=True)
                  for layer in model.model.layers]
         for layer in model.model.layers:
