@@ -288,6 +288,7 @@ enum status prefill_layer(struct prefill *p, struct pass *pass, const struct cha
         .lse_stride = T,
         .rope = weights_layer_rope(p->w, l),
         .o = p->w->layer[l].o,
+        .weights = p->w,
     };
     return ST_OK;
 }

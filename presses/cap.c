@@ -58,8 +58,7 @@ static enum status cap_score(const struct press_stage *stage, struct press_round
                              float *score, struct err *err)
 {
     const struct cap_options *o = stage->options;
-    int64_t end = round->part_end >= 0 ? round->part_end : round->in->tokens;
-    bool sinks_alone = end - round->part_begin <= o->sink;
+    bool sinks_alone = query_count(round) <= o->sink;
     struct query_stats stats;
     float *host;
     enum status st = ST_OK;

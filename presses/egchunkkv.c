@@ -42,7 +42,7 @@ struct gate {
     const float *t;
     float *mean, *entropy;
     uint8_t *mark;
-    float protected_sum; /* t of rows that a window protects: of those the newest stay */
+    float protected_sum; /* t of a window that does not fit the budget: of those rows the newest stay; else INFINITY */
 };
 
 static enum status egchunkkv_check(const struct press_stage *stage, const struct opt **at, struct err *err)
@@ -149,7 +149,9 @@ static enum status egchunkkv_choose(const struct press_stage *stage, struct pres
     order = press_work_host(round, (uint64_t)e.count * sizeof(int32_t));
     e.mark = press_work_host(round, (uint64_t)e.n);
     memset(e.mark, 0, (size_t)e.n);
-    e.protected_sum = isinf(round->budget.protected_score) ? INFINITY : e.t[e.n - 1];
+    e.protected_sum = INFINITY;
+    if (!isinf(round->budget.protected_score) && press_keep_rows(&round->keep, e.n) < round->tail)
+        e.protected_sum = e.t[e.n - 1];
     measure(&e);
     mark_chunks(&e, o->low, press_keep_rows(&round->keep, e.n), order);
     shared_choose(round, e.mark, index, first);

@@ -56,11 +56,10 @@ static enum status expected_score(const struct press_stage *stage, struct press_
                                   const struct kv_rows *view, float *score, struct err *err)
 {
     const struct expected_options *o = stage->options;
-    int64_t end = round->part_end >= 0 ? round->part_end : round->in->tokens;
     struct query_stats stats;
     enum status st;
 
-    if (end - round->part_begin <= o->sink) { /* nothing but sinks */
+    if (query_count(round) <= o->sink) { /* nothing but sinks */
         float *host = press_scores_get(round, view, score);
 
         scores_protect(view, host, INT64_MAX, 0);

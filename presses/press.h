@@ -72,6 +72,7 @@ struct press_layer {
     int64_t lse_stride;
     struct rope_table rope; /* of this layer */
     const struct weight *o; /* the layer's output projection [dim][H D] */
+    const struct weights *weights; /* of the model; NULL: block cannot make queries of rows that it gathers */
 };
 
 enum press_kind {
@@ -128,7 +129,8 @@ struct press_round {
     float *score;        /* device [view.at[G]] */
     int64_t part_begin;  /* while a part of the context is scored alone: its first token; else 0 */
     int64_t part_end;    /* the token after the part's last; else -1 */
-    bool gathered;       /* the part is what block gathered: each head has tokens of its own */
+    const void *q_part;  /* act [q_part_rows][H][D], while block scores rows that it gathered: their plain queries */
+    int64_t q_part_rows;
 
     struct select_args budget;
     bool rerotate; /* set by an edit: kept keys get consecutive positions */

@@ -40,6 +40,13 @@ static void turn(float *x, int64_t stride, int32_t pairs, const double *c, const
     }
 }
 
+int64_t query_count(const struct press_round *round)
+{
+    if (round->q_part)
+        return round->q_part_rows;
+    return round->part_end >= 0 ? round->part_end - round->part_begin : round->in->tokens;
+}
+
 /* Host mean and covariance are turned in place, then brought to the device. */
 static enum status rotate_stats(struct press_round *round, float *mean, float *cov, int64_t future,
                                 struct query_stats *out, struct err *err)
@@ -47,7 +54,7 @@ static enum status rotate_stats(struct press_round *round, float *mean, float *c
     const struct press_layer *in = round->in;
     const struct backend_ops *ops = round->be->ops;
     const int32_t heads = in->hp->q_heads, dim = in->hp->head_dim, pairs = in->rope.dims / 2;
-    int64_t n = round->part_end >= 0 ? round->part_end - round->part_begin : in->tokens;
+    int64_t n = query_count(round);
     double c[KV_HEAD_DIM_MAX / 2], s[KV_HEAD_DIM_MAX / 2];
     float inv_freq[KV_HEAD_DIM_MAX / 2];
 
@@ -93,15 +100,16 @@ enum status query_stats_of(struct press_round *round, int64_t sink, int64_t futu
     const struct press_layer *in = round->in;
     const struct backend_ops *ops = round->be->ops;
     const int64_t heads = in->hp->q_heads, dim = in->hp->head_dim;
-    int64_t begin = round->part_begin + sink, end = round->part_end >= 0 ? round->part_end : in->tokens;
-    const char *q = (const char *)in->q_plain + (uint64_t)begin * dtype_bytes(round->be->act, (uint64_t)(heads * dim));
+    int64_t begin = (round->q_part ? 0 : round->part_begin) + sink;
+    const char *all = round->q_part ? round->q_part : in->q_plain;
+    const char *q = all + (uint64_t)begin * dtype_bytes(round->be->act, (uint64_t)(heads * dim));
     float *mean = press_work_host(round, (uint64_t)(heads * dim) * sizeof *mean);
     float *covariance = cov ? press_work_host(round, (uint64_t)(heads * dim * dim) * sizeof *covariance) : NULL;
     enum status st = stats_reserve(round, cov, out, err);
 
     if (st != ST_OK)
         return st;
-    ops->query_stats(round->be, q, (int32_t)heads, (int32_t)dim, end - begin, out->mean, out->cov);
+    ops->query_stats(round->be, q, (int32_t)heads, (int32_t)dim, query_count(round) - sink, out->mean, out->cov);
     ops->download(round->be, LANE_PRESS, mean, out->mean, (uint64_t)(heads * dim) * sizeof *mean);
     if (cov)
         ops->download(round->be, LANE_PRESS, covariance, out->cov, (uint64_t)(heads * dim * dim) * sizeof *covariance);

@@ -16,6 +16,9 @@ struct query_stats {
     float *cov;  /* [H][D][D], or NULL */
 };
 
+/* How many queries the part has. */
+int64_t query_count(const struct press_round *round);
+
 /* Of the part's queries (the whole context's, where no part is scored) from its row `sink` on. */
 enum status query_stats_of(struct press_round *round, int64_t sink, int64_t future, bool cov, struct query_stats *out,
                            struct err *err);

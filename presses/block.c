@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * block - the context comes block by block, and only the best rows so far are compared with the next ones.
+ *
+ *      kept = first m rows      for every next block: kept = the m best of kept and block, scored anew, alone
+ *
+ * Candidates are shown to the score in ascending position, packed together. Scores that look at queries (expected, cap) see
+ * those of a hidden state that the reference puts together in an odd way, which is imitated so that the rows are the same:
+ * channels are cut into G equal slices, and slice g of candidate s comes from head g's s-th candidate, kept ones by score.
+ *
+ * Park et al. 2025, arXiv:2504.15364, section 4.
+ */
+#include "common/base/bytes.h"
+#include "kernels/block.h"
+#include "presses/parts.h"
+#include "presses/scores.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { ROWS_AT_ONCE = 64 };
+
+struct block_options {
+    int64_t size;
+};
+
+static const struct opt block_table[] = {
+    { .name = "size",
+      .type = OPT_INT,
+      .offset = offsetof(struct block_options, size),
+      .min = 1,
+      .max = INT32_MAX,
+      .fallback = "128",
+      .help = "rows of a block" },
+};
+
+/* What goes on from block to block. Candidates: `count` per head. */
+struct blocks {
+    struct press_round *round;
+    const struct press_stage *self;
+    int64_t kept, count, end;
+    int32_t *best;         /* host [G][kept]: rows by score, best first */
+    int32_t *rows;         /* host [G][kept + size]: the candidates, best kept ones first, then the block */
+    int32_t *order;        /* host [G][kept + size]: the same, ascending */
+    int32_t *token;        /* host, of the ascending ones; NULL: row r is token r */
+    const int32_t *tokens; /* host, of the round's view; NULL: row r is token r */
+    void *index, *token_device, *packed, *score;
+    bool queries; /* the score looks at plain queries */
+};
+
+static int ascending(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Lists the candidates of every head: kept rows and [from, end). */
+static void list_candidates(struct blocks *b, int64_t from, int64_t end)
+{
+    const struct kv_rows *view = &b->round->view;
+
+    b->end = end;
+    b->count = b->kept + end - from;
+    for (int32_t g = 0; g < view->heads; g++) {
+        int32_t *rows = b->rows + g * b->count, *order = b->order + g * b->count;
+
+        memcpy(rows, b->best + g * b->kept, (size_t)b->kept * sizeof *rows);
+        for (int64_t i = 0; i < end - from; i++)
+            rows[b->kept + i] = (int32_t)(from + i);
+        memcpy(order, rows, (size_t)b->count * sizeof *rows);
+        qsort(order, (size_t)b->kept, sizeof *order, ascending);
+        for (int64_t i = 0; i < b->count; i++)
+            b->token[g * b->count + i] = b->tokens ? b->tokens[view->at[g] + order[i]] : order[i];
+    }
+}
+
+/* The candidates, packed, as a view of their own. */
+static struct kv_rows gather(struct blocks *b)
+{
+    struct press_round *round = b->round;
+    const struct kv_rows *view = &round->view;
+    uint64_t bytes = dtype_bytes(view->dtype, (uint64_t)(b->count * view->heads * view->dim));
+    struct kv_block block = { .heads = view->heads,
+                              .dim = view->dim,
+                              .k_dim = view->dim,
+                              .dtype = view->dtype,
+                              .codec = KV_PLAIN,
+                              .v_offset = kv_align(bytes),
+                              .bytes = 2 * kv_align(bytes) };
+    struct pack_args args = { .rows = view, .index = b->index };
+    struct kv_rows out = { .dtype = view->dtype, .heads = view->heads, .dim = view->dim, .token = b->token_device };
+
+    for (int32_t g = 0; g < view->heads; g++) {
+        out.first[g] = out.at[g] = g * b->count;
+        out.rows[g] = b->count;
+        out.at[g + 1] = block.first[g + 1] = args.first[g + 1] = (g + 1) * b->count;
+    }
+    block.data = b->packed;
+    press_index_put(round, b->index, b->order, out.at[view->heads]);
+    press_index_put(round, b->token_device, b->token, out.at[view->heads]);
+    round->be->ops->pack(round->be, &args, &block);
+    out.k = b->packed;
+    out.v = (const char *)b->packed + block.v_offset;
+    return out;
+}
+
+/* out[count][dim]: channel slice g of row s is that of head g's s-th candidate. */
+static void mix_hidden(const struct blocks *b, int64_t from, int64_t rows, const char *hidden, char *out)
+{
+    const struct press_layer *in = b->round->in;
+    int32_t heads = b->round->view.heads, dim = in->hp->dim;
+
+    for (int64_t s = 0; s < rows; s++)
+        for (int32_t g = 0; g < heads; g++) {
+            int64_t begin = (int64_t)dim / heads * g, width = g == heads - 1 ? dim - begin : dim / heads;
+            int64_t row = b->rows[g * b->count + from + s];
+            enum dtype act = b->round->be->act;
+
+            memcpy(out + dtype_bytes(act, (uint64_t)(s * dim + begin)),
+                   hidden + dtype_bytes(act, (uint64_t)(row * dim + begin)), dtype_bytes(act, (uint64_t)width));
+        }
+}
+
+/* Plain queries of the mixed hidden states, into round->q_part. */
+static enum status make_queries(struct blocks *b, struct err *err)
+{
+    struct press_round *round = b->round;
+    const struct press_layer *in = round->in;
+    const struct backend_ops *ops = round->be->ops;
+    const struct hparams *hp = in->hp;
+    const struct layer_weights *w = &in->weights->layer[in->layer];
+    struct qkv_shape shape = block_qkv_shape(in->weights, in->layer);
+    uint64_t q_row = dtype_bytes(round->be->act, (uint64_t)hp->q_heads * (uint64_t)hp->head_dim);
+    uint64_t qkv_row = dtype_bytes(round->be->act, (uint64_t)(hp->q_heads + 2 * hp->kv_heads) * (uint64_t)hp->head_dim);
+    uint64_t x_row = dtype_bytes(round->be->act, (uint64_t)hp->dim);
+    uint64_t kv_bytes = dtype_bytes(round->be->kv, (uint64_t)(hp->kv_heads * ROWS_AT_ONCE * hp->head_dim));
+    struct rope_table none = { NULL, 0, 1.0f };
+    struct kv_layer kv = { .dtype = round->be->kv,
+                           .heads = hp->kv_heads,
+                           .dim = hp->head_dim,
+                           .tokens = ROWS_AT_ONCE,
+                           .stride = ROWS_AT_ONCE };
+    void *x, *qkv, *plain, *rotated, *position;
+    enum status st = press_work_device(round, ROWS_AT_ONCE * x_row, &x, err);
+
+    if (st == ST_OK)
+        st = press_work_device(round, ROWS_AT_ONCE * qkv_row, &qkv, err);
+    if (st == ST_OK)
+        st = press_work_device(round, ROWS_AT_ONCE * q_row, &rotated, err);
+    if (st == ST_OK)
+        st = press_work_device(round, (uint64_t)b->count * q_row, &plain, err);
+    if (st == ST_OK)
+        st = press_work_device(round, 2 * kv_bytes, &kv.k, err);
+    if (st == ST_OK)
+        st = press_work_device(round, ROWS_AT_ONCE * sizeof(int32_t), &position, err);
+    if (st != ST_OK)
+        return st;
+    kv.v = (char *)kv.k + kv_bytes;
+    memset(position, 0, ROWS_AT_ONCE * sizeof(int32_t));
+    for (int64_t row = 0; row < b->count; row += ROWS_AT_ONCE) {
+        int64_t rows = b->count - row < ROWS_AT_ONCE ? b->count - row : ROWS_AT_ONCE;
+
+        mix_hidden(b, row, rows, in->hidden, x);
+        ops->matmul(round->be, w->qkv, w->qkv_bias, x, rows, qkv, false);
+        ops->qkv_to_layer(round->be, &shape, &none, qkv, position, rows, rotated, (char *)plain + (uint64_t)row * q_row,
+                          &kv, 0);
+    }
+    round->q_part = plain;
+    round->q_part_rows = b->count;
+    return ST_OK;
+}
+
+/* Scores the candidates and keeps the best m of every head, best first. */
+static enum status keep_best(struct blocks *b, struct err *err)
+{
+    struct press_round *round = b->round;
+    struct press_scratch mark = press_scratch_mark(round);
+    struct kv_rows view = gather(b);
+    const float *score;
+    int32_t *order;
+    enum status st = ST_OK;
+
+    round->part_end = b->end;
+    if (b->queries)
+        st = make_queries(b, err);
+    if (st == ST_OK)
+        st = press_rescore(round, b->self, &view, b->score, err);
+    round->q_part = NULL;
+    round->part_end = -1;
+    if (st != ST_OK)
+        return st;
+    score = press_scores_get(round, &view, b->score);
+    order = press_work_host(round, (uint64_t)b->count * sizeof *order);
+    for (int32_t g = 0; g < view.heads; g++) {
+        scores_order(score + view.at[g], b->count, order);
+        for (int64_t i = 0; i < b->kept; i++)
+            b->best[g * b->kept + i] = b->order[g * b->count + order[i]];
+    }
+    press_scratch_back(round, mark);
+    return ST_OK;
+}
+
+static enum status blocks_reserve(struct blocks *b, int64_t size, struct err *err)
+{
+    struct press_round *round = b->round;
+    uint64_t rows = (uint64_t)round->view.heads * (uint64_t)(b->kept + size);
+    uint64_t bytes = kv_align(dtype_bytes(round->view.dtype, rows * (uint64_t)round->view.dim));
+    enum status st = press_work_device(round, rows * sizeof(int32_t), &b->index, err);
+
+    if (st == ST_OK)
+        st = press_work_device(round, rows * sizeof(int32_t), &b->token_device, err);
+    if (st == ST_OK)
+        st = press_work_device(round, rows * sizeof(float), &b->score, err);
+    if (st == ST_OK)
+        st = press_work_device(round, 2 * bytes, &b->packed, err);
+    b->best = press_work_host(round, rows * sizeof(int32_t));
+    b->rows = press_work_host(round, rows * sizeof(int32_t));
+    b->order = press_work_host(round, rows * sizeof(int32_t));
+    b->token = press_work_host(round, rows * sizeof(int32_t));
+    return st;
+}
+
+static enum status block_choose(const struct press_stage *stage, struct press_round *round, int32_t *index,
+                                int64_t *first, struct err *err)
+{
+    const struct kv_rows *view = &round->view;
+    int64_t n = view->rows[0], size = ((const struct block_options *)stage->options)->size;
+    struct blocks b = { .round = round, .self = stage, .kept = round->budget.keep[0] };
+    const struct press_stage *score = &round->stages[round->begin];
+    struct chain_needs needs = { 0 };
+    enum status st;
+
+    size = size < n ? size : n;
+    if (score->press->needs)
+        score->press->needs(score, round->in->query_tokens, &needs);
+    b.queries = needs.q_plain;
+    if (b.queries && !round->in->weights)
+        return err_set(err, ST_EINTERNAL, "block has no weights to make queries of");
+    st = blocks_reserve(&b, size, err);
+    if (st != ST_OK)
+        return st;
+    b.tokens = view->token ? press_index_get(round, view->token, view->at[view->heads]) : NULL;
+    for (int32_t g = 0; g < view->heads; g++)
+        for (int64_t r = 0; r < b.kept; r++)
+            b.best[g * b.kept + r] = (int32_t)r;
+    for (int64_t from = b.kept; from < n && st == ST_OK; from += size) {
+        list_candidates(&b, from, from + size < n ? from + size : n);
+        st = keep_best(&b, err);
+    }
+    for (int32_t g = 0; g < view->heads; g++) {
+        qsort(b.best + g * b.kept, (size_t)b.kept, sizeof *b.best, ascending);
+        first[g] = g * b.kept;
+    }
+    first[view->heads] = view->heads * b.kept;
+    if (st == ST_OK)
+        press_index_put(round, index, b.best, first[view->heads]);
+    return st;
+}
+
+static void block_needs(const struct press_stage *stage, int64_t query_tokens, struct chain_needs *needs)
+{
+    (void)stage;
+    (void)query_tokens;
+    needs->hidden = needs->hidden || needs->q_plain;
+    needs->q_plain = needs->q_plain || needs->q_tail > 0; /* windows at the end of every block */
+}
+
+static enum status block_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
+{
+    if (!door->ops->host_is_device)
+        return err_set(err, ST_EUNIMPLEMENTED,
+                       "block cannot run here: it gathers hidden states on the host, which the back "
+                       "end %s does not allow",
+                       door->ops->name);
+    return press_admit_op(stage, door, door->ops->rotate_rows != NULL, "rotate_rows", err);
+}
+
+const struct press press_block = {
+    .name = "block",
+    .kind = PRESS_REFINE,
+    .summary = "compares the best rows so far with the next block, and so on",
+    .source = "arXiv:2504.15364",
+    .reference = "BlockPress",
+    .cost = "the score's, (m + size) / size times",
+    .differs =
+        "Candidates stand in ascending position. A score that pools neighbours (snapkv with kernel > 1) sees them by "
+        "score in the reference, so the rows differ there.",
+    .options = block_table,
+    .option_count = ARRAY_LEN(block_table),
+    .options_bytes = sizeof(struct block_options),
+    .even_only = true,
+    .in_parts = true,
+    .needs = block_needs,
+    .admit = block_admit,
+    .choose = block_choose,
+};
