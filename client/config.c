@@ -40,9 +40,9 @@ static enum status run(const void *options_, struct arena *arena, struct err *er
     opt_markdown(&prefill_options_table, &out);
     text_puts(&out, "\n## decode-node\n\n");
     opt_markdown(&options_table, &out);
-#define COMMAND(name)                                                                            \
-    text_printf(&out, "\n## platen %s\n\n%s.\n\n", command_##name.name, command_##name.summary); \
-    opt_markdown(command_##name.options, &out);
+#define COMMAND(symbol)                                                                              \
+    text_printf(&out, "\n## platen %s\n\n%s.\n\n", command_##symbol.name, command_##symbol.summary); \
+    opt_markdown(command_##symbol.options, &out);
 #include "client/commands.def"
 #undef COMMAND
     fwrite(text_str(&out), 1, out.bytes, stdout);

@@ -8,6 +8,7 @@ import threading
 import time
 
 from nodes import Skip, wait_until
+from tiny_model import LAYERS
 
 try:
     import grpc
@@ -90,7 +91,7 @@ def test_a_cancelled_call_leaves_nothing(scene):
         wait_until("a token came", lambda: next(call).WhichOneof("has_token"), 30)
         call.cancel()
         fails(call, grpc.StatusCode.CANCELLED)
-        call = rpc.InferenceStub(channel).Generate(pb.GenerateRequest(context_tokens=[2 + i % 200 for i in range(24000)]), timeout=1)
+        call = rpc.InferenceStub(channel).Generate(pb.GenerateRequest(context_tokens=[2 + i % 200 for i in range(12000)]), timeout=1)
         fails(call, grpc.StatusCode.DEADLINE_EXCEEDED)
     for node, baseline in baselines:
         node.wait_idle(baseline, 8)
@@ -154,7 +155,7 @@ def test_control_tells_info_loads_and_presses(scene):
         with grpc.insecure_channel(node.address) as channel:
             stub = rpc.ControlStub(channel)
             info = stub.GetInfo(pb.GetInfoRequest(), timeout=5)
-            assert info.role == role and info.node == node.address and info.model.layers == 4
+            assert info.role == role and info.node == node.address and info.model.layers == LAYERS
             assert not stub.GetLoads(pb.GetLoadsRequest(), timeout=5).draining
             presses = {p.name: p for p in stub.ListPresses(pb.ListPressesRequest(), timeout=5).presses}
             assert presses["snapkv"].built and presses["snapkv"].text == "snapkv:window=64,kernel=5"

@@ -8,7 +8,7 @@ from nodes import wait_until
 from test_refused import refused
 
 STAGES = "order|queue|forward|press|pack|ship|adopt|commit"
-LONG = 24000  # tokens: seconds of prefill on any machine
+LONG = 12000  # tokens: seconds of prefill on any machine
 
 
 def running(node):

@@ -3,7 +3,7 @@
 
 Its vocabulary is `<s>`, `</s>` and the bytes but 0x04, so a text has as many tokens as bytes (and 0x04 vanishes). `</s>`'s
 embedding is zero and the head is tied, so its logit is 0 and never the largest: answers always have max_new_tokens tokens.
-Positions go to 2^20: prefill can be made to take as long as a test wants it to.
+Positions go to 2^20 and there are many thin layers: a prefill takes as long as a test wants, a layer of it does not.
 """
 import array
 import json
@@ -12,7 +12,7 @@ import random
 import struct
 import sys
 
-HIDDEN, LAYERS, Q_HEADS, KV_HEADS, HEAD, INTER = 64, 4, 4, 2, 16, 128
+HIDDEN, LAYERS, Q_HEADS, KV_HEADS, HEAD, INTER = 64, 12, 4, 2, 16, 128
 MISSING = 0x04
 
 
