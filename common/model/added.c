@@ -103,10 +103,9 @@ static bool stands_alone(const char *text, size_t bytes, struct tok_span s)
 
 static void take_spaces(const struct added_token *t, const char *text, size_t bytes, size_t from, struct tok_span *s)
 {
-    size_t step;
+    size_t start = s->from, step = 0;
 
-    for (size_t start;
-         t->lstrip && s->from > from && split_is_space(code_before(text, s->from, &start)) && start >= from;)
+    while (t->lstrip && split_is_space(code_before(text, s->from, &start)) && start >= from)
         s->from = start;
     while (t->rstrip && split_is_space(code_after(text, bytes, s->to, &step)))
         s->to += step;

@@ -28,7 +28,7 @@ struct chat;
 
 /* The chat of an open checkpoint. file: NULL, or a JSON file {"prefix": ..., "suffix": ...} that takes the place of the
  * model's own template. ST_EINVAL when the template is not recognised (the sentence gives the hint), or the file is bad. */
-enum status chat_open(struct chat **out, const struct checkpoint *c, const char *file, struct err *err);
+enum status chat_open(struct chat **out, const struct checkpoint *model, const char *file, struct err *err);
 void chat_close(struct chat *chat);
 
 /* "chatml", "llama3", "none", "file", ... */
