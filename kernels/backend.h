@@ -124,6 +124,8 @@ struct pack_args {
     /* Re-rotation (PRESSES 2.6): slot i of a head, from token p, is rotated by i - p. NULL: none */
     const struct rope_table *rerotate;
     const int32_t *token; /* device: original token of each row as in kv_rows.token; NULL: row number */
+    /* Channels that K rows keep where block->k_dim < D: host [G][k_dim], ascending; the block's masks are written too. */
+    const int32_t *channel;
 };
 
 /* Attention of some queries as columns (score_columns): what every row of a view got from them.

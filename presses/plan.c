@@ -207,6 +207,11 @@ static enum status plan_edit(struct plan *p, int32_t at)
             (void)err_set(p->err, ST_EINVAL, "%s stands twice", name);
             return refuse(p, at);
         }
+    for (int32_t i = 0; strcmp(name, "rerotate") == 0 && i < at; i++)
+        if (p->read[i].stage.press->edits_keys) {
+            (void)err_set(p->err, ST_EINVAL, "rerotate turns whole keys; expected it before %s", name_of(p, i));
+            return refuse(p, at);
+        }
     if (!r)
         r = round_open(p, at);
     if (r->edits < 0)

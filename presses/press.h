@@ -70,8 +70,8 @@ struct press_layer {
     const void *hidden;   /* act [T][dim] */
     const float *lse;     /* [H][lse_stride] */
     int64_t lse_stride;
-    struct rope_table rope; /* of this layer */
-    const struct weight *o; /* the layer's output projection [dim][H D] */
+    struct rope_table rope;        /* of this layer */
+    const struct weight *o;        /* the layer's output projection [dim][H D] */
     const struct weights *weights; /* of the model; NULL: block cannot make queries of rows that it gathers */
 };
 
@@ -133,7 +133,9 @@ struct press_round {
     int64_t q_part_rows;
 
     struct select_args budget;
-    bool rerotate; /* set by an edit: kept keys get consecutive positions */
+    bool rerotate;    /* set by an edit: kept keys get consecutive positions */
+    int32_t *channel; /* an edit may fill [G][channels] with the channels of K rows that stay, ascending ... */
+    int32_t channels; /* ... and say how many; D: all */
 };
 
 /* What a stage is asked to work for, before it does. */
@@ -168,6 +170,7 @@ struct press {
     bool whole_only;   /* a score that cannot be asked for parts of its rows alone (chunk, block) */
     bool prefill_only; /* cannot stand in a decode part */
     bool decode_only;  /* stands in a decode part only */
+    bool edits_keys;   /* PRESS_EDIT: looks at keys as they will be sent, so rotations come before it */
     bool exact_total;  /* a score that settles: over all layers exactly the budget stays */
     bool hides_keep;   /* PRESS_REFINE: the score before it is made as if nothing would go */
     bool in_parts;     /* PRESS_REFINE: asks for the score of parts of the rows */

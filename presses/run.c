@@ -112,6 +112,18 @@ static enum status survivors_reserve(struct press_run *run, int32_t which, struc
     return st;
 }
 
+/* How many buffers of survivors this chain alternates between: one per further round, and one for an edit that wants
+ * rotated keys. */
+static int32_t survivors_wanted(const struct press_run *run)
+{
+    const struct chain_part *part = &run->chain->prefill;
+    int32_t wanted = part->round_count - 1;
+
+    for (int32_t i = 0; i < part->stage_count; i++)
+        wanted += part->stages[i].press->edits_keys && (run->compact || chain_rerotates(run->chain));
+    return wanted < 2 ? wanted : 2;
+}
+
 enum status press_run_begin(struct press_run *run, const struct chain *chain, int64_t tokens, int64_t query_tokens,
                             bool compact, struct err *err)
 {
@@ -131,7 +143,7 @@ enum status press_run_begin(struct press_run *run, const struct chain *chain, in
         return ST_OK;
     run_hold_begin(run);
     st = chain_check(chain, run->hp, run->be->ops, tokens, query_tokens, err);
-    for (int32_t i = 0; i + 1 < chain->prefill.round_count && i < 2 && st == ST_OK; i++)
+    for (int32_t i = 0; i < survivors_wanted(run) && st == ST_OK; i++)
         st = survivors_reserve(run, i, err);
     return st;
 }
@@ -256,6 +268,31 @@ static enum status check_choice(struct press_run *run, const struct kv_rows *vie
     return ST_OK;
 }
 
+static enum status survive(struct press_run *run, struct press_round *round, const int64_t *first, struct err *err);
+
+/* Edits of what stays. One that looks at keys gets them as they will be sent: rotated to their new positions first. */
+static enum status run_edits(struct press_run *run, struct press_round *round, const struct chain_part *part,
+                             const struct chain_round *r, int64_t *first, struct err *err)
+{
+    struct press_scratch mark = work_mark(&run->work);
+    enum status st = ST_OK;
+
+    for (int32_t i = r->edits; i < r->end && st == ST_OK; i++) {
+        const struct press_stage *stage = &part->stages[i];
+
+        if (stage->press->edits_keys && (round->rerotate || run->compact)) {
+            round->rerotate = run->rotated = true;
+            st = survive(run, round, first, err);
+            if (st != ST_OK)
+                return st;
+            choose_all(run, &round->view, first);
+        }
+        st = stage->press->edit(stage, round, run->index, first, err);
+        work_back(&run->work, mark);
+    }
+    return st;
+}
+
 /* Runs one round: run->index and first name the rows of round->view that stay. */
 static enum status run_round(struct press_run *run, struct press_round *round, const struct chain_part *part,
                              const struct chain_round *r, int64_t *first, struct err *err)
@@ -274,12 +311,8 @@ static enum status run_round(struct press_run *run, struct press_round *round, c
         st = round_choose(run, round, part, r, first, err);
     if (st == ST_OK)
         st = check_choice(run, &round->view, first, part->stages[r->begin].press->name, err);
-    for (int32_t i = r->edits; i < r->end && st == ST_OK; i++) {
-        work_back(&run->work, mark);
-        st = part->stages[i].press->edit(&part->stages[i], round, run->index, first, err);
-    }
     work_back(&run->work, mark);
-    return st;
+    return st == ST_OK ? run_edits(run, round, part, r, first, err) : st;
 }
 
 /* ---- between rounds ------------------------------------------------------------------------------------------- */
@@ -328,14 +361,13 @@ static int64_t longest(const int64_t *first, int32_t heads)
     return most;
 }
 
-static enum status block_plan(struct press_run *run, const struct kv_rows *view, const int64_t *first,
-                              struct kv_block *block, struct err *err)
+static enum status block_plan(const struct kv_rows *view, const int64_t *first, int32_t k_dim, struct kv_block *block,
+                              struct err *err)
 {
     *block = (struct kv_block){
-        .heads = view->heads, .dim = view->dim, .k_dim = view->dim, .dtype = view->dtype, .codec = KV_PLAIN
+        .heads = view->heads, .dim = view->dim, .k_dim = k_dim, .dtype = view->dtype, .codec = KV_PLAIN
     };
     memcpy(block->first, first, ((size_t)view->heads + 1) * sizeof *first);
-    (void)run;
     return kv_block_plan(block, err);
 }
 
@@ -345,7 +377,7 @@ static enum status survive(struct press_run *run, struct press_round *round, con
     struct kv_rows *view = &round->view;
     struct kv_block block;
     struct pack_args args = { .rows = view, .index = run->index };
-    enum status st = block_plan(run, view, first, &block, err);
+    enum status st = block_plan(view, first, view->dim, &block, err);
 
     if (st != ST_OK)
         return st;
@@ -384,8 +416,9 @@ static void result_fill(struct press_run *run, const struct press_round *round, 
                                   .rope = round->in->rope,
                                   .view = *view,
                                   .index = run->index,
-                                  .k_dim = view->dim,
-                                  .rerotate = round->rerotate || run->compact,
+                                  .k_dim = round->channels,
+                                  .channel = round->channels < view->dim ? run->channel : NULL,
+                                  .rerotate = round->rerotate || (run->compact && !run->rotated),
                                   .position = run->position.set ? run->position.device : NULL };
     memcpy(out->first, first, ((size_t)view->heads + 1) * sizeof *first);
     if (run->token.set) {
@@ -404,6 +437,8 @@ struct press_round run_round_open(struct press_run *run, const struct press_laye
         .be = run->be, .in = in, .first = true, .work = &run->work, .score = run->score, .part_end = -1
     };
 
+    round.channel = run->channel;
+    round.channels = run->hp->head_dim;
     chain_places(run->hp, in->layer, &round.place, &round.places);
     round.view = dense_view(in);
     round.held = run->held.heads > 0 ? &run->held : NULL;
@@ -424,7 +459,7 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
         return err_set(err, ST_EINTERNAL,
                        "layer %d has %" PRId64 " tokens and %d heads; the press began with %" PRId64 " and %d",
                        in->layer, in->kv.tokens, in->kv.heads, run->tokens, run->hp->kv_heads);
-    run->token.set = run->position.set = false;
+    run->token.set = run->position.set = run->rotated = false;
     run->flip = 0;
     if (!part)
         choose_all(run, &round.view, first);
@@ -443,8 +478,9 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
 enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
                            struct err *err)
 {
-    enum status st = block_plan(run, &result->view, result->first, block, err);
+    enum status st = block_plan(&result->view, result->first, result->k_dim, block, err);
 
+    (void)run;
     block->layer = result->layer;
     return st;
 }
@@ -456,6 +492,7 @@ enum status press_run_pack(struct press_run *run, const struct press_result *res
 
     (void)err;
     memcpy(args.first, result->first, sizeof args.first);
+    args.channel = result->channel;
     args.rerotate = result->rerotate ? &result->rope : NULL;
     run->be->ops->pack(run->be, &args, block);
     return ST_OK;

@@ -37,7 +37,7 @@ struct press_result {
     int64_t first[KV_HEADS_MAX + 1]; /* head g keeps entries [first[g], first[g+1]) of index and token */
     bool rerotate;                   /* keys get new positions when packed */
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
-    const uint8_t *channel_mask;     /* host [G][ceil(D / 8)], bit c of byte c / 8; NULL: all stay */
+    const int32_t *channel;          /* host [G][k_dim] which ones, ascending; NULL: all */
 };
 
 /* Opens scratch for contexts of up to tokens_max tokens. ST_EEXHAUSTED. The back end must outlive it. */

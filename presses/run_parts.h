@@ -34,6 +34,8 @@ struct press_run {
     int32_t *index;
     struct row_map token, position, next_token, next_position;
     int32_t *index_host;
+    int32_t channel[KV_HEADS_MAX * KV_HEAD_DIM_MAX];
+    bool rotated;           /* this layer's rows have their consecutive positions already */
     struct press_held held; /* heads 0: this chain holds nothing */
     struct press_prompt prompt;
     void *survivors[2];

@@ -63,7 +63,7 @@ enum status kv_block_plan(struct kv_block *b, struct err *err)
     if (!part_add(&at, rows, codec_row_bytes(b->codec, b->dtype, b->dim)))
         return err_set(err, ST_ERANGE, "%llu rows do not fit", (unsigned long long)rows);
     b->extra_offset = at;
-    b->extra_bytes = codec_extra_bytes(b->codec, rows);
+    b->extra_bytes = codec_extra_bytes(b->codec, rows) + kv_block_mask_bytes(b);
     if (!part_add(&at, b->extra_bytes, 1))
         return err_set(err, ST_ERANGE, "%llu rows do not fit", (unsigned long long)rows);
     b->bytes = at;

@@ -67,10 +67,18 @@ struct kv_block {
     enum kv_codec codec;
     int64_t first[KV_HEADS_MAX + 1];
     uint64_t k_offset, v_offset, extra_offset; /* into data */
+    /* where k_dim < dim the extras end in the channels that K rows have: [heads][ceil(dim / 8)] bytes, bit c % 8 of byte
+     * c / 8 for channel c, k_dim bits set per head */
     uint64_t extra_bytes;
     uint64_t bytes; /* all of data, padding included */
     void *data;
 };
+
+/* Bytes of the masks above; 0 where K rows have all channels. */
+static inline uint64_t kv_block_mask_bytes(const struct kv_block *b)
+{
+    return b->k_dim < b->dim ? (uint64_t)b->heads * (uint64_t)((b->dim + 7) / 8) : 0;
+}
 
 static inline int64_t kv_block_rows(const struct kv_block *b)
 {

@@ -164,7 +164,10 @@ static int64_t block_tie(struct cache *cache, int32_t slot, const struct kv_bloc
         return 0;
     }
     assert(block->codec == KV_PLAIN && block->heads == heads && block->dim == cache->config.dim);
-    assert(block->k_dim == block->dim);
+    to->k_dim = block->k_dim;
+    to->mask = block->k_dim < block->dim ? (const uint8_t *)block->data + block->extra_offset + block->extra_bytes -
+                                               kv_block_mask_bytes(block)
+                                         : NULL;
     to->k = (const char *)block->data + block->k_offset;
     to->v = (const char *)block->data + block->v_offset;
     memcpy(to->first, block->first, (size_t)(heads + 1) * sizeof *to->first);

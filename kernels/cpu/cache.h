@@ -21,7 +21,9 @@ enum { RESULTS_KEPT = 4, CHUNK_ROWS = 256 };
 /* One layer of a slot's context. */
 struct slot_block {
     const char *k, *v;
-    int64_t *first; /* [G + 1] */
+    int64_t *first;      /* [G + 1] */
+    int32_t k_dim;       /* channels of a K row */
+    const uint8_t *mask; /* which ones (layout.h); NULL: all */
 };
 
 struct cache {

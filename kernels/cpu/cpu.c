@@ -33,6 +33,7 @@ static void room_open(struct cpu_room *room, int64_t block_rows)
     room->out = mem_aligned(ATTEND_ROWS * dim * 4);
     room->merged = mem_aligned(ATTEND_ROWS * (dim + 2) * 4);
     room->row = mem_aligned(dim * 4);
+    room->wide = mem_aligned(ATTEND_TOKENS * dim * 4);
 }
 
 static void room_close(struct cpu_room *room)
@@ -48,6 +49,7 @@ static void room_close(struct cpu_room *room)
     free(room->out);
     free(room->merged);
     free(room->row);
+    free(room->wide);
 }
 
 static void cpu_close(struct backend *be)

@@ -40,6 +40,7 @@ struct cpu_room {
     float *out;       /* [ATTEND_ROWS][D] */
     float *merged;    /* [ATTEND_ROWS][2 + D] */
     float *row;       /* [D] */
+    void *wide;       /* ATTEND_TOKENS rows of K, of which a block holds some channels */
 };
 
 enum purpose { FOR_WEIGHTS, FOR_ACTIVATIONS, FOR_BLOCKS, FOR_TAILS, FOR_OTHER, PURPOSE_COUNT };

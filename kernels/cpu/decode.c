@@ -66,9 +66,27 @@ static void rows_at(const struct decode *d, const struct pair *p, bool tail, int
     } else {
         int64_t row = p->block->first[p->head] + at;
 
-        *k = p->block->k + row * row_bytes;
+        *k = p->block->k + row * p->block->k_dim * cpu_kv_bytes(d->a.c);
         *v = p->block->v + row * row_bytes;
     }
+}
+
+/* K rows that hold some channels only, with zeros for the others. */
+static const char *widen(const struct decode *d, struct cpu_room *room, const struct pair *p, const char *k,
+                         int32_t count)
+{
+    const uint8_t *mask = p->block->mask + (int64_t)p->head * ((d->a.dim + 7) / 8);
+    const int64_t bytes = cpu_kv_bytes(d->a.c);
+    char *to = room->wide;
+
+    memset(to, 0, (size_t)(count * d->a.dim * bytes));
+    for (int32_t r = 0; r < count; r++, to += d->a.dim * bytes)
+        for (int32_t c = 0; c < d->a.dim; c++)
+            if (mask[c / 8] >> c % 8 & 1) {
+                memcpy(to + c * bytes, k, (size_t)bytes);
+                k += bytes;
+            }
+    return room->wide;
 }
 
 /* Query rows of tokens [token, token + tokens) of the sequence attend to one chunk. */
@@ -88,6 +106,8 @@ static void attend_chunk(const struct decode *d, struct cpu_room *room, const st
         if (d->a.window > 0 && seen - d->a.window >= count)
             continue;
         rows_at(d, p, tail, at, &k, &v);
+        if (!tail && p->block->mask)
+            k = widen(d, room, p, k, count);
         attend_tokens(&d->a, room, k, v, count, tokens * d->a.group, seen);
     }
 }

@@ -19,7 +19,7 @@ struct packing {
     const struct cpu *c;
     const struct pack_args *args;
     const struct kv_block *block;
-    int64_t row_bytes;
+    int64_t row_bytes, key_bytes; /* of a row of V, and of K with the channels that it keeps */
 };
 
 static void rotate_key(const struct packing *p, int32_t head, int64_t slot, int64_t row, const void *from, void *to,
@@ -52,6 +52,30 @@ static int32_t head_of(const struct packing *p, int64_t at)
     return head;
 }
 
+/* The kept channels of a K row. */
+static void copy_channels(const struct packing *p, int32_t head, const char *from, char *to)
+{
+    const int64_t bytes = cpu_kv_bytes(p->c);
+    const int32_t *channel = p->args->channel + (int64_t)head * p->block->k_dim;
+
+    for (int32_t i = 0; i < p->block->k_dim; i++)
+        memcpy(to + i * bytes, from + channel[i] * bytes, (size_t)bytes);
+}
+
+static void write_masks(const struct packing *p)
+{
+    const int64_t mask_bytes = (p->block->dim + 7) / 8;
+    uint8_t *mask = (uint8_t *)p->block->data + p->block->extra_offset;
+
+    memset(mask, 0, (size_t)(p->block->bytes - p->block->extra_offset));
+    for (int32_t g = 0; g < p->block->heads; g++)
+        for (int32_t i = 0; i < p->block->k_dim; i++) {
+            int32_t c = p->args->channel[(int64_t)g * p->block->k_dim + i];
+
+            mask[g * mask_bytes + c / 8] |= (uint8_t)(1u << c % 8);
+        }
+}
+
 static void pack_task(void *arg, int64_t i, int worker)
 {
     const struct packing *p = arg;
@@ -66,7 +90,9 @@ static void pack_task(void *arg, int64_t i, int worker)
             head++;
         int64_t row = p->args->index[at], source = (in->first[head] + row) * p->row_bytes;
 
-        if (p->args->rerotate && p->args->rerotate->inv_freq)
+        if (p->block->k_dim < p->block->dim)
+            copy_channels(p, head, (const char *)in->k + source, k + at * p->key_bytes);
+        else if (p->args->rerotate && p->args->rerotate->inv_freq)
             rotate_key(p, head, at - p->args->first[head], row, (const char *)in->k + source, k + at * p->row_bytes,
                        p->c->room[worker].row);
         else
@@ -78,15 +104,25 @@ static void pack_task(void *arg, int64_t i, int worker)
 void cpu_pack(struct backend *be, const struct pack_args *args, const struct kv_block *block)
 {
     struct cpu *c = cpu_of(be);
-    struct packing p = { .c = c, .args = args, .block = block, .row_bytes = args->rows->dim * cpu_kv_bytes(c) };
-    uint64_t total = (uint64_t)args->first[args->rows->heads], bytes = total * (uint64_t)p.row_bytes;
+    struct packing p = { .c = c,
+                         .args = args,
+                         .block = block,
+                         .row_bytes = args->rows->dim * cpu_kv_bytes(c),
+                         .key_bytes = block->k_dim * cpu_kv_bytes(c) };
+    uint64_t total = (uint64_t)args->first[args->rows->heads];
+    uint64_t k_end = block->k_offset + total * (uint64_t)p.key_bytes,
+             v_end = block->v_offset + total * (uint64_t)p.row_bytes;
+    uint64_t v_limit = block->k_dim < block->dim ? block->extra_offset : block->bytes;
     char *data = block->data;
 
     assert(args->rows->dtype == be->kv && block->dim == args->rows->dim && block->codec == KV_PLAIN);
-    assert(block->k_offset + bytes <= block->v_offset && block->v_offset + bytes <= block->bytes);
+    assert(block->k_dim == block->dim || (args->channel && !args->rerotate));
+    assert(k_end <= block->v_offset && v_end <= v_limit);
     pool_run(c->pool, (int64_t)(total + ROWS_PER_TASK - 1) / ROWS_PER_TASK, pack_task, &p);
-    memset(data + block->k_offset + bytes, 0, (size_t)(block->v_offset - block->k_offset - bytes));
-    memset(data + block->v_offset + bytes, 0, (size_t)(block->bytes - block->v_offset - bytes));
+    memset(data + k_end, 0, (size_t)(block->v_offset - k_end));
+    memset(data + v_end, 0, (size_t)(v_limit - v_end));
+    if (block->k_dim < block->dim)
+        write_masks(&p);
 }
 
 uint64_t cpu_checksum(struct backend *be, enum lane lane, const void *device, uint64_t bytes)
