@@ -101,6 +101,7 @@ struct cpu_loops {
 struct cpu_isa {
     const char *name; /* "avx512_bf16" */
     bool (*runs_here)(void);
+    bool (*is_chosen)(void); /* runs here, and is not slower than those below it */
     const struct cpu_math *f32, *bf16;
     const struct cpu_tile *layout; /* panel_rows, pair_rows */
     const struct cpu_loops *loops;
