@@ -24,9 +24,10 @@ def test_quickstart_s_questions_are_answered_from_half_of_the_cache(scene):
 
 def test_the_end_token_is_counted_and_not_shown(scene):
     prefill, decode = pair(scene)
-    r = scene.ask(decode, "--context", "The sky over Lund is green.", "--question", "What colour is the sky over Lund?").json()
+    r = scene.ask(decode, "--context", "The sky over Lund is green.", "--question", "What colour is the sky over Lund?",
+                  "--max-new-tokens", "200").json()
     answer = r["answers"][0]
-    assert answer["finish_reason"] == "stop" and "<|im_end|>" not in answer["text"], answer
+    assert answer["finish_reason"] == "stop" and "<|" not in answer["text"], answer
     assert answer["tokens"][-1] == 2 and "green" in answer["text"], answer
 
 

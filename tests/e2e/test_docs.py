@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Documents that the programs print are those that are committed."""
+import os
+
+
+def stale(scene, name, *arguments):
+    printed = scene.platen(*arguments)
+    assert printed.code == 0, printed.err
+    path = os.path.join(scene.root, "docs", name)
+    written = open(path).read()
+    for number, (a, b) in enumerate(zip(written.splitlines(), printed.out.splitlines()), 1):
+        assert a == b, f"docs/{name} is stale from line {number} on: platen {' '.join(arguments)} > docs/{name}\n{a}\n{b}"
+    assert written == printed.out, f"docs/{name} is stale: platen {' '.join(arguments)} > docs/{name}"
+
+
+def test_config_md_is_what_platen_config_prints(scene):
+    stale(scene, "CONFIG.md", "config")
+
+
+def test_presses_md_is_what_platen_presses_prints(scene):
+    stale(scene, "PRESSES.md", "presses", "--markdown")
