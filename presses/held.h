@@ -12,6 +12,7 @@ extern "C" {
 /* Host memory, owned by the run. P pressed layers. */
 struct press_held {
     int32_t places, heads;
+    bool settled;
     int64_t tokens;
     float *score;       /* [P][G][T]; NULL until a press wants it */
     float *head_scores; /* [P][G], for presses that judge heads */

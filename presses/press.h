@@ -123,7 +123,8 @@ struct press_round {
     bool first;                       /* rows are the whole context, row r is token r */
     int64_t tail;                     /* rows at the end that the score protects (its window); 0: none */
     struct press_work *work;
-    struct press_held *held; /* what is remembered of all layers, for presses that hold them; else NULL */
+    const struct press_prompt *prompt; /* while a second pass is fed */
+    struct press_held *held;           /* what is remembered of all layers, for presses that hold them; else NULL */
 
     struct kv_rows view; /* all rows of the round */
     float *score;        /* device [view.at[G]] */
@@ -138,6 +139,18 @@ struct press_round {
     int32_t channels; /* ... and say how many; D: all */
 };
 
+/* What stands around the user's text, and the texts a second pass feeds; ids, host, borrowed until the next begin. */
+struct press_prompt {
+    const int32_t *token; /* [tokens] the context */
+    int64_t tokens;
+    int64_t prefix_tokens; /* template tokens before the user's text */
+    const int32_t *suffix; /* template tokens after it; a newline where there is no template */
+    int64_t suffix_tokens;
+    const int32_t *repeat_all; /* "\n\nRepeat the previous context exactly." */
+    int64_t repeat_all_tokens;
+    const int32_t *repeat_part; /* "\n\nRepeat the part of the previous context exactly, starting with" */
+    int64_t repeat_part_tokens;
+};
 /* What a stage is asked to work for, before it does. */
 struct press_door {
     const struct hparams *hp;
@@ -209,6 +222,13 @@ struct press {
     enum status (*hold)(const struct press_stage *stage, struct press_round *round, struct err *err);
     enum status (*settle)(const struct press_stage *stage, struct press_held *held, const struct press_keep *keep,
                           struct err *err);
+    /* Presses with a second pass (needs.second_pass): how many feeds; the tokens of one into token (NULL: only counted),
+     * returns how many; what it needs of their forward pass; what they saw of one held layer, into round->held. */
+    int32_t (*feeds)(const struct press_stage *stage, const struct press_prompt *prompt);
+    int64_t (*feed)(const struct press_stage *stage, const struct press_prompt *prompt, int32_t feed, int32_t *token);
+    void (*feed_needs)(const struct press_stage *stage, struct chain_needs *needs);
+    enum status (*feed_layer)(const struct press_stage *stage, struct press_round *round, int32_t feed, int64_t rows,
+                              struct err *err);
     /* decode and cam: what they say about the decode part. */
     void (*decode)(const struct press_stage *stage, struct chain_decode *out);
     /* Upper bound of rows that one head keeps of n, for admission; NULL: press_keep_rows for a keep, n otherwise. */

@@ -89,6 +89,7 @@ void press_run_close(struct press_run *run)
     map_close(run, &run->next_position);
     free(run->index_host);
     run_hold_end(run);
+    free(run->feed);
     work_fini(&run->work);
     free(run);
 }
@@ -459,6 +460,8 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
         return err_set(err, ST_EINTERNAL,
                        "layer %d has %" PRId64 " tokens and %d heads; the press began with %" PRId64 " and %d",
                        in->layer, in->kv.tokens, in->kv.heads, run->tokens, run->hp->kv_heads);
+    if (run->held.heads > 0 && !run->held.settled)
+        return err_set(err, ST_EINTERNAL, "layer %d is pressed before all layers were held and settled", in->layer);
     run->token.set = run->position.set = run->rotated = false;
     run->flip = 0;
     if (!part)

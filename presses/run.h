@@ -70,29 +70,21 @@ int64_t press_run_rows_most(const struct press_run *run);
 
 /* ---- chains that must see every layer first --------------------------------------------------------------------- */
 
-/* What stands around the user's text, and the texts a second pass feeds; ids, host, borrowed until the next begin. */
-struct press_prompt {
-    const int32_t *token; /* [tokens] the context */
-    int64_t tokens;
-    int64_t prefix_tokens; /* template tokens before the user's text */
-    const int32_t *suffix; /* template tokens after it; a newline where there is no template */
-    int64_t suffix_tokens;
-    const int32_t *repeat_all; /* "\n\nRepeat the previous context exactly." */
-    int64_t repeat_all_tokens;
-    const int32_t *repeat_part; /* "\n\nRepeat the part of the previous context exactly, starting with" */
-    int64_t repeat_part_tokens;
-};
+/* What is fed in a second pass is made of this; borrowed until the next begin. Needed where needs.second_pass. */
 void press_run_prompt(struct press_run *run, const struct press_prompt *prompt);
 
 /* Scores a layer and remembers that; its K and V must live until press_run_layer. Layers in any order, each once. */
 enum status press_run_hold(struct press_run *run, const struct press_layer *in, struct err *err);
 
-/* The second pass: how many feeds there are; the tokens of feed i (positions from `tokens` on, causal, on top of the full
- * cache, each feed written over the one before); most tokens that a feed has. After attention of each held layer the
- * node calls press_run_feed_layer: in->kv has tokens + rows rows, q the fed rows' rotated queries, hidden their input. */
+/* The second pass: how many feeds there are; most tokens that a feed has; the tokens of feed i (host, good until the next
+ * call). A feed runs through the model at positions from `tokens` on, causally, on top of the full cache; its K, V are
+ * written behind each held layer's rows, over those of the feed before. After a held layer's attention the node calls
+ * press_run_feed_layer: in->kv has tokens + rows rows; in->tokens is the context's; q, hidden and lse are those of the fed
+ * rows, as press_run_feed_needs asks (lse at index 0 for the first fed row). */
 int32_t press_run_feeds(const struct press_run *run);
-int64_t press_run_feed_max(const struct press_run *run);
+int64_t press_run_feed_max(struct press_run *run);
 int64_t press_run_feed(struct press_run *run, int32_t feed, const int32_t **token);
+void press_run_feed_needs(const struct press_run *run, struct chain_needs *out);
 enum status press_run_feed_layer(struct press_run *run, int32_t feed, const struct press_layer *in, int64_t rows,
                                  struct err *err);
 

@@ -61,6 +61,8 @@ enum status press_run_hold(struct press_run *run, const struct press_layer *in, 
     round.begin = run->chain->prefill.rounds[0].begin;
     round.end = run->chain->prefill.rounds[0].end;
     round.keep = chain_round_keep(&run->chain->prefill, &run->chain->prefill.rounds[0], round.place);
+    if (stage->press->feeds)
+        return ST_OK; /* the second pass scores */
     if (stage->press->hold) {
         st = stage->press->hold(stage, &round, err);
     } else {
@@ -74,11 +76,72 @@ enum status press_run_hold(struct press_run *run, const struct press_layer *in, 
     return st;
 }
 
+/* ---- the second pass --------------------------------------------------------------------------------------------- */
+
+void press_run_prompt(struct press_run *run, const struct press_prompt *prompt)
+{
+    run->prompt = *prompt;
+}
+
+int32_t press_run_feeds(const struct press_run *run)
+{
+    const struct press_stage *stage = run->held.heads > 0 ? settler(run) : NULL;
+
+    return stage && stage->press->feeds ? stage->press->feeds(stage, &run->prompt) : 0;
+}
+
+int64_t press_run_feed_max(struct press_run *run)
+{
+    int64_t most = 0;
+
+    for (int32_t i = 0; i < press_run_feeds(run); i++) {
+        int64_t tokens = settler(run)->press->feed(settler(run), &run->prompt, i, NULL);
+
+        most = tokens > most ? tokens : most;
+    }
+    return most;
+}
+
+int64_t press_run_feed(struct press_run *run, int32_t feed, const int32_t **token)
+{
+    int64_t tokens = settler(run)->press->feed(settler(run), &run->prompt, feed, NULL);
+
+    run->feed = mem_grow(run->feed, (size_t)tokens * sizeof *run->feed);
+    *token = run->feed;
+    return settler(run)->press->feed(settler(run), &run->prompt, feed, run->feed);
+}
+
+void press_run_feed_needs(const struct press_run *run, struct chain_needs *out)
+{
+    memset(out, 0, sizeof *out);
+    settler(run)->press->feed_needs(settler(run), out);
+}
+
+enum status press_run_feed_layer(struct press_run *run, int32_t feed, const struct press_layer *in, int64_t rows,
+                                 struct err *err)
+{
+    struct press_layer context = *in;
+    struct press_round round;
+    enum status st;
+
+    context.kv.tokens = context.tokens = run->tokens; /* scores are those of the context's rows */
+    round = run_round_open(run, &context);
+    round.prompt = &run->prompt;
+    st = settler(run)->press->feed_layer(settler(run), &round, feed, rows, err);
+    work_back(&run->work, (struct press_scratch){ 0, 0 });
+    return st;
+}
+
+/* ---- the decision ------------------------------------------------------------------------------------------------- */
+
 enum status press_run_settle(struct press_run *run, struct err *err)
 {
     const struct chain_part *part = &run->chain->prefill;
     struct press_keep keep = chain_round_keep(part, &part->rounds[0], 0);
 
+    run->held.settled = true;
+    if (keep.rows == 0 && keep.ratio == 0.0 && part->rounds[0].keep >= 0)
+        return ST_OK; /* everything stays: nobody asks */
     return settler(run)->press->settle(settler(run), &run->held, &keep, err);
 }
 

@@ -38,6 +38,7 @@ struct press_run {
     bool rotated;           /* this layer's rows have their consecutive positions already */
     struct press_held held; /* heads 0: this chain holds nothing */
     struct press_prompt prompt;
+    int32_t *feed; /* tokens of a feed */
     void *survivors[2];
     uint64_t survivors_bytes[2];
     int32_t flip;
