@@ -80,11 +80,12 @@ struct job {
 
     /* rpc threads, relaxed; the mover is woken after. */
     bool gone, adopted;
-    int32_t ready; /* layer + 1 */
+    struct ticket ticket; /* of the Ready; before `ready` */
+    int32_t ready;        /* layer + 1; release, acquire by the mover */
 
     /* Mover. */
     struct shipper *shipper;
-    int32_t shipped;
+    int32_t shipped, told; /* layers; `ready` as the shipper knows it */
     bool moving, committed;
     int64_t moving_ns, progress_ns, beat_ns;
     uint64_t progress_bytes;

@@ -154,15 +154,25 @@ static enum status watch_progress(struct job *j, struct err *err)
                    MOVER_STALL_MS / 1000);
 }
 
+/* The peer says Ready for a layer after the one before has left, so the ticket stays as it is while `ready` does. */
+static void tell_ready(struct job *j)
+{
+    const int32_t ready = __atomic_load_n(&j->ready, __ATOMIC_ACQUIRE);
+
+    if (ready <= j->told)
+        return;
+    j->told = ready;
+    shipper_ready(j->shipper, ready - 1, &j->ticket);
+}
+
 static enum status ship(struct mover *m, struct job *j, struct err *err)
 {
-    const int32_t ready = __atomic_load_n(&j->ready, __ATOMIC_RELAXED);
     enum status st = ST_OK;
 
     if (!j->shipper)
         st = open_shipper(m, j, err);
-    if (st == ST_OK && ready > 0)
-        shipper_ready(j->shipper, ready - 1);
+    if (st == ST_OK)
+        tell_ready(j);
     while (st == ST_OK && j->shipped < j->layers && (j->moving || next_block(j))) {
         st = shipper_poll(j->shipper, err);
         if (st == ST_OK)
@@ -219,6 +229,8 @@ static void end(struct mover *m, struct job *j, const struct err *why)
     const int64_t now = clock_now_ns();
 
     j->peer->end(j->peer_ctx, why);
+    if (j->shipper)
+        tell_ready(j);
     shipper_close(j->shipper);
     scheduler_end(m->scheduler, &j->turn);
     count_end(m, j, why->code, bytes, now);

@@ -20,6 +20,7 @@
 #include "platen/internal/v1/prefill.pb-c.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* The stream's own state; on its rpc thread, but for what the job's peer does. */
 struct run {
@@ -175,10 +176,22 @@ static enum lease_event event_of(const Platen__Internal__V1__ToPrefill *m)
 }
 
 /* The mover commits on its own thread; a stream that says Adopted has seen the Commit, or lies and gets no further. */
+static void on_ready(struct job *j, const Platen__Internal__V1__Ready *ready)
+{
+    const size_t bytes = ready->ticket.len;
+
+    if (ready->layer < 0 || ready->layer >= j->layers || bytes > TICKET_BYTES_MAX)
+        return; /* means nothing; the stall watch ends a job whose peer means nothing */
+    j->ticket.bytes = (uint32_t)bytes;
+    if (bytes > 0)
+        memcpy(j->ticket.data, ready->ticket.data, bytes);
+    __atomic_store_n(&j->ready, ready->layer + 1, __ATOMIC_RELEASE);
+}
+
 static void on_answer(struct run *r, const Platen__Internal__V1__ToPrefill *m)
 {
     if (m->kind_case == PLATEN__INTERNAL__V1__TO_PREFILL__KIND_READY)
-        __atomic_store_n(&r->job->ready, m->ready->layer + 1, __ATOMIC_RELAXED);
+        on_ready(r->job, m->ready);
     else
         __atomic_store_n(&r->job->adopted, true, __ATOMIC_RELAXED);
     mover_wake(r->node->mover);

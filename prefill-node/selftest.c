@@ -49,10 +49,11 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     return ST_OK;
 }
 
-static enum status on_ready(void *ctx, int32_t layer)
+static enum status on_ready(void *ctx, int32_t layer, const struct ticket *ticket)
 {
     struct selftest *s = ctx;
 
+    (void)ticket;
     __atomic_store_n(&s->job->ready, layer + 1, __ATOMIC_RELAXED);
     mover_wake(s->node->mover);
     return ST_OK;

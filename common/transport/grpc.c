@@ -148,8 +148,9 @@ static enum status chunk_send(struct link *l)
     return st;
 }
 
-static enum status grpc_send(struct link *l, const struct kv_block *block, struct err *err)
+static enum status grpc_send(struct link *l, const struct kv_block *block, const struct ticket *ticket, struct err *err)
 {
+    (void)ticket;
     (void)err;
     assert(!l->block && block->data);
     l->block = block;
@@ -180,14 +181,14 @@ static uint64_t grpc_moved(const struct link *l)
     return l->block ? l->offset : 0;
 }
 
-static void grpc_close(struct link *l)
+static enum status grpc_close(struct link *l)
 {
     const int64_t deadline = clock_in_ms(CLOSE_MS);
     const struct timespec until = { deadline / NS_PER_S, deadline % NS_PER_S };
     bool quiet;
 
     if (!l)
-        return;
+        return ST_OK;
     pthread_mutex_lock(&l->lock);
     while (l->busy > 0 && pthread_cond_timedwait(&l->quiet, &l->lock, &until) == 0)
         ;
@@ -196,6 +197,7 @@ static void grpc_close(struct link *l)
     pthread_mutex_unlock(&l->lock);
     if (quiet)
         link_free(l);
+    return quiet ? ST_OK : ST_EDEADLINE;
 }
 
 const struct transport transport_grpc = {

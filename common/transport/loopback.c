@@ -76,15 +76,18 @@ static void post(struct link *l, const struct kv_block *block, bool sends)
     link_wake(l->peer);
 }
 
-static enum status loopback_send(struct link *l, const struct kv_block *block, struct err *err)
+static enum status loopback_send(struct link *l, const struct kv_block *block, const struct ticket *ticket,
+                                 struct err *err)
 {
+    (void)ticket;
     (void)err;
     post(l, block, true);
     return ST_OK;
 }
 
-static enum status loopback_recv(struct link *l, const struct kv_block *into, struct err *err)
+static enum status loopback_recv(struct link *l, const struct kv_block *into, struct ticket *ticket, struct err *err)
 {
+    (void)ticket;
     (void)err;
     post(l, into, false);
     return ST_OK;
@@ -127,15 +130,16 @@ static enum status loopback_poll(struct link *l, struct err *err)
     return ST_OK;
 }
 
-static void loopback_close_link(struct link *l)
+static enum status loopback_close_link(struct link *l)
 {
     if (!l)
-        return;
+        return ST_OK;
     if (l->peer)
         l->peer->peer = NULL;
     if (l->config.station->first == l)
         l->config.station->first = NULL;
     free(l);
+    return ST_OK;
 }
 
 const struct transport transport_loopback = {

@@ -19,6 +19,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum piece_state { PIECE_MISSING, PIECE_WANTED, PIECE_PLACED, PIECE_ARRIVED };
 
@@ -34,6 +35,8 @@ struct receiver {
     enum lease_state lease;
     int32_t layers;  /* that Accepted promised */
     int32_t waiting; /* layer whose place is wanted; -1: none */
+    int32_t awaited; /* layer that comes beside the stream; -1: none */
+    struct ticket ticket;
     int32_t arrived;
     uint64_t bytes;
     enum status failed;
@@ -52,7 +55,7 @@ struct receiver *receiver_open(const struct receiver_config *config)
     r->config = *config;
     r->lease = LEASE_ORDERED;
     r->layers = config->shape.layers;
-    r->waiting = -1;
+    r->waiting = r->awaited = -1;
     r->blocks = mem_zero(layers, sizeof *r->blocks);
     r->pieces = mem_zero(layers, sizeof *r->pieces);
     r->checksums = mem_zero(layers, sizeof *r->checksums);
@@ -109,8 +112,9 @@ static enum status piece_placed(struct receiver *r, int32_t layer, void *place, 
     assert(place);
     if (!c->transport || !c->transport->recv)
         return ST_OK;
-    st = c->transport->recv(c->link, &r->blocks[layer], err);
-    return st == ST_OK && c->ready ? c->ready(c->sink->ctx, layer) : st;
+    r->awaited = layer;
+    st = c->transport->recv(c->link, &r->blocks[layer], &r->ticket, err);
+    return st == ST_OK && c->ready && !c->transport->pulls ? c->ready(c->sink->ctx, layer, &r->ticket) : st;
 }
 
 static enum status on_accepted(struct receiver *r, const Platen__Internal__V1__Accepted *msg, struct err *err)
@@ -138,6 +142,14 @@ static enum status on_block(struct receiver *r, const Platen__Internal__V1__Bloc
         return st;
     if (block.layer >= r->layers || r->pieces[block.layer].state != PIECE_MISSING)
         return err_set(err, ST_EDATALOSS, "layer %d came twice or was not promised", block.layer);
+    if (r->awaited >= 0)
+        return err_set(err, ST_EDATALOSS, "layer %d was announced while layer %d was under way", block.layer,
+                       r->awaited);
+    if (msg->ticket.len > TICKET_BYTES_MAX)
+        return err_set(err, ST_EDATALOSS, "layer %d comes with a ticket of %zu bytes", block.layer, msg->ticket.len);
+    r->ticket.bytes = (uint32_t)msg->ticket.len;
+    if (msg->ticket.len > 0)
+        memcpy(r->ticket.data, msg->ticket.data, msg->ticket.len);
     p = &r->pieces[block.layer];
     r->blocks[block.layer] = block;
     p->announced = checksum;
@@ -281,9 +293,35 @@ enum status receiver_place(struct receiver *r, void *place, struct err *err)
     return settle(r, piece_placed(r, r->waiting, place, err));
 }
 
+void receiver_use(struct receiver *r, const struct transport *transport, struct link *link,
+                  enum status (*ready)(void *ctx, int32_t layer, const struct ticket *ticket))
+{
+    assert(r->arrived == 0 && !r->config.transport && transport->recv && link);
+    r->config.transport = transport;
+    r->config.link = link;
+    r->config.ready = ready;
+}
+
+int32_t receiver_awaits(const struct receiver *r)
+{
+    return r->awaited;
+}
+
+enum status receiver_taken(struct receiver *r, struct err *err)
+{
+    const struct receiver_config *c = &r->config;
+    enum status st;
+
+    if (!c->transport->pulls || !c->ready)
+        return ST_OK;
+    st = c->ready(c->sink->ctx, r->awaited, &(struct ticket){ 0 });
+    return st < 0 ? err_set(err, st, "the stream ended before layer %d was acknowledged", r->awaited) : ST_OK;
+}
+
 enum status receiver_filled(struct receiver *r, int32_t layer, uint64_t checksum, struct err *err)
 {
     assert(layer >= 0 && layer < r->layers && r->pieces[layer].state == PIECE_PLACED);
+    r->awaited = -1;
     r->bytes += r->blocks[layer].bytes;
     r->pieces[layer].filled = r->blocks[layer].bytes;
     return settle(r, piece_prove(r, layer, checksum, err));

@@ -66,10 +66,10 @@ struct receiver_config {
     int64_t rows_max;                 /* rows a head can have at most: the tokens that were ordered */
     const struct receiver_sink *sink; /* borrowed */
 
-    /* For transports beside the stream; both NULL for grpc. `ready` says Ready{layer} on the stream. */
+    /* For transports beside the stream; both NULL for grpc. `ready` says Ready{layer, ticket} on the stream. */
     const struct transport *transport;
     struct link *link;
-    enum status (*ready)(void *ctx, int32_t layer);
+    enum status (*ready)(void *ctx, int32_t layer, const struct ticket *ticket);
 };
 
 /* Never fails but for a shape that is none (assert). Allocates everything it will need, about 2 KiB a layer. */
@@ -83,8 +83,19 @@ void receiver_close(struct receiver *r); /* NULL is fine; touches no place */
  */
 enum status receiver_message(struct receiver *r, struct rpc_buffer *buffer, struct err *err);
 
+/* Blocks come beside the stream, over this link: from inside the sink's accepted(), where the transport is known. */
+void receiver_use(struct receiver *r, const struct transport *transport, struct link *link,
+                  enum status (*ready)(void *ctx, int32_t layer, const struct ticket *ticket));
+
+/* The layer whose bytes are under way beside the stream: poll the link, then say receiver_filled; -1: none. */
+int32_t receiver_awaits(const struct receiver *r);
+
 /* Gives the place that was wanted (the sink's place() said ST_AGAIN). ST_OK: ask for the next message. */
 enum status receiver_place(struct receiver *r, void *place, struct err *err);
+
+/* For transports beside the stream: the link has the bytes in their place. Where it pulls, the peer is told that its memory
+ * is free again; say it before the checksum is made. */
+enum status receiver_taken(struct receiver *r, struct err *err);
 
 /* For transports beside the stream: the bytes of `layer` are in their place and have this checksum. */
 enum status receiver_filled(struct receiver *r, int32_t layer, uint64_t checksum, struct err *err);

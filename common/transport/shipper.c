@@ -12,7 +12,6 @@
 #include "proto/platen/internal/v1/prefill.pb-c.h"
 
 #include <assert.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 
 enum ship_state { SHIP_IDLE, SHIP_ANNOUNCE, SHIP_WAIT, SHIP_MOVE };
@@ -23,7 +22,8 @@ struct shipper {
     enum ship_state state;
     const struct kv_block *block; /* not IDLE; borrowed */
     uint64_t checksum;
-    _Atomic int32_t ready; /* layer + 1 that the peer is ready for; release by its thread, acquire by ours */
+    int32_t ready;        /* layer + 1 that the peer is ready for */
+    struct ticket ticket; /* of that Ready */
     int32_t layers;
     uint64_t rows, bytes;
     uint64_t *checksums; /* [config.layers] */
@@ -37,7 +37,8 @@ enum status shipper_open(struct shipper **out, const struct shipper_config *conf
     assert(config->layers > 0 && config->say);
     s->config = *config;
     s->checksums = mem_zero((size_t)config->layers, sizeof *s->checksums);
-    st = config->transport->connect(&s->link, &config->link, err);
+    s->link = config->made;
+    st = s->link ? ST_OK : config->transport->connect(&s->link, &config->link, err);
     if (st != ST_OK) {
         shipper_close(s);
         return st;
@@ -46,10 +47,17 @@ enum status shipper_open(struct shipper **out, const struct shipper_config *conf
     return ST_OK;
 }
 
+static bool peer_is_ready(const struct shipper *s)
+{
+    return s->ready == s->block->layer + 1;
+}
+
 void shipper_close(struct shipper *s)
 {
     if (!s)
         return;
+    if (s->state == SHIP_WAIT && s->config.transport->send && s->block->bytes > 0 && peer_is_ready(s))
+        s->config.transport->send(s->link, s->block, &s->ticket, NULL);
     s->config.transport->close(s->link);
     free(s->checksums);
     free(s);
@@ -63,21 +71,28 @@ void shipper_block(struct shipper *s, const struct kv_block *block, uint64_t che
     s->state = SHIP_ANNOUNCE;
 }
 
-void shipper_ready(struct shipper *s, int32_t layer)
+void shipper_ready(struct shipper *s, int32_t layer, const struct ticket *ticket)
 {
-    atomic_store_explicit(&s->ready, layer + 1, memory_order_release);
-    if (s->config.link.wake)
-        s->config.link.wake(s->config.link.ctx);
+    s->ready = layer + 1;
+    s->ticket = ticket ? *ticket : (struct ticket){ 0 };
 }
 
 static enum status ship_announce(struct shipper *s, struct err *err)
 {
     Platen__Internal__V1__FromPrefill msg = PLATEN__INTERNAL__V1__FROM_PREFILL__INIT;
+    const struct transport *t = s->config.transport;
     Platen__Internal__V1__Block block;
     uint32_t rows[KV_HEADS_MAX];
-    enum status st;
+    struct ticket ticket = { 0 };
+    enum status st = ST_OK;
 
+    if (t->pulls && s->block->bytes > 0)
+        st = t->lend(s->link, s->block, &ticket, err);
+    if (st != ST_OK)
+        return st;
     wire_block_write(&block, rows, s->block, s->checksum);
+    block.ticket.data = ticket.data;
+    block.ticket.len = ticket.bytes;
     msg.kind_case = PLATEN__INTERNAL__V1__FROM_PREFILL__KIND_BLOCK;
     msg.block = &block;
     st = s->config.say(s->config.ctx, &msg);
@@ -93,9 +108,11 @@ static enum status ship_start(struct shipper *s, struct err *err)
     const struct transport *t = s->config.transport;
     enum status st;
 
-    if (t->recv && s->block->bytes > 0 && atomic_load_explicit(&s->ready, memory_order_acquire) != s->block->layer + 1)
-        return ST_AGAIN;
-    st = s->block->bytes > 0 ? t->send(s->link, s->block, err) : ST_OK;
+    if (t->recv && s->block->bytes > 0 && !peer_is_ready(s)) {
+        st = t->poll(s->link, err); /* nothing is under way: says whether the link still is */
+        return st < 0 ? st : ST_AGAIN;
+    }
+    st = s->block->bytes > 0 && !t->pulls ? t->send(s->link, s->block, &s->ticket, err) : ST_OK;
     if (st == ST_OK)
         s->state = SHIP_MOVE;
     return st;

@@ -5,6 +5,8 @@
  *   IDLE ──block──▶ ANNOUNCE ──Block said──▶ [WAIT for Ready] ──▶ MOVE ──bytes left──▶ IDLE      once per layer
  *                                             beside the stream only
  *
+ * Where the transport pulls, Ready says that the bytes were taken, and there is no MOVE.
+ *
  * One order's sending end: announces, moves the bytes through a transport, counts what left, and makes the Commit. One
  * block at a time; the mover thread owns it and polls. Nothing here waits.
  */
@@ -29,6 +31,7 @@ struct shipper;
 struct shipper_config {
     const struct transport *transport;
     struct link_config link;
+    struct link *made; /* a link that is there already: the shipper's from now on; NULL: made from `link` */
     int32_t layers;
 
     /* Puts a message on the stream. ST_OK; ST_AGAIN: full, nothing happened; ST_ECANCELLED: the stream ended. */
@@ -39,14 +42,15 @@ struct shipper_config {
 /* Connects the link. Errors: the transport's. */
 enum status shipper_open(struct shipper **out, const struct shipper_config *config, struct err *err);
 
-/* Ends the link; where blocks are under way the stream must have ended before. NULL is fine. */
+/* Ends the link; where blocks are under way the stream must have ended before. A place that the peer made ready is filled
+ * all the same: otherwise both ends would lose what they share with other orders. NULL is fine. */
 void shipper_close(struct shipper *s);
 
 /* Takes the next block; the shipper must be idle, and the block (struct and bytes) stays as it is until it is again. */
 void shipper_block(struct shipper *s, const struct kv_block *block, uint64_t checksum);
 
-/* The peer said Ready{layer}. Any thread. */
-void shipper_ready(struct shipper *s, int32_t layer);
+/* The peer said Ready{layer, ticket}; NULL: without one. The thread that polls. */
+void shipper_ready(struct shipper *s, int32_t layer, const struct ticket *ticket);
 
 /* Goes on. ST_OK: idle, the last block has left. ST_AGAIN: under way. Else lost, with the sentence. */
 enum status shipper_poll(struct shipper *s, struct err *err);

@@ -9,7 +9,8 @@
  * transport moves only the bytes that a Block has announced. There are two kinds:
  *
  *   in the stream      grpc: bytes follow their Block as Chunk messages; `recv` is NULL, the receiver reads them itself
- *   beside the stream  loopback here, NCCL and CUDA IPC later: the receiver posts `recv` and says Ready, the sender sends
+ *   beside the stream  nccl, loopback: the receiver posts `recv` and says Ready, the sender sends
+ *                      ipc (`pulls`): the receiver takes them from the sender's memory and then says Ready
  *
  * shipper.h and receiver.h are the two ends that use this table; nodes talk to those. Nothing here falls back: which
  * transport an order uses is chosen once, in transport_choose, and named in Accepted.
@@ -38,9 +39,26 @@ struct link;
 /* Where the bytes of a block must lie for `send` and `recv`. */
 enum transport_place { PLACE_HOST, PLACE_DEVICE };
 
+/* What a transport adds to a Ready, or (where it pulls) to a Block; its own business alone. */
+enum { TICKET_BYTES_MAX = 96 };
+struct ticket {
+    uint32_t bytes;
+    uint8_t data[TICKET_BYTES_MAX];
+};
+
+/* What a station needs. Borrowed while it is open. */
+struct cuda_table;
+struct nccl_table;
+struct station_config {
+    int32_t device;                /* CUDA ordinal; -1: blocks lie in the host's memory */
+    const struct cuda_table *cuda; /* NULL: the machine's own libraries; tests bring theirs */
+    const struct nccl_table *nccl;
+};
+
 /* What a link needs. All borrowed; the link must be closed before any of them goes. */
 struct link_config {
     struct station *station; /* NULL for a transport without one */
+    bool sends;              /* which end it is */
     struct rpc_call *stream; /* the order's stream; NULL in process */
     const void *hello;       /* what the peer's station said of itself (Order or Accepted.transport_hello) */
     size_t hello_bytes;
@@ -52,19 +70,38 @@ struct transport {
     const char *name;
     const char *summary; /* one sentence for docs and --help */
     enum transport_place place;
+    bool pulls; /* the receiver takes the bytes: `lend` says where they are, Ready that it has them; `send` is NULL */
 
-    /* Appends what the peer needs to meet this station; NULL: nothing. */
+    /* One per process, before any link. ST_EUNAVAILABLE: not on this machine, with the sentence. NULL: needs none. */
+    enum status (*open)(struct station **out, const struct station_config *config, struct err *err);
+    void (*shut)(struct station *station); /* after its links */
+
+    /* ST_OK, or what is wrong with this process that only a restart helps. NULL: nothing can be. Any thread. */
+    enum status (*health)(struct station *station, struct err *err);
+
+    /* Receiver: appends what the peer needs to meet this station; NULL: nothing. */
     enum status (*hello)(struct station *station, struct text *out, struct err *err);
+
+    /* Sender: whether it can meet the station that said this; else the sentence. NULL: always. */
+    enum status (*meets)(struct station *station, const void *hello, size_t hello_bytes, struct err *why);
+
+    /* Sender: appends what the peer's end of this very link needs; NULL: nothing. */
+    enum status (*answer)(struct link *l, struct text *out, struct err *err);
 
     /* Makes one end of a transfer. Does not wait: a link that is not up yet says ST_AGAIN in poll. */
     enum status (*connect)(struct link **out, const struct link_config *config, struct err *err);
 
     /* Begins to send the bytes of `block`, which was announced (and, beside the stream, asked for by Ready). One block at
-     * a time. Its memory must stay as it is until poll said ST_OK or the link was closed. Does not wait. */
-    enum status (*send)(struct link *l, const struct kv_block *block, struct err *err);
+     * a time. Its memory must stay as it is until poll said ST_OK or the link was closed. `ticket` is Ready's. Does not
+     * wait. */
+    enum status (*send)(struct link *l, const struct kv_block *block, const struct ticket *ticket, struct err *err);
 
-    /* Posts the place of a block that was announced; NULL: bytes come in the stream. Does not wait. */
-    enum status (*recv)(struct link *l, const struct kv_block *into, struct err *err);
+    /* Where it pulls: fills the ticket that the block's announcement carries. Its memory is lent until Ready came. */
+    enum status (*lend)(struct link *l, const struct kv_block *block, struct ticket *ticket, struct err *err);
+
+    /* Posts the place of a block that was announced; NULL: bytes come in the stream. Takes the announcement's ticket and
+     * leaves Ready's there. Does not wait. */
+    enum status (*recv)(struct link *l, const struct kv_block *into, struct ticket *ticket, struct err *err);
 
     /* Goes on with what was begun. ST_OK: nothing is under way any more, memory is free to be used again; ST_AGAIN: not
      * yet, `wake` will be called; else the transfer is lost, with the sentence. Does not wait. */
@@ -73,9 +110,10 @@ struct transport {
     /* Bytes of the block under way that were handed over so far, to see whether anything moves; NULL: not known. */
     uint64_t (*moved)(const struct link *l);
 
-    /* Ends the link, also in the middle of a transfer (the stream must have ended then). It waits about a second at most
-     * for the transport to let go of the block; memory of blocks must outlive the stream. NULL is fine. */
-    void (*close)(struct link *l);
+    /* Ends the link, also in the middle of a transfer (the stream must have ended then). It waits some two seconds at
+     * most for the transport to let go of the block; memory of blocks must outlive the stream. ST_EDEADLINE: it did not
+     * let go, and the memory must not be used again while this process lives. NULL is fine. */
+    enum status (*close)(struct link *l);
 };
 
 /* The transport called `name`, or NULL. */

@@ -47,8 +47,9 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     return ST_OK;
 }
 
-static enum status on_ready(void *ctx, int32_t layer)
+static enum status on_ready(void *ctx, int32_t layer, const struct ticket *ticket)
 {
+    (void)ticket;
     struct peer *p = ctx;
 
     if (!p->dumb)

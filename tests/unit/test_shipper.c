@@ -33,13 +33,13 @@ static enum status say(void *ctx, const Platen__Internal__V1__FromPrefill *msg)
     return p->heard < 0 ? ST_ECANCELLED : ST_OK;
 }
 
-static enum status ready(void *ctx, int32_t layer)
+static enum status ready(void *ctx, int32_t layer, const struct ticket *ticket)
 {
     struct pair *p = CONTAINER_OF(ctx, struct pair, catcher);
 
     p->awaited = layer;
     if (!p->never_ready)
-        shipper_ready(p->shipper, layer);
+        shipper_ready(p->shipper, layer, ticket);
     return ST_OK;
 }
 
@@ -144,9 +144,9 @@ static void nothing_is_sent_before_the_peer_is_ready(void **state)
     p.never_ready = true;
     assert_int_equal(ship(&p, &b, 20, NULL), ST_AGAIN);
     assert_int_equal(((uint8_t *)p.catcher.place[0])[0], 0xee);
-    shipper_ready(p.shipper, 3); /* of another layer */
+    shipper_ready(p.shipper, 3, NULL); /* of another layer */
     assert_int_equal(shipper_poll(p.shipper, NULL), ST_AGAIN);
-    shipper_ready(p.shipper, 0);
+    shipper_ready(p.shipper, 0, NULL);
     assert_int_equal(shipper_poll(p.shipper, NULL), ST_OK);
     assert_true(catcher_has(&p.catcher, &b));
     pair_close(&p);

@@ -14,7 +14,9 @@ static void every_transport_has_what_the_table_asks(void **state)
         assert_ptr_equal(transport_find(t->name), t);
         assert_true(strlen(t->summary) > 10);
         assert_non_null(t->connect);
-        assert_non_null(t->send);
+        assert_true((t->send != NULL) != t->pulls);
+        assert_true((t->lend != NULL) == t->pulls);
+        assert_true((t->open != NULL) == (t->shut != NULL));
         assert_non_null(t->poll);
         assert_non_null(t->close);
         t->close(NULL);
