@@ -85,7 +85,7 @@ static enum status card_open(struct cuda *c, const struct backend_config *config
     snprintf(name, name_bytes, "%s", card->name);
     for (int i = 0; i < LANE_COUNT; i++)
         c->queue[i] = (struct cuda_queue){ .sms = c->sms,
-                                           .chained = i == LANE_COMPUTE && card->major >= 9,
+                                           .chained = card->major >= 9,
                                            .cluster = card->major >= 9,
                                            .shared_most = (int32_t)card->sharedMemPerBlockOptin };
     free(card);

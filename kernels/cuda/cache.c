@@ -108,7 +108,7 @@ static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct 
     decode_shape_init(c, cache);
     st = device_array(c, &d->item_first, k->layers * (items + 1), 4, "other", err);
     if (st == ST_OK)
-        st = device_array(c, &d->start, (int64_t)k->layers * (d->ctas + 1), sizeof(struct decode_start), "other", err);
+        st = device_array(c, &d->start, (int64_t)k->layers * d->ctas, sizeof(struct decode_start), "other", err);
     if (st == ST_OK)
         st = device_array(c, &d->partial, (int64_t)d->ctas * 2 * CUDA_UNIT_QUERIES * (k->dim + 2), 4, "activations",
                           err);

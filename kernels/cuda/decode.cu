@@ -41,6 +41,50 @@ __device__ __forceinline__ const struct slot_block *block_of(const struct decode
     return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * bytes);
 }
 
+/* What a thread block needs of an item. */
+struct work {
+    int32_t unit_row, unit_rows, unit_tail, head;
+    int32_t block_rows, block_tiles, tail_rows;
+    const char *k, *v; /* of the head in the block */
+    const int32_t *pages;
+};
+
+__device__ __forceinline__ struct work work_of(const struct decode_shape &s, int32_t layer, int32_t item)
+{
+    struct work w;
+    int32_t unit = item / s.kv_heads, slot;
+
+    w.head = item % s.kv_heads;
+    slot = s.rows.unit_slot[unit];
+    w.unit_row = s.rows.unit_row[unit];
+    w.unit_rows = s.rows.unit_rows[unit];
+    w.unit_tail = s.rows.unit_tail[unit];
+    const struct slot_block *b = block_of(s, slot, layer);
+    int32_t first = b->first[w.head];
+    w.block_rows = b->first[w.head + 1] - first;
+    w.block_tiles = (w.block_rows + TILE - 1) / TILE;
+    w.tail_rows = w.unit_tail + w.unit_rows;
+    w.k = (const char *)b->k + (int64_t)first * s.dim * 2;
+    w.v = (const char *)b->v + (int64_t)first * s.dim * 2;
+    w.pages = s.pages + (int64_t)slot * s.pages_per_slot;
+    return w;
+}
+
+__device__ __forceinline__ struct work work_of_start(const struct decode_start &at)
+{
+    struct work w = { at.unit_row,
+                      at.unit_rows,
+                      at.unit_tail,
+                      at.head,
+                      at.block_rows,
+                      (at.block_rows + TILE - 1) / TILE,
+                      at.unit_tail + at.unit_rows,
+                      (const char *)at.k,
+                      (const char *)at.v,
+                      at.pages };
+    return w;
+}
+
 /* ---- the plan ---- */
 
 __device__ int32_t item_tiles(const struct decode_shape &s, int32_t layer, int32_t item)
@@ -83,6 +127,32 @@ __device__ int32_t block_prefix(int32_t x, int32_t *total)
     return before;
 }
 
+/* Thread block c of `used` that share `total` tiles. */
+__device__ struct decode_start start_of(const struct decode_shape &s, int32_t layer, const int32_t *first,
+                                        int32_t items, int32_t c, int32_t total, int32_t used)
+{
+    struct decode_start at = {};
+    int32_t low = 0, high = items;
+
+    if (c >= used)
+        return at;
+    const int32_t tile = (int32_t)((int64_t)c * total / used), end = (int32_t)(((int64_t)c + 1) * total / used);
+    while (high - low > 1) { /* the last item that begins at or before the tile: it is not empty */
+        int32_t middle = (low + high) / 2;
+        if (first[middle] <= tile)
+            low = middle;
+        else
+            high = middle;
+    }
+    const struct work w = work_of(s, layer, low);
+    at.k = w.k, at.v = w.v, at.pages = w.pages;
+    at.item = low, at.tile = tile - first[low], at.left = end - tile;
+    at.base = first[low], at.whole = first[low + 1] - first[low];
+    at.unit_row = w.unit_row, at.unit_rows = w.unit_rows, at.unit_tail = w.unit_tail;
+    at.head = w.head, at.block_rows = w.block_rows;
+    return at;
+}
+
 __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constant__ struct decode_shape s)
 {
     const int32_t layer = blockIdx.x, items = s.units * s.kv_heads;
@@ -101,49 +171,11 @@ __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constan
         first[items] = carry;
     __syncthreads();
     int32_t used = min(s.ctas, carry);
-    for (int32_t c = threadIdx.x; c <= s.ctas; c += PLAN_THREADS) {
-        int32_t tile = c < used ? (int32_t)((int64_t)c * carry / used) : carry, low = 0, high = items;
-        while (high - low > 1) { /* the last item that begins at or before the tile: it is not empty */
-            int32_t middle = (low + high) / 2;
-            if (first[middle] <= tile)
-                low = middle;
-            else
-                high = middle;
-        }
-        s.start[(int64_t)layer * (s.ctas + 1) + c] = { low, tile - first[low] };
-    }
+    for (int32_t c = threadIdx.x; c < s.ctas; c += PLAN_THREADS)
+        s.start[(int64_t)layer * s.ctas + c] = start_of(s, layer, first, items, c, carry, used);
 }
 
 /* ---- one layer ---- */
-
-/* What a thread block needs of an item. */
-struct work {
-    int32_t unit_row, unit_rows, unit_tail, g;
-    int32_t block_rows, block_tiles, tail_rows;
-    const char *k, *v; /* of the head in the block */
-    const int32_t *pages;
-};
-
-__device__ __forceinline__ struct work work_of(const struct decode_shape &s, int32_t layer, int32_t item, int32_t bytes)
-{
-    struct work w;
-    int32_t unit = item / s.kv_heads, slot;
-
-    w.g = item % s.kv_heads;
-    slot = s.rows.unit_slot[unit];
-    w.unit_row = s.rows.unit_row[unit];
-    w.unit_rows = s.rows.unit_rows[unit];
-    w.unit_tail = s.rows.unit_tail[unit];
-    const struct slot_block *b = block_of(s, slot, layer);
-    int32_t first = b->first[w.g];
-    w.block_rows = b->first[w.g + 1] - first;
-    w.block_tiles = (w.block_rows + TILE - 1) / TILE;
-    w.tail_rows = w.unit_tail + w.unit_rows;
-    w.k = (const char *)b->k + (int64_t)first * bytes;
-    w.v = (const char *)b->v + (int64_t)first * bytes;
-    w.pages = s.pages + (int64_t)slot * s.pages_per_slot;
-    return w;
-}
 
 /* Queues the copies of this warp's 16 rows of tile `tile`. */
 template <int D>
@@ -168,7 +200,7 @@ __device__ __forceinline__ void rows_fetch(const struct decode_shape &s, const s
         if (valid <= 0)
             return;
         int64_t page = w.pages[tile - w.block_tiles];
-        k = pool + (page * s.page_stride + ((int64_t)w.g * TILE + warp * ROWS) * D) * 2;
+        k = pool + (page * s.page_stride + ((int64_t)w.head * TILE + warp * ROWS) * D) * 2;
         v = k + (int64_t)s.kv_heads * TILE * D * 2;
     }
     if (valid <= 0)
@@ -271,7 +303,7 @@ __device__ __forceinline__ void queries_load(const struct decode_shape &s, const
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int32_t q = (lane >> 2) + half * 8;
-        const bf16 *row = in + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.g * group + q % group) * D;
+        const bf16 *row = in + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.head * group + q % group) * D;
         bool there = q < w.unit_rows * group;
 #pragma unroll
         for (int kk = 0; kk < D / 16; kk++) {
@@ -314,6 +346,61 @@ __device__ __forceinline__ int32_t holder(int32_t tile, int32_t total, int32_t u
     return (int32_t)((((int64_t)tile + 1) * used - 1) / total);
 }
 
+__device__ __forceinline__ int64_t piece_floats(int32_t dim)
+{
+    return CUDA_UNIT_QUERIES * (dim + 2);
+}
+
+template <int D>
+__device__ __forceinline__ bf16 *out_at(const struct decode_shape &s, const struct work &w, int32_t group, int32_t q,
+                                        int32_t c, bf16 *out)
+{
+    return out + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.head * group + q % group) * D + c;
+}
+
+/* All pieces of an item, thread blocks [from, to], become its output. A piece is its thread block's first, unless the
+ * item begins behind another in the block `from`. room: [pieces][16][2], then [pieces][16]. */
+template <int D>
+__device__ __noinline__ void pieces_merge(const struct decode_shape &s, const struct work &w, int32_t layer,
+                                          int32_t item, int32_t group, int32_t from, int32_t to, float *room, bf16 *out)
+{
+    const int32_t rows = w.unit_rows * group, pieces = to - from + 1;
+    const int32_t second = s.start[(int64_t)layer * s.ctas + from].item != item;
+    const float *base = s.partial + (int64_t)from * 2 * piece_floats(D);
+    float *factor = room + pieces * ROWS * 2;
+
+    for (int32_t i = threadIdx.x; i < pieces * rows; i += WARPS * 32) {
+        int32_t p = i / rows, q = i % rows;
+        const float *at = base + (2 * (int64_t)p + (p == 0 ? second : 0)) * piece_floats(D) + 2 * q;
+        *(float2 *)(room + (p * ROWS + q) * 2) = __ldcg((const float2 *)at);
+    }
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < pieces * rows; i += WARPS * 32) {
+        int32_t p = i / rows, q = i % rows;
+        float top = -CUDART_INF_F, sum = 0.0f;
+        for (int32_t k = 0; k < pieces; k++)
+            top = fmaxf(top, room[(k * ROWS + q) * 2]);
+        for (int32_t k = 0; k < pieces; k++)
+            sum += fraction(room[(k * ROWS + q) * 2], top) * room[(k * ROWS + q) * 2 + 1];
+        factor[p * ROWS + q] = sum > 0.0f ? fraction(room[(p * ROWS + q) * 2], top) / sum : 0.0f;
+    }
+    __syncthreads();
+    for (int32_t i = threadIdx.x; i < rows * (D / 2); i += WARPS * 32) {
+        int32_t q = i / (D / 2), c = i % (D / 2) * 2;
+        const float *at = base + 2 * ROWS + q * D + c;
+        float2 value = __ldcg((const float2 *)(at + second * piece_floats(D)));
+        value.x *= factor[q], value.y *= factor[q];
+#pragma unroll 8
+        for (int32_t p = 1; p < pieces; p++) {
+            float2 more = __ldcg((const float2 *)(at + 2 * (int64_t)p * piece_floats(D)));
+            value.x += factor[p * ROWS + q] * more.x;
+            value.y += factor[p * ROWS + q] * more.y;
+        }
+        *(uint32_t *)out_at<D>(s, w, group, q, c, out) = bf16_pair(value.x, value.y);
+    }
+    __syncthreads();
+}
+
 template <int D>
 __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     decode_kernel(const __grid_constant__ struct decode_shape s, int32_t layer, const bf16 *in, float scale2,
@@ -324,20 +411,23 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t group = s.q_heads / s.kv_heads, items = s.units * s.kv_heads, cta = blockIdx.x;
     const int32_t *first = s.item_first + (int64_t)layer * (items + 1);
-    const struct decode_start *start = s.start + (int64_t)layer * (s.ctas + 1);
     const char *pool = (const char *)s.pool + (int64_t)layer * s.layer_stride * 2;
     const uint32_t mine = shared_address(shared) + warp * room<D>::warp;
-    const struct decode_start begin = start[cta], end = start[cta + 1];
-    int32_t item = begin.item, tile = begin.tile, total = first[items], used = min(s.ctas, total);
-    int32_t left = first[end.item] + end.tile - first[item] - tile;
+    const struct decode_start begin = s.start[(int64_t)layer * s.ctas + cta];
+    int32_t item = begin.item, tile = begin.tile, left = begin.left, base = begin.base, whole = begin.whole;
+    struct work w = work_of_start(begin);
     bool waited = false;
 
     chain_next();
     for (int32_t part = 0; left > 0; part++) {
-        while (first[item + 1] == first[item])
-            item++;
-        const int32_t base = first[item], whole = first[item + 1] - base, stop = min(tile + left, whole);
-        const struct work w = work_of(s, layer, item, D * 2);
+        if (part > 0) {
+            while (first[item + 1] == first[item])
+                item++;
+            base = first[item];
+            whole = first[item + 1] - base;
+            w = work_of(s, layer, item);
+        }
+        const int32_t stop = min(tile + left, whole);
         struct running<D> run = {
             { -CUDART_INF_F, -CUDART_INF_F }, {},
             {
@@ -373,7 +463,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
         /* Four warps become one: thread by (query, channel). */
         const bool alone = tile == 0 && stop == whole;
         const int32_t rows = w.unit_rows * group;
-        float *partial = s.partial + ((int64_t)cta * 2 + (part > 0)) * CUDA_UNIT_QUERIES * (D + 2);
+        float *partial = s.partial + ((int64_t)cta * 2 + (part > 0)) * piece_floats(D);
         for (int32_t i = threadIdx.x; i < rows * D; i += WARPS * 32) {
             int32_t q = i / D, c = i % D;
             float top = -CUDART_INF_F, sum = 0.0f, value = 0.0f;
@@ -388,19 +478,18 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
                 value += f * from[2 * ROWS + i];
             }
             if (alone) {
-                out[((int64_t)(w.unit_row + q / group) * s.q_heads + w.g * group + q % group) * D + c] =
-                    rounded<bf16>(sum > 0.0f ? value / sum : 0.0f);
+                *out_at<D>(s, w, group, q, c, out) = rounded<bf16>(sum > 0.0f ? value / sum : 0.0f);
             } else {
-                partial[q * (D + 2) + 2 + c] = value;
-                if (c == 0) {
-                    partial[q * (D + 2)] = top;
-                    partial[q * (D + 2) + 1] = sum;
-                }
+                partial[2 * ROWS + i] = value;
+                if (c == 0)
+                    *(float2 *)(partial + 2 * q) = make_float2(top, sum);
             }
         }
         __syncthreads();
         if (!alone) {
+            const int32_t total = first[items], used = min(s.ctas, total);
             const int32_t from = holder(base, total, used), to = holder(base + whole - 1, total, used);
+
             if (threadIdx.x == 0) {
                 __threadfence();
                 last = atomicAdd(&s.arrived[item], 1u) == (uint32_t)(to - from);
@@ -409,42 +498,8 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
                 __threadfence();
             }
             __syncthreads();
-            if (last) {
-                /* factors of every piece and query first, then the sums: [pieces][16] */
-                float *factor = (float *)shared;
-                for (int32_t q = threadIdx.x; q < rows; q += WARPS * 32) {
-                    float top = -CUDART_INF_F, sum = 0.0f;
-                    for (int32_t c = from; c <= to; c++) {
-                        const float *p =
-                            s.partial + (((int64_t)c * 2 + (start[c].item != item)) * CUDA_UNIT_QUERIES + q) * (D + 2);
-                        factor[(c - from) * ROWS + q] = __ldcg(p);
-                        top = fmaxf(top, __ldcg(p));
-                    }
-                    for (int32_t c = from; c <= to; c++) {
-                        const float *p =
-                            s.partial + (((int64_t)c * 2 + (start[c].item != item)) * CUDA_UNIT_QUERIES + q) * (D + 2);
-                        float f = fraction(factor[(c - from) * ROWS + q], top);
-                        factor[(c - from) * ROWS + q] = f;
-                        sum += f * __ldcg(p + 1);
-                    }
-                    for (int32_t c = from; c <= to; c++)
-                        factor[(c - from) * ROWS + q] *= sum > 0.0f ? 1.0f / sum : 0.0f;
-                }
-                __syncthreads();
-                for (int32_t i = threadIdx.x; i < rows * D; i += WARPS * 32) {
-                    int32_t q = i / D, c = i % D;
-                    float value = 0.0f;
-#pragma unroll 8
-                    for (int32_t k = from; k <= to; k++)
-                        value += factor[(k - from) * ROWS + q] *
-                                 __ldcg(s.partial +
-                                        (((int64_t)k * 2 + (start[k].item != item)) * CUDA_UNIT_QUERIES + q) * (D + 2) +
-                                        2 + c);
-                    out[((int64_t)(w.unit_row + q / group) * s.q_heads + w.g * group + q % group) * D + c] =
-                        rounded<bf16>(value);
-                }
-                __syncthreads();
-            }
+            if (last)
+                pieces_merge<D>(s, w, layer, item, group, from, to, (float *)shared, out);
         }
         left -= stop - tile;
         item++;

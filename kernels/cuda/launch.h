@@ -75,7 +75,9 @@ cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
 /* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
 struct rotate_args {
     int32_t q_heads, kv_heads, dim, rope_dims;
-    const float *inv_freq; /* NULL: no rotation */
+    int32_t rope_tables;   /* row at position p: table p + 1 - rope_from, at least 0, at most rope_tables - 1 */
+    int64_t rope_from;
+    const float *inv_freq; /* [rope_tables][rope_dims / 2]; NULL: no rotation */
     float rope_scale, norm_eps;
     const float *q_norm, *k_norm; /* [dim] or NULL */
     const void *qkv;              /* T [rows][(H + 2 G) D] */
@@ -150,9 +152,14 @@ struct step_rows {
     const int32_t *unit_slot, *unit_row, *unit_rows, *unit_tail; /* [rows_pad]; unit_rows 0: nobody */
     const int32_t *output_row, *output_seq, *output_slot;        /* [outputs_pad]; output_seq -1: nobody */
 };
-/* Where a thread block begins in a layer's flattened tiles of 64 rows. */
+/* Where a thread block begins in a layer's flattened tiles of 64 rows, with all it needs to begin reading at once. */
 struct decode_start {
-    int32_t item, tile; /* tile counts from the item's own first */
+    const void *k, *v;    /* of the item's head in the block */
+    const int32_t *pages; /* of the slot */
+    int32_t item, tile;   /* tile counts from the item's own first */
+    int32_t left;         /* tiles of this thread block */
+    int32_t base, whole;  /* the item's first tile, its tiles */
+    int32_t unit_row, unit_rows, unit_tail, head, block_rows;
 };
 struct decode_shape {
     int32_t units; /* padded; an item is a (unit, KV head) */

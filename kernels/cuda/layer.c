@@ -112,6 +112,8 @@ void cuda_qkv_to_layer(struct backend *be, const struct qkv_shape *shape, const 
                                       .kv_heads = shape->kv_heads,
                                       .dim = shape->dim,
                                       .rope_dims = rope->dims,
+                                      .rope_tables = rope->tables,
+                                      .rope_from = rope->from,
                                       .inv_freq = rope->inv_freq,
                                       .rope_scale = rope->scale,
                                       .norm_eps = shape->norm_eps,

@@ -105,6 +105,15 @@ __device__ __forceinline__ bool place(const struct rotate_args &a, int64_t row, 
     return true;
 }
 
+/* The frequencies of a row at `position`. */
+__device__ __forceinline__ const float *table_at(const struct rotate_args &a, int32_t position)
+{
+    int64_t table = position + 1 - a.rope_from;
+    if (table >= a.rope_tables)
+        table = a.rope_tables - 1;
+    return a.inv_freq + (table > 0 ? table * (a.rope_dims / 2) : 0);
+}
+
 template <typename T> __global__ void rotate_kernel(const __grid_constant__ struct rotate_args a)
 {
     __shared__ float angle[KV_HEAD_DIM_MAX]; /* cos, then sin */
@@ -114,7 +123,7 @@ template <typename T> __global__ void rotate_kernel(const __grid_constant__ stru
 
     chain_begin();
     for (int32_t j = threadIdx.x; j < half; j += blockDim.x) {
-        float turn = (float)a.position[row] * a.inv_freq[j], sine, cosine;
+        float turn = (float)a.position[row] * table_at(a, a.position[row])[j], sine, cosine;
         sincosf(turn, &sine, &cosine);
         angle[j] = cosine * a.rope_scale;
         angle[half + j] = sine * a.rope_scale;

@@ -86,7 +86,8 @@ __device__ __forceinline__ float activate(float x, int kind)
 {
     if (kind == ACT_SILU)
         return x / (1.0f + __expf(-x));
-    return 0.5f * x * (1.0f + tanhf(0.7978845608028654f * (x + 0.044715f * x * x * x)));
+    /* x (1 + tanh u) / 2 = x / (1 + exp(-2 u)), which loses nothing for negative x */
+    return x / (1.0f + __expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
 }
 
 /* grid: columns, rows */

@@ -2,38 +2,48 @@
 /*
  * score.cu - scores that need one row only: norms of keys, ranges of tokens, counter-based random numbers.
  *
- * grid: rows, heads. Norms: a warp owns a row and reads it in 16-byte loads (4 rows at once where rows are 128 bytes);
- * the bound is reading K once. The others: a thread owns a row.
+ * grid: rows, heads. Norms: 8 or 16 lanes share a row, and each has its
+ * 16-byte loads of several rows in flight; the bound is reading K once. The others: a thread owns a row.
  */
 #include "kernels/cuda/device.cuh"
 #include "kernels/random.h"
 
 enum { THREADS = 256, NORM_ROWS = 64 };
 
-/* LANES lanes share a row. */
-template <typename T, int LANES>
-__global__ void key_norm_kernel(const __grid_constant__ struct rows_view in, float factor, float *score)
+/* LANES lanes share a row; PARTS pieces of 16 bytes to a lane and row. */
+template <typename T, int LANES, int PARTS>
+__global__ void __launch_bounds__(THREADS)
+    key_norm_kernel(const __grid_constant__ struct rows_view in, float factor, float *score)
 {
-    enum { N = pack16<T>::count, AT_ONCE = THREADS / LANES };
-    const int32_t g = blockIdx.y, sub = threadIdx.x % LANES;
+    enum { N = pack16<T>::count, AT_ONCE = THREADS / LANES, DEEP = NORM_ROWS / AT_ONCE };
+    const int32_t g = blockIdx.y, sub = threadIdx.x % LANES, rows = in.rows[g], units = in.dim / N;
+    const int32_t row0 = blockIdx.x * NORM_ROWS + threadIdx.x / LANES;
     const T *k = (const T *)in.k + in.first[g] * in.dim;
+    pack16<T> p[DEEP][PARTS];
 
-    for (int32_t i = 0; i < NORM_ROWS; i += AT_ONCE) {
-        int32_t row = blockIdx.x * NORM_ROWS + i + threadIdx.x / LANES;
+    if (blockIdx.x * NORM_ROWS >= rows)
+        return;
+#pragma unroll
+    for (int d = 0; d < DEEP; d++)
+#pragma unroll
+        for (int i = 0; i < PARTS; i++) {
+            p[d][i].bits = make_uint4(0, 0, 0, 0);
+            if (row0 + d * AT_ONCE < rows && sub + i * LANES < units)
+                p[d][i] = load16(k + (int64_t)(row0 + d * AT_ONCE) * in.dim + (sub + i * LANES) * N);
+        }
+#pragma unroll
+    for (int d = 0; d < DEEP; d++) {
         float sum = 0.0f;
-
-        if (row < in.rows[g])
-            for (int32_t c = sub * N; c < in.dim; c += LANES * N) {
-                pack16<T> p = load16(k + (int64_t)row * in.dim + c);
 #pragma unroll
-                for (int j = 0; j < N; j++)
-                    sum += number(p.at[j]) * number(p.at[j]);
-            }
+        for (int i = 0; i < PARTS; i++)
 #pragma unroll
-        for (int d = LANES / 2; d > 0; d >>= 1)
-            sum += __shfl_xor_sync(0xffffffffu, sum, d);
-        if (sub == 0 && row < in.rows[g])
-            score[in.at[g] + row] = factor * sqrtf(sum);
+            for (int j = 0; j < N; j++)
+                sum += number(p[d][i].at[j]) * number(p[d][i].at[j]);
+#pragma unroll
+        for (int s = LANES / 2; s > 0; s >>= 1)
+            sum += __shfl_xor_sync(0xffffffffu, sum, s);
+        if (sub == 0 && row0 + d * AT_ONCE < rows)
+            score[in.at[g] + row0 + d * AT_ONCE] = factor * sqrtf(sum);
     }
 }
 
@@ -97,9 +107,11 @@ static cudaError_t key_norm(const struct cuda_queue &q, const struct rows_view *
             <<<dim3(int_ceil(in->rows_longest, THREADS), (unsigned)in->heads), THREADS, 0, q.stream>>>(*in, factor,
                                                                                                        score);
     else if (row <= 128)
-        key_norm_kernel<T, 8><<<grid, THREADS, 0, q.stream>>>(*in, factor, score);
+        key_norm_kernel<T, 8, 1><<<grid, THREADS, 0, q.stream>>>(*in, factor, score);
+    else if (row <= 256)
+        key_norm_kernel<T, 16, 1><<<grid, THREADS, 0, q.stream>>>(*in, factor, score);
     else
-        key_norm_kernel<T, 16><<<grid, THREADS, 0, q.stream>>>(*in, factor, score);
+        key_norm_kernel<T, 16, 4><<<grid, THREADS, 0, q.stream>>>(*in, factor, score);
     return cudaGetLastError();
 }
 

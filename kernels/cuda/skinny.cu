@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(WARPS * 32) skinny_kernel(const __grid_constan
 
 template <int NT> static cudaError_t skinny(const struct cuda_queue &q, const struct skinny_args *args)
 {
-    if (args->n >= q.sms * 28) /* 32 outputs to a block still give nearly every multiprocessor one */
+    if (args->n >= q.sms * 96) /* 32 outputs to a block still give every multiprocessor several */
         return launch_chained(q, dim3(int_ceil(args->n, 32)), dim3(WARPS * 32), 0, skinny_kernel<NT, 2, 2>, *args);
     return launch_chained(q, dim3(int_ceil(args->n, 16)), dim3(WARPS * 32), 0, skinny_kernel<NT, 1, 4>, *args);
 }

@@ -99,15 +99,43 @@ __device__ __forceinline__ void queries_load(const struct window_args &a, int32_
 
 template <int D>
 __device__ __forceinline__ void scores_of(uint32_t at, int n, const uint32_t (&query)[D / 16][4], int lane,
-                                          float (&s)[2][4])
+                                          float (&s0)[4], float (&s1)[4])
 {
 #pragma unroll
     for (int kk = 0; kk < D / 16; kk++) {
         uint32_t b[4];
         load_matrices(b,
                       at + (n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 + ((lane >> 3) & 1) * 16);
-        multiply(s[0], query[kk], b[0], b[1]);
-        multiply(s[1], query[kk], b[2], b[3]);
+        multiply(s0, query[kk], b[0], b[1]);
+        multiply(s1, query[kk], b[2], b[3]);
+    }
+}
+
+/* Running max and sum of a thread's two query rows over 32 cache rows. MASKED: some may not be seen. */
+template <bool MASKED>
+__device__ __forceinline__ void parts_add(float (&s)[4][4], const int32_t *token, const int64_t (&seen)[2],
+                                          float scale2, int lane, float (&max)[2], float (&sum)[2])
+{
+    if (MASKED) {
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                if (token[j * 8 + 2 * (lane & 3) + (i & 1)] > seen[i >> 1])
+                    s[j][i] = -CUDART_INF_F;
+    }
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        float top = max[half], more = 0.0f;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            top = fmaxf(top, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+        float shift = MASKED && top == -CUDART_INF_F ? 0.0f : top * scale2;
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+            more += exp2f(s[j][2 * half] * scale2 - shift) + exp2f(s[j][2 * half + 1] * scale2 - shift);
+        sum[half] = sum[half] * exp2f(max[half] * scale2 - shift) + more;
+        max[half] = top;
     }
 }
 
@@ -120,9 +148,11 @@ __global__ void __launch_bounds__(WARPS * 32)
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t g = blockIdx.y, row0 = blockIdx.x * CHUNK, group = a.q_heads / in.heads, rows = a.window * group;
     const int32_t count = min(CHUNK, in.rows[g] - row0);
+    const int64_t first_query = tokens_of(in, a, g) - a.window;
     const float scale2 = a.scale * LOG2E;
     float *to = a.partial + ((int64_t)g * gridDim.x + blockIdx.x) * rows * 2;
 
+    chain_begin();
     if (count <= 0) {
         for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
             to[2 * m] = -CUDART_INF_F;
@@ -134,32 +164,22 @@ __global__ void __launch_bounds__(WARPS * 32)
         token[i] = i < count ? (int32_t)token_of(in, g, row0 + i) : INT32_MAX;
     chunk_load<D>(in, g, row0, shared_address(shared));
     __syncthreads();
+    const bool all_seen = token[CHUNK - 1] <= first_query;
     for (int32_t m0 = warp * 16; m0 < rows; m0 += WARPS * 16) {
         uint32_t query[D / 16][4];
         float max[2] = { -CUDART_INF_F, -CUDART_INF_F }, sum[2] = {};
-        const int64_t seen[2] = { tokens_of(in, a, g) - a.window + (m0 + (lane >> 2)) / group,
-                                  tokens_of(in, a, g) - a.window + (m0 + (lane >> 2) + 8) / group };
+        const int64_t seen[2] = { first_query + (m0 + (lane >> 2)) / group,
+                                  first_query + (m0 + (lane >> 2) + 8) / group };
 
         queries_load<D>(a, g, group, m0, lane, query);
-        for (int n = 0; n * 16 < count; n++) {
-            float s[2][4] = {};
-            scores_of<D>(shared_address(shared), n, query, lane, s);
-#pragma unroll
-            for (int j = 0; j < 2; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++)
-                    if (token[n * 16 + j * 8 + 2 * (lane & 3) + (i & 1)] > seen[i >> 1])
-                        s[j][i] = -CUDART_INF_F;
-#pragma unroll
-            for (int half = 0; half < 2; half++) {
-                float top = fmaxf(fmaxf(s[0][2 * half], s[0][2 * half + 1]), fmaxf(s[1][2 * half], s[1][2 * half + 1]));
-                top = fmaxf(top, max[half]);
-                float shift = top == -CUDART_INF_F ? 0.0f : top * scale2;
-                sum[half] = sum[half] * exp2f(max[half] * scale2 - shift) + exp2f(s[0][2 * half] * scale2 - shift) +
-                            exp2f(s[0][2 * half + 1] * scale2 - shift) + exp2f(s[1][2 * half] * scale2 - shift) +
-                            exp2f(s[1][2 * half + 1] * scale2 - shift);
-                max[half] = top;
-            }
+        for (int n = 0; n * 32 < count; n++) {
+            float s[4][4] = {};
+            scores_of<D>(shared_address(shared), 2 * n, query, lane, s[0], s[1]);
+            scores_of<D>(shared_address(shared), 2 * n + 1, query, lane, s[2], s[3]);
+            if (all_seen)
+                parts_add<false>(s, token + n * 32, seen, scale2, lane, max, sum);
+            else
+                parts_add<true>(s, token + n * 32, seen, scale2, lane, max, sum);
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) {
@@ -168,7 +188,7 @@ __global__ void __launch_bounds__(WARPS * 32)
 
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            float total = top == -CUDART_INF_F ? 0.0f : sum[half] * exp2f((max[half] - top) * scale2);
+            float total = max[half] == -CUDART_INF_F ? 0.0f : sum[half] * exp2f((max[half] - top) * scale2);
             total += __shfl_xor_sync(0xffffffffu, total, 1);
             total += __shfl_xor_sync(0xffffffffu, total, 2);
             if ((lane & 3) == 0 && m < rows) {
@@ -191,6 +211,7 @@ __global__ void __launch_bounds__(WARPS * 32)
     const float scale2 = a.scale * LOG2E;
     float sum[CHUNK / 8][2] = {};
 
+    chain_begin();
     if (count <= 0)
         return;
     chunk_load<D>(in, g, row0, shared_address(shared));
@@ -209,7 +230,7 @@ __global__ void __launch_bounds__(WARPS * 32)
 #pragma unroll
         for (int n = 0; n < CHUNK / 16; n++) {
             float s[2][4] = {};
-            scores_of<D>(shared_address(shared), n, query, lane, s);
+            scores_of<D>(shared_address(shared), n, query, lane, s[0], s[1]);
 #pragma unroll
             for (int j = 0; j < 2; j++)
 #pragma unroll
@@ -272,6 +293,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     float *max = tile + PLAIN_ROWS * (in.dim + 1), *sum = max + rows;
     float *to = a.partial + ((int64_t)g * gridDim.x + blockIdx.x) * rows * 2;
 
+    chain_begin();
     for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
         max[m] = -CUDART_INF_F;
         sum[m] = 0.0f;
@@ -313,6 +335,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     const int32_t g = blockIdx.y, group = a.q_heads / in.heads, rows = a.window * group, row0 = blockIdx.x * PLAIN_ROWS;
     float sum = 0.0f;
 
+    chain_begin();
     if (row0 >= in.rows[g])
         return;
     plain_tile_load<T>(in, g, row0, tile);
@@ -333,22 +356,41 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
 
 /* ---- what both share ---- */
 
-/* A thread owns a query row. lse is kept in exponents of 2. */
-__global__ void joined_kernel(int32_t chunks, const __grid_constant__ struct window_args a, int32_t rows)
-{
-    const int32_t g = blockIdx.y, m = blockIdx.x * THREADS + threadIdx.x;
-    const float *from = a.partial + (int64_t)g * chunks * rows * 2 + 2 * m;
-    float top = -CUDART_INF_F, sum = 0.0f;
+enum { JOINERS = 8, JOINED_ROWS = THREADS / JOINERS };
 
+/* (max, sum) of two stretches as one; maxima in exponents of 2. */
+__device__ __forceinline__ float2 joined(float2 a, float2 b)
+{
+    float top = fmaxf(a.x, b.x);
+
+    if (top == -CUDART_INF_F)
+        return a;
+    return make_float2(top, a.y * exp2f(a.x - top) + b.y * exp2f(b.x - top));
+}
+
+/* 8 threads own a query row and take its chunks in turns. lse is kept in exponents of 2. */
+__global__ void __launch_bounds__(THREADS)
+    joined_kernel(int32_t chunks, const __grid_constant__ struct window_args a, int32_t rows)
+{
+    __shared__ float2 part[JOINERS][JOINED_ROWS];
+    const int32_t g = blockIdx.y, column = threadIdx.x % JOINED_ROWS, turn = threadIdx.x / JOINED_ROWS;
+    const int32_t m = blockIdx.x * JOINED_ROWS + column;
+    const float2 *from = (const float2 *)a.partial + (int64_t)g * chunks * rows + m;
+    float2 x = make_float2(-CUDART_INF_F, 0.0f);
+
+    chain_begin();
     if (blockIdx.x == 0 && g == 0 && threadIdx.x == 0)
         *a.largest = 0; /* before the lowest of all numbers */
-    if (m >= rows)
+#pragma unroll 4
+    for (int32_t c = turn; m < rows && c < chunks; c += JOINERS)
+        x = joined(x, from[(int64_t)c * rows]);
+    part[turn][column] = x;
+    __syncthreads();
+    if (turn != 0 || m >= rows)
         return;
-    for (int32_t c = 0; c < chunks; c++)
-        top = fmaxf(top, from[(int64_t)c * rows * 2]);
-    for (int32_t c = 0; c < chunks && top > -CUDART_INF_F; c++)
-        sum += from[(int64_t)c * rows * 2 + 1] * exp2f(from[(int64_t)c * rows * 2] - top);
-    a.lse[(int64_t)g * rows + m] = top > -CUDART_INF_F ? top + log2f(sum) : CUDART_INF_F;
+    for (int k = 1; k < JOINERS; k++)
+        x = joined(x, part[k][column]);
+    a.lse[(int64_t)g * rows + m] = x.x > -CUDART_INF_F ? x.x + log2f(x.y) : CUDART_INF_F;
 }
 
 __global__ void pooled_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a,
@@ -357,7 +399,9 @@ __global__ void pooled_kernel(const __grid_constant__ struct rows_view in, const
     __shared__ int32_t body;
     __shared__ uint32_t best;
     const int32_t g = blockIdx.y, row = blockIdx.x * THREADS + threadIdx.x, half = a.kernel / 2;
+    uint32_t mine = 0;
 
+    chain_begin();
     if (threadIdx.x == 0) {
         body = body_of(in, a, g);
         best = 0;
@@ -370,10 +414,13 @@ __global__ void pooled_kernel(const __grid_constant__ struct rows_view in, const
             sum += raw[r];
         sum /= (float)a.kernel;
         score[in.at[g] + row] = sum;
-        atomicMax(&best, ordered(sum));
+        mine = ordered(sum);
     } else if (row < in.rows[g] && !isinf(a.pad)) {
         score[in.at[g] + row] = a.pad;
     }
+    mine = __reduce_max_sync(0xffffffffu, mine);
+    if ((threadIdx.x & 31) == 0)
+        atomicMax(&best, mine);
     __syncthreads();
     if (threadIdx.x == 0 && best > 0)
         atomicMax(a.largest, best);
@@ -382,6 +429,7 @@ __global__ void pooled_kernel(const __grid_constant__ struct rows_view in, const
 __global__ void padded_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a,
                               float *score)
 {
+    chain_begin();
     const int32_t g = blockIdx.x, body = body_of(in, a, g);
     const uint32_t best = *a.largest;
     const float pad = (best > 0 ? unordered(best) : 0.0f) + 1.0f;
@@ -398,8 +446,8 @@ int64_t window_partial_floats(int64_t rows_longest, int32_t q_heads, int32_t win
 }
 
 template <int D>
-static cudaError_t window_fast(cudaStream_t s, const struct rows_view *in, const struct window_args *a, dim3 chunks,
-                               dim3 joined, int32_t rows)
+static cudaError_t window_fast(const struct cuda_queue &q, const struct rows_view *in, const struct window_args *a,
+                               dim3 chunks, dim3 joined, int32_t rows)
 {
     cudaError_t e = allow_shared(parts_kernel<D>, room<D>::bytes);
 
@@ -407,26 +455,30 @@ static cudaError_t window_fast(cudaStream_t s, const struct rows_view *in, const
         e = allow_shared(columns_kernel<D>, room<D>::bytes);
     if (e != cudaSuccess)
         return e;
-    parts_kernel<D><<<chunks, WARPS * 32, room<D>::bytes, s>>>(*in, *a);
-    joined_kernel<<<joined, THREADS, 0, s>>>(chunks.x, *a, rows);
-    columns_kernel<D><<<chunks, WARPS * 32, room<D>::bytes, s>>>(*in, *a);
-    return cudaGetLastError();
+    e = launch_chained(q, chunks, dim3(WARPS * 32), room<D>::bytes, parts_kernel<D>, *in, *a);
+    if (e == cudaSuccess)
+        e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x, *a, rows);
+    if (e == cudaSuccess)
+        e = launch_chained(q, chunks, dim3(WARPS * 32), room<D>::bytes, columns_kernel<D>, *in, *a);
+    return e;
 }
 
 template <typename T>
-static cudaError_t window_plain(cudaStream_t s, const struct rows_view *in, const struct window_args *a, dim3 chunks,
-                                dim3 joined, int32_t rows)
+static cudaError_t window_plain(const struct cuda_queue &q, const struct rows_view *in, const struct window_args *a,
+                                dim3 chunks, dim3 joined, int32_t rows)
 {
     size_t tile = (size_t)PLAIN_ROWS * (size_t)(in->dim + 1) * 4, bytes = tile + (size_t)rows * 8;
     cudaError_t e = allow_shared(parts_plain_kernel<T>, bytes);
 
     if (e != cudaSuccess)
         return e;
-    parts_plain_kernel<T><<<chunks, PLAIN_WARPS * 32, bytes, s>>>(*in, *a);
-    joined_kernel<<<joined, THREADS, 0, s>>>(chunks.x, *a, rows);
-    columns_plain_kernel<T>
-        <<<dim3(int_ceil(in->rows_longest, PLAIN_ROWS), chunks.y), PLAIN_WARPS * 32, tile, s>>>(*in, *a);
-    return cudaGetLastError();
+    e = launch_chained(q, chunks, dim3(PLAIN_WARPS * 32), bytes, parts_plain_kernel<T>, *in, *a);
+    if (e == cudaSuccess)
+        e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x, *a, rows);
+    if (e == cudaSuccess)
+        e = launch_chained(q, dim3(int_ceil(in->rows_longest, PLAIN_ROWS), chunks.y), dim3(PLAIN_WARPS * 32), tile,
+                           columns_plain_kernel<T>, *in, *a);
+    return e;
 }
 
 cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct rows_view *in,
@@ -434,28 +486,28 @@ cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct 
 {
     const int32_t rows = a->window * (a->q_heads / in->heads);
     const dim3 chunks(int_ceil(in->rows_longest, CHUNK), (unsigned)in->heads);
-    const dim3 joined(int_ceil(rows, THREADS), (unsigned)in->heads);
+    const dim3 joined(int_ceil(rows, JOINED_ROWS), (unsigned)in->heads);
     cudaError_t e;
 
     if (in->rows_longest == 0)
         return cudaSuccess;
     if (t == DT_F32)
-        e = window_plain<float>(q.stream, in, a, chunks, joined, rows);
+        e = window_plain<float>(q, in, a, chunks, joined, rows);
     else if (in->dim == 64)
-        e = window_fast<64>(q.stream, in, a, chunks, joined, rows);
+        e = window_fast<64>(q, in, a, chunks, joined, rows);
     else if (in->dim == 80)
-        e = window_fast<80>(q.stream, in, a, chunks, joined, rows);
+        e = window_fast<80>(q, in, a, chunks, joined, rows);
     else if (in->dim == 96)
-        e = window_fast<96>(q.stream, in, a, chunks, joined, rows);
+        e = window_fast<96>(q, in, a, chunks, joined, rows);
     else if (in->dim == 128)
-        e = window_fast<128>(q.stream, in, a, chunks, joined, rows);
+        e = window_fast<128>(q, in, a, chunks, joined, rows);
     else
-        e = window_plain<bf16>(q.stream, in, a, chunks, joined, rows);
+        e = window_plain<bf16>(q, in, a, chunks, joined, rows);
     if (e != cudaSuccess)
         return e;
-    pooled_kernel<<<dim3(int_ceil(in->rows_longest, THREADS), (unsigned)in->heads), THREADS, 0, q.stream>>>(*in, *a,
-                                                                                                            score);
-    if (isinf(a->pad))
-        padded_kernel<<<(unsigned)in->heads, THREADS, 0, q.stream>>>(*in, *a, score);
-    return cudaGetLastError();
+    e = launch_chained(q, dim3(int_ceil(in->rows_longest, THREADS), (unsigned)in->heads), dim3(THREADS), 0,
+                       pooled_kernel, *in, *a, score);
+    if (e == cudaSuccess && isinf(a->pad))
+        e = launch_chained(q, dim3((unsigned)in->heads), dim3(THREADS), 0, padded_kernel, *in, *a, score);
+    return e;
 }

@@ -182,7 +182,7 @@ struct weight *ops_weight(struct ops *o, int64_t rows, int64_t cols, enum weight
 
 static double eps_of(enum dtype t)
 {
-    return t == DT_BF16 ? ldexp(1.0, -9) : ldexp(1.0, -24);
+    return t == DT_BF16 ? ldexp(1.0, -8) : ldexp(1.0, -24);
 }
 
 double ops_eps_act(const struct ops *o)
