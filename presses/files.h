@@ -12,7 +12,7 @@
 #define PLATEN_PRESSES_FILES_H
 
 #include "common/base/status.h"
-#include "common/model/hparams.h"
+#include "kernels/weights.h"
 
 #include <stdbool.h>
 

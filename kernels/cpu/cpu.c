@@ -10,7 +10,6 @@
 #include "common/base/arena.h"
 #include "common/base/text.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,17 +92,17 @@ static enum status cpu_health(struct backend *be, struct err *err)
 {
     struct cpu *c = cpu_of(be);
 
-    if (!atomic_load_explicit(&c->is_broken, memory_order_acquire))
+    if (!__atomic_load_n(&c->is_broken, __ATOMIC_ACQUIRE))
         return ST_OK;
     return err_set(err, c->broken.code, "%s", c->broken.text);
 }
 
 void cpu_break(struct cpu *c, const struct err *err)
 {
-    if (atomic_load_explicit(&c->is_broken, memory_order_relaxed))
+    if (__atomic_load_n(&c->is_broken, __ATOMIC_RELAXED))
         return;
     c->broken = *err;
-    atomic_store_explicit(&c->is_broken, true, memory_order_release); /* whoever sees it sees the sentence */
+    __atomic_store_n(&c->is_broken, true, __ATOMIC_RELEASE); /* whoever sees it sees the sentence */
 }
 
 extern const struct backend_ops backend_cpu_ops;

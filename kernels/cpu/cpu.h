@@ -63,10 +63,10 @@ struct cpu {
     float *press;       /* grows to what the largest press asked for */
     int64_t press_floats;
     uint64_t capacity;
-    _Atomic uint64_t used[PURPOSE_COUNT];
+    uint64_t used[PURPOSE_COUNT]; /* atomic */
     struct cache *cache;
     char describe[64];
-    _Atomic bool is_broken; /* set by the engine thread after `broken` is written, read by any */
+    bool is_broken; /* atomic: set by the engine thread after `broken` is written, read by any */
     struct err broken;
 };
 

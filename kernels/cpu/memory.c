@@ -11,7 +11,6 @@
 
 #include "common/base/arena.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +46,7 @@ static uint64_t used_bytes(const struct cpu *c)
     uint64_t sum = 0;
 
     for (int i = 0; i < PURPOSE_COUNT; i++)
-        sum += atomic_load_explicit(&c->used[i], memory_order_relaxed);
+        sum += __atomic_load_n(&c->used[i], __ATOMIC_RELAXED);
     return sum;
 }
 
@@ -82,7 +81,7 @@ enum status cpu_alloc(struct backend *be, uint64_t bytes, const char *what, void
         (void)madvise(base, bytes + ALIGN_BYTES, MADV_HUGEPAGE); /* a wish: 4 KiB pages work too */
     piece = base;
     *piece = (struct piece){ bytes, purpose };
-    atomic_fetch_add_explicit(&c->used[purpose], bytes, memory_order_relaxed); /* a gauge, orders nothing */
+    __atomic_fetch_add(&c->used[purpose], bytes, __ATOMIC_RELAXED); /* a gauge, orders nothing */
     *out = (char *)base + ALIGN_BYTES;
     return ST_OK;
 }
@@ -94,7 +93,7 @@ void cpu_free(struct backend *be, void *device)
     if (!device)
         return;
     piece = (struct piece *)((char *)device - ALIGN_BYTES);
-    atomic_fetch_sub_explicit(&cpu_of(be)->used[piece->purpose], piece->bytes, memory_order_relaxed);
+    __atomic_fetch_sub(&cpu_of(be)->used[piece->purpose], piece->bytes, __ATOMIC_RELAXED);
     free(piece);
 }
 
@@ -104,11 +103,11 @@ void cpu_device_bytes(struct backend *be, struct device_bytes *out)
 
     *out = (struct device_bytes){
         .capacity = c->capacity,
-        .weights = atomic_load_explicit(&c->used[FOR_WEIGHTS], memory_order_relaxed),
-        .activations = atomic_load_explicit(&c->used[FOR_ACTIVATIONS], memory_order_relaxed),
-        .blocks = atomic_load_explicit(&c->used[FOR_BLOCKS], memory_order_relaxed),
-        .tails = atomic_load_explicit(&c->used[FOR_TAILS], memory_order_relaxed),
-        .other = atomic_load_explicit(&c->used[FOR_OTHER], memory_order_relaxed),
+        .weights = __atomic_load_n(&c->used[FOR_WEIGHTS], __ATOMIC_RELAXED),
+        .activations = __atomic_load_n(&c->used[FOR_ACTIVATIONS], __ATOMIC_RELAXED),
+        .blocks = __atomic_load_n(&c->used[FOR_BLOCKS], __ATOMIC_RELAXED),
+        .tails = __atomic_load_n(&c->used[FOR_TAILS], __ATOMIC_RELAXED),
+        .other = __atomic_load_n(&c->used[FOR_OTHER], __ATOMIC_RELAXED),
     };
 }
 
