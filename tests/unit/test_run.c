@@ -147,7 +147,7 @@ static void decoder_start(struct decoder *d, const Platen__Internal__V1__ToPrefi
 static void decoder_close(struct decoder *d)
 {
     assert_true(reaches(&d->done, 1, 20000));
-    assert_true(small_prefill_quiet(&node, 5000));
+    assert_true(small_prefill_quiet(&node, 60000));
     receiver_close(d->receiver);
     for (int32_t l = 0; l < d->layers; l++)
         free(d->place[l]);
@@ -345,6 +345,7 @@ static void a_full_queue_says_when_to_come_again(void **state)
     assert_true(reaches(&busy.accepted, 1, 5000));
     decoder_open(&waiting, 4000, SMALL_LAYERS);
     decoder_start(&waiting, &big->msg);
+    assert_true(reaches(&waiting.accepted, 1, 5000));
     ask(&d, small);
     assert_int_equal(d.status, ST_EEXHAUSTED);
     assert_true(d.retry_ms >= 100);
