@@ -316,6 +316,8 @@ static enum status plan_decode(struct chain *c, const struct chain_read *read, i
     struct plan p = { read->part[part] + 1, read->count[part] - 1, true, text, bytes, err, NULL, 0, false, false };
     const struct stage_read *head = read->part[part];
     struct press_keep keep = { 0 };
+    struct chain_needs needs;
+    int64_t calls;
     enum status st;
 
     if (p.count == 0) {
@@ -333,6 +335,15 @@ static enum status plan_decode(struct chain *c, const struct chain_read *read, i
     for (int32_t i = 0; i < c->decode.stage_count; i++)
         if (c->decode.stages[i].press->decode)
             c->decode.stages[i].press->decode(&c->decode.stages[i], &c->decode_part);
+    chain_needs_of(c, 0, true, &needs);
+    calls = c->decode_part.every < c->decode_part.buffer + 1 ? c->decode_part.every : c->decode_part.buffer + 1;
+    if (needs.q_tail > calls) {
+        (void)err_set(err, ST_EINVAL,
+                      "%s looks at the last %lld queries; decode with every=%lld,buffer=%lld has only %lld",
+                      name_of(&p, 0), (long long)needs.q_tail, (long long)c->decode_part.every,
+                      (long long)c->decode_part.buffer, (long long)calls);
+        return refuse(&p, 0);
+    }
     return ST_OK;
 }
 

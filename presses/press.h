@@ -34,6 +34,7 @@ struct press_files;
 struct press_round;
 struct press_work;
 struct press_held;
+struct press_cam;
 
 /* What the forward pass must keep of a layer until the press has run. Zero: nothing but K and V. */
 struct chain_needs {
@@ -123,6 +124,9 @@ struct press_round {
     bool first;                       /* rows are the whole context, row r is token r */
     int64_t tail;                     /* rows at the end that the score protects (its window); 0: none */
     struct press_work *work;
+    struct press_cam *cam; /* while a decode part with cam compresses */
+    int64_t cam_calls;
+    bool (*cam_coin)(void *ctx, float p, int32_t layer, int32_t head, int64_t row);
     const struct press_prompt *prompt; /* while a second pass is fed */
     struct press_held *held;           /* what is remembered of all layers, for presses that hold them; else NULL */
 

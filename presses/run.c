@@ -296,7 +296,8 @@ static enum status run_edits(struct press_run *run, struct press_round *round, c
 
 /* Runs one round: run->index and first name the rows of round->view that stay. */
 static enum status run_round(struct press_run *run, struct press_round *round, const struct chain_part *part,
-                             const struct chain_round *r, int64_t *first, struct err *err)
+                             const struct chain_round *r, const struct press_keep *keep, int64_t *first,
+                             struct err *err)
 {
     struct press_scratch mark = work_mark(&run->work);
     bool all;
@@ -304,7 +305,7 @@ static enum status run_round(struct press_run *run, struct press_round *round, c
 
     round->begin = r->begin;
     round->end = r->end;
-    round->keep = chain_round_keep(part, r, round->place);
+    round->keep = *keep;
     all = budget_open(round);
     if (r->choose < 0 && (r->score < 0 || all))
         choose_all(run, &round->view, first);
@@ -467,12 +468,36 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
     if (!part)
         choose_all(run, &round.view, first);
     for (int32_t i = 0; part && i < part->round_count && st == ST_OK; i++) {
-        st = run_round(run, &round, part, &part->rounds[i], first, err);
+        struct press_keep keep = chain_round_keep(part, &part->rounds[i], round.place);
+
+        st = run_round(run, &round, part, &part->rounds[i], &keep, first, err);
         if (st == ST_OK && i + 1 < part->round_count)
             st = survive(run, &round, first, err);
     }
     if (st == ST_OK)
         result_fill(run, &round, first, out);
+    return st;
+}
+
+enum status run_decode_round(struct press_run *run, struct press_round *round, const struct chain *chain,
+                             int64_t target, const int32_t *token, struct press_result *out, struct err *err)
+{
+    struct press_keep keep = { 0, target };
+    int64_t first[KV_HEADS_MAX + 1] = { 0 };
+    enum status st;
+
+    round->stages = chain->decode.stages;
+    run->compact = run->rotated = false;
+    run->token.set = run->position.set = false;
+    if (token) {
+        run->be->ops->download(run->be, LANE_PRESS, run->token.host, token,
+                               (uint64_t)round->view.at[round->view.heads] * sizeof *token);
+        run->be->ops->wait(run->be, LANE_PRESS);
+        run->token.set = true;
+    }
+    st = run_round(run, round, &chain->decode, &chain->decode.rounds[0], &keep, first, err);
+    if (st == ST_OK)
+        result_fill(run, round, first, out);
     return st;
 }
 

@@ -68,6 +68,42 @@ enum status press_run_tokens(struct press_run *run, const struct press_result *r
 /* The longest head of all layers pressed since begin, for chain_next_position. */
 int64_t press_run_rows_most(const struct press_run *run);
 
+/* ---- the decode part ---------------------------------------------------------------------------------------------- */
+
+/* How many rows per head a compression leaves after `seen` tokens of context, question and answer. */
+int64_t press_decode_target(const struct chain_decode *d, int64_t seen);
+
+/* Whether it is time: `calls` forward calls since the last compression (a question of many tokens is one), `fresh` tokens
+ * in the last of them. */
+bool press_decode_due(const struct chain_decode *d, int64_t calls, int64_t fresh, int64_t seen);
+
+/* What cam remembers of one sequence: the attention that every row of every layer and head got since the last compression.
+ * Zero-initialise; owned by the sequence. */
+struct press_cam {
+    int32_t layers, heads;
+    float *sum[HPARAMS_LAYERS_MAX]; /* [heads][room] */
+    int64_t room[HPARAMS_LAYERS_MAX];
+    int64_t rows[HPARAMS_LAYERS_MAX]; /* that sum is known for, the same in every head */
+    int64_t calls;                    /* forward calls since the last compression; the sequence counts them */
+};
+void press_cam_fini(struct press_cam *cam);
+
+/*
+ * Compresses one layer of a sequence. rows: its block and tail rows in order, packed (slot_gather), device; V may be edited.
+ * in->q_plain: the plain queries [in->tokens][H][D] of the buffered calls, where the decode part's needs ask for queries
+ * (q_plain or q_tail). position: that of the last token. token: device, the original token of every row, for result->token;
+ * NULL: rows are told as row numbers. cam: NULL without a cam stage. Result, plan and pack as in prefill; first, index
+ * name rows of `rows`. A layer that is not longer than the target is left whole.
+ */
+enum status press_run_decode(struct press_run *run, const struct chain *chain, const struct press_layer *in,
+                             const struct kv_rows *rows, const int32_t *token, int64_t position, int64_t seen,
+                             struct press_cam *cam, struct press_result *out, struct err *err);
+
+/* After every forward call of a sequence with a cam stage: adds the last token's attention over `rows`. in->q: its rotated
+ * query [1][H][D]. */
+enum status press_cam_step(struct press_run *run, struct press_cam *cam, const struct press_layer *in,
+                           const struct kv_rows *rows, struct err *err);
+
 /* ---- chains that must see every layer first --------------------------------------------------------------------- */
 
 /* What is fed in a second pass is made of this; borrowed until the next begin. Needed where needs.second_pass. */

@@ -38,7 +38,8 @@ struct press_run {
     bool rotated;           /* this layer's rows have their consecutive positions already */
     struct press_held held; /* heads 0: this chain holds nothing */
     struct press_prompt prompt;
-    int32_t *feed; /* tokens of a feed */
+    int32_t *feed;                                                                  /* tokens of a feed */
+    bool (*cam_coin)(void *ctx, float p, int32_t layer, int32_t head, int64_t row); /* tests bring their own */
     void *survivors[2];
     uint64_t survivors_bytes[2];
     int32_t flip;
@@ -46,6 +47,10 @@ struct press_run {
 
 /* A round over the whole layer, ready for its hooks. */
 struct press_round run_round_open(struct press_run *run, const struct press_layer *in);
+
+/* One round of a chain's decode part that leaves `target` rows per head. */
+enum status run_decode_round(struct press_run *run, struct press_round *round, const struct chain *chain,
+                             int64_t target, const int32_t *token, struct press_result *out, struct err *err);
 
 /* run_hold.c: room for what all layers leave, where the chain asks for it; gives it back. */
 void run_hold_begin(struct press_run *run);
