@@ -18,7 +18,6 @@
 #include "decode-node/generate.h"
 #include "decode-node/selftest.h"
 
-#include <math.h>
 #include <string.h>
 
 #define STAGING_BYTES_MAX (UINT64_C(4) << 30)
@@ -40,22 +39,15 @@ static enum status open_model(struct node *n, struct err *err)
     return ST_OK;
 }
 
-/* Frequencies that depend on the length are those of the model's longest context: both nodes must agree on them. */
-static void set_rope(struct node *n, const struct hparams *hp)
+static enum status set_rope(struct node *n, const struct hparams *hp, struct err *err)
 {
-    float full[KV_HEAD_DIM_MAX / 2], local[KV_HEAD_DIM_MAX / 2];
-    float scale = 1, local_scale = 1;
-    bool has_local = false;
+    struct rope_tables tables;
+    enum status st;
 
-    for (int32_t l = 0; l < hp->layers; l++) {
-        if (rope_of_layer(hp, l) == &hp->rope) {
-            rope_freqs(hp, l, hp->max_positions, full, &scale);
-        } else {
-            rope_freqs(hp, l, hp->max_positions, local, &local_scale);
-            has_local = true;
-        }
-    }
-    weights_rope(n->weights, n->be, full, scale, has_local ? local : NULL, local_scale);
+    rope_tables_open(&tables, hp, hp->max_positions);
+    st = weights_rope(n->weights, n->be, &tables, err);
+    rope_tables_close(&tables);
+    return st;
 }
 
 static enum status open_device(struct node *n, struct err *err)
@@ -71,9 +63,10 @@ static enum status open_device(struct node *n, struct err *err)
 
     if (st == ST_OK)
         st = weights_open(&n->weights, n->be, hp, checkpoint_rows, n->checkpoint, 0, err);
+    if (st == ST_OK)
+        st = set_rope(n, hp, err);
     if (st != ST_OK)
         return st;
-    set_rope(n, hp);
     n->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, n->be->kv };
     if (!n->be->ops->host_is_device)
         n->staging = staging_open(n->be, STAGING_BYTES_MAX);

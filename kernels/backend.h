@@ -78,10 +78,26 @@ struct attn_span {
 
 /* How q, k and v leave the fused projection. */
 struct rope_table {
-    const float *inv_freq; /* device [dims / 2]; NULL: no rotation in this layer */
+    const float *inv_freq; /* device [tables][dims / 2]; NULL: no rotation in this layer */
     int32_t dims;          /* rotated channels, even, <= D */
     float scale;           /* cos and sin are multiplied by it (yarn, longrope); 1 otherwise */
+    /* Frequencies that change with the length (dynamic, longrope): qkv_to_layer and qkv_to_tail turn a row at position p
+     * by table p + 1 - from, at least 0 and at most tables - 1. All other operations take the first: give them
+     * rope_table_at(). tables 0 is 1. */
+    int32_t tables;
+    int64_t from;
 };
+
+/* The one table that all rows of a sequence of `length` positions turn by, when it is computed at once. */
+static inline struct rope_table rope_table_at(struct rope_table rope, int64_t length)
+{
+    int64_t table = length - rope.from < rope.tables ? length - rope.from : rope.tables - 1;
+
+    if (rope.inv_freq && table > 0)
+        rope.inv_freq += table * (rope.dims / 2);
+    rope.tables = 1;
+    return rope;
+}
 
 struct qkv_shape {
     int32_t q_heads, kv_heads, dim;

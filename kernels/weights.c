@@ -121,16 +121,6 @@ static enum status open_ends(struct opening *o, struct weights *w)
     return st;
 }
 
-static enum status open_freqs(struct opening *o, int32_t dims, float **out)
-{
-    void *room;
-    enum status st = o->be->ops->alloc(o->be, (uint64_t)dims / 2 * sizeof(float), "weights", &room, o->err);
-
-    if (st == ST_OK)
-        *out = room;
-    return st;
-}
-
 enum status weights_open(struct weights **out, struct backend *be, const struct hparams *hp, tensor_reader read,
                          void *ctx, uint64_t seed, struct err *err)
 {
@@ -143,10 +133,6 @@ enum status weights_open(struct weights **out, struct backend *be, const struct 
     st = open_ends(&o, w);
     for (int32_t l = 0; l < hp->layers && st == ST_OK; l++)
         st = open_layer(&o, l, &w->layer[l]);
-    if (st == ST_OK)
-        st = open_freqs(&o, hp->head_dim, &w->inv_freq);
-    if (st == ST_OK)
-        st = open_freqs(&o, hp->head_dim, &w->inv_freq_local);
     if (st != ST_OK) {
         weights_close(w, be);
         return st;
@@ -182,24 +168,36 @@ void weights_close(struct weights *w, struct backend *be)
     free(w);
 }
 
-static struct rope_table upload_freqs(struct backend *be, float *device, const float *inv_freq, int32_t dims,
-                                      float scale)
+/* Host frequencies to the device, in the place of what was there. */
+static enum status upload_freqs(struct backend *be, const struct rope_freqs *from, float **device,
+                                struct rope_table *out, struct err *err)
 {
-    be->ops->upload(be, LANE_COMPUTE, device, inv_freq, (uint64_t)dims / 2 * sizeof(float));
-    return (struct rope_table){ .inv_freq = device, .dims = dims, .scale = scale };
+    const uint64_t bytes = (uint64_t)from->tables * (uint64_t)from->dims / 2 * sizeof(float);
+    void *room = NULL;
+    enum status st = be->ops->alloc(be, bytes, "weights", &room, err);
+
+    if (st != ST_OK)
+        return st;
+    be->ops->free(be, *device);
+    *device = room;
+    be->ops->upload(be, LANE_COMPUTE, room, from->inv_freq, bytes);
+    *out = (struct rope_table){
+        .inv_freq = room, .dims = from->dims, .scale = from->scale, .tables = from->tables, .from = from->from
+    };
+    return ST_OK;
 }
 
-void weights_rope(struct weights *w, struct backend *be, const float *inv_freq, float scale,
-                  const float *local_inv_freq, float local_scale)
+enum status weights_rope(struct weights *w, struct backend *be, const struct rope_tables *tables, struct err *err)
 {
-    const int32_t dims = w->hp.rope.dims, local_dims = w->hp.rope_local.dims;
+    enum status st = ST_OK;
 
-    w->rope = upload_freqs(be, w->inv_freq, inv_freq, dims, scale);
+    if (tables->full.inv_freq)
+        st = upload_freqs(be, &tables->full, &w->inv_freq, &w->rope, err);
     w->rope_local = w->rope;
-    if (local_inv_freq)
-        w->rope_local =
-            upload_freqs(be, w->inv_freq_local, local_inv_freq, local_dims > 0 ? local_dims : dims, local_scale);
+    if (st == ST_OK && tables->local.inv_freq)
+        st = upload_freqs(be, &tables->local, &w->inv_freq_local, &w->rope_local, err);
     be->ops->wait(be, LANE_COMPUTE); /* the frequencies are the caller's */
+    return st;
 }
 
 struct rope_table weights_layer_rope(const struct weights *w, int32_t layer)

@@ -24,7 +24,7 @@ struct weights {
     struct hparams hp;
     struct weight *embedding, *out_norm, *head; /* head == embedding where tied */
     struct layer_weights *layer;                /* [layers] */
-    float *inv_freq, *inv_freq_local;           /* device [dims/2]; filled by weights_rope */
+    float *inv_freq, *inv_freq_local;           /* device; NULL until weights_rope */
     struct rope_table rope, rope_local;
 };
 
@@ -34,13 +34,12 @@ enum status weights_open(struct weights **out, struct backend *be, const struct 
                          void *ctx, uint64_t seed, struct err *err);
 void weights_close(struct weights *w, struct backend *be); /* NULL is fine */
 
-/* Sets the rotation tables: host inverse frequencies [dims/2] and the cos/sin scale for full layers and (where the
- * family has its own) windowed ones. Called once after open, and again when a context needs other frequencies
- * (dynamic and longrope scaling depend on the length). */
-void weights_rope(struct weights *w, struct backend *be, const float *inv_freq, float scale,
-                  const float *local_inv_freq, float local_scale);
+/* Sets the rotation of full layers and (where the family gives them their own) of windowed ones, for every length that
+ * will be asked for. Once after open, with nothing under way; a second call replaces the first. Waits. ST_EEXHAUSTED. */
+enum status weights_rope(struct weights *w, struct backend *be, const struct rope_tables *tables, struct err *err);
 
-/* The rotation of a layer: full, local, or none. */
+/* The rotation of a layer: full, local, or none. Where it has several tables, rows that are computed at once want
+ * rope_table_at(). */
 struct rope_table weights_layer_rope(const struct weights *w, int32_t layer);
 
 #ifdef __cplusplus

@@ -93,23 +93,16 @@ static enum status open_buffers(struct prefill *p, struct err *err)
     return ST_OK;
 }
 
-/* Frequencies that depend on the length are those of the model's longest context: both nodes must agree on them. */
-static void set_rope(struct prefill *p)
+static enum status set_rope(struct prefill *p, struct err *err)
 {
-    const struct hparams *hp = &p->w->hp;
-    float full[KV_HEAD_DIM_MAX / 2], local[KV_HEAD_DIM_MAX / 2];
-    float scale = 1, local_scale = 1;
-    bool has_local = false;
+    const int64_t positions = p->w->hp.max_positions;
+    struct rope_tables tables;
+    enum status st;
 
-    for (int32_t l = 0; l < hp->layers; l++) {
-        if (rope_of_layer(hp, l) == &hp->rope) {
-            rope_freqs(hp, l, hp->max_positions, full, &scale);
-        } else {
-            rope_freqs(hp, l, hp->max_positions, local, &local_scale);
-            has_local = true;
-        }
-    }
-    weights_rope(p->w, p->be, full, scale, has_local ? local : NULL, local_scale);
+    rope_tables_open(&tables, &p->w->hp, p->tokens_max > positions ? p->tokens_max : positions);
+    st = weights_rope(p->w, p->be, &tables, err);
+    rope_tables_close(&tables);
+    return st;
 }
 
 enum status prefill_open(struct prefill **out, struct backend *be, struct weights *w, int64_t tokens_max,
@@ -123,11 +116,12 @@ enum status prefill_open(struct prefill **out, struct backend *be, struct weight
     p->tokens_max = tokens_max;
     p->rows = prefill_rows(be->ops->name, tokens_max);
     st = open_buffers(p, err);
+    if (st == ST_OK)
+        st = set_rope(p, err);
     if (st != ST_OK) {
         prefill_close(p);
         return st;
     }
-    set_rope(p);
     *out = p;
     return ST_OK;
 }
@@ -233,7 +227,7 @@ static void rows_through(struct prefill *p, struct pass *pass, int32_t l, const 
     const struct backend_ops *ops = p->be->ops;
     const struct hparams *hp = &p->w->hp;
     const struct qkv_shape shape = block_qkv_shape(p->w, l);
-    const struct rope_table rope = weights_layer_rope(p->w, l);
+    const struct rope_table rope = rope_table_at(weights_layer_rope(p->w, l), pass->tokens);
     struct scratch *s = &p->scratch;
     void *x = row_at(p, pass->x, row, hp->dim);
     void *q = tap->q ? row_at(p, tap->q, row, q_width(p)) : s->q;
@@ -286,7 +280,7 @@ enum status prefill_layer(struct prefill *p, struct pass *pass, const struct cha
         .hidden = tap.hidden,
         .lse = tap.lse,
         .lse_stride = T,
-        .rope = weights_layer_rope(p->w, l),
+        .rope = rope_table_at(weights_layer_rope(p->w, l), T),
         .o = p->w->layer[l].o,
         .weights = p->w,
     };

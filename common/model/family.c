@@ -96,6 +96,8 @@ static void finish(struct hparams *h, const struct keys *k)
         h->attn_scale = (float)(1.0 / sqrt((double)h->head_dim));
     if (h->embed_scale == 0)
         h->embed_scale = 1.0f;
+    if (h->rope.kind == ROPE_DYNAMIC && h->rope.factor > 1)
+        h->max_positions = (int64_t)fmin((double)h->max_positions * h->rope.factor, (double)POSITIONS_MAX);
     for (int32_t l = 0; l < h->layers; l++)
         if (h->window[l] >= h->max_positions)
             h->window[l] = 0;

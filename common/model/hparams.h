@@ -38,9 +38,22 @@ struct rope_params {
     double beta_fast, beta_slow;              /* yarn */
     double mscale, mscale_all_dim;            /* yarn; 0 where the file has none */
     double attention_factor;                  /* 0: derived as the family does */
-    int64_t original_positions;               /* context length before scaling; 0 where none */
+    int64_t original_positions;               /* length before scaling (dynamic: where it begins); 0 where none */
     const float *short_factor, *long_factor;  /* longrope: dims / 2 numbers each */
     int32_t truncate;                         /* yarn: correction range rounded to whole channels (1, the default) */
+};
+
+/* What a rotation is on the host: inverse frequencies, one table of them unless they change with the length (dynamic,
+ * longrope). A sequence of n positions turns by table n - from, at least 0 and at most tables - 1. */
+struct rope_freqs {
+    float *inv_freq; /* [tables][dims / 2]; NULL: there is none */
+    int32_t dims, tables;
+    int64_t from;
+    float scale; /* cos and sin are multiplied by it */
+};
+
+struct rope_tables {
+    struct rope_freqs full, local; /* local: windowed layers that rotate by a base of their own */
 };
 
 enum { HPARAMS_LAYERS_MAX = 512, HPARAMS_EOS_MAX = 16 };
@@ -48,7 +61,7 @@ enum { HPARAMS_LAYERS_MAX = 512, HPARAMS_EOS_MAX = 16 };
 struct hparams {
     enum arch arch;
     int32_t layers, dim, q_heads, kv_heads, head_dim, ff_dim, vocab;
-    int64_t max_positions;
+    int64_t max_positions; /* longest sequence; with dynamic scaling the stretched length */
     float norm_eps;
     enum activation activation;
     float attn_scale;                   /* scores are q.k * attn_scale; 1/sqrt(D) unless the family has its own */

@@ -14,7 +14,10 @@
  */
 #include "common/model/rope.h"
 
+#include "common/base/arena.h"
+
 #include <math.h>
+#include <stdlib.h>
 
 #define TWO_PI 6.283185307179586
 
@@ -37,8 +40,9 @@ static void freqs_linear(const struct rope_params *r, float *out)
 }
 
 /* The reference computes the new theta in fp32, because the length is a tensor there. */
-static void freqs_dynamic(const struct rope_params *r, int64_t max_positions, int64_t length, float *out)
+static void freqs_dynamic(const struct rope_params *r, int64_t length, float *out)
 {
+    const int64_t max_positions = r->original_positions;
     float stretch, theta;
 
     if (length <= max_positions) {
@@ -146,7 +150,7 @@ void rope_freqs(const struct hparams *h, int32_t layer, int64_t length, float *i
         freqs_linear(r, inv_freq);
         break;
     case ROPE_DYNAMIC:
-        freqs_dynamic(r, h->max_positions, length, inv_freq);
+        freqs_dynamic(r, length, inv_freq);
         break;
     case ROPE_LLAMA3:
         freqs_llama3(r, inv_freq);
@@ -159,4 +163,46 @@ void rope_freqs(const struct hparams *h, int32_t layer, int64_t length, float *i
         break;
     }
     *attention_factor = (float)attention_factor_of(r);
+}
+
+/* Longrope has two tables; dynamic scaling one for every length past the original. */
+static int32_t tables_of(const struct rope_params *r, int64_t length_max)
+{
+    int64_t more = length_max - r->original_positions;
+
+    if (!rope_varies(r) || more <= 0)
+        return 1;
+    if (r->kind == ROPE_LONGROPE)
+        return 2;
+    return more < ROPE_TABLES_MAX ? (int32_t)more + 1 : ROPE_TABLES_MAX;
+}
+
+static void freqs_open(struct rope_freqs *out, const struct hparams *h, int32_t layer, int64_t length_max)
+{
+    const struct rope_params *r = rope_of_layer(h, layer);
+
+    out->dims = r->dims;
+    out->tables = tables_of(r, length_max);
+    out->from = r->original_positions;
+    out->inv_freq = mem_alloc((size_t)out->tables * (size_t)r->dims / 2 * sizeof(float));
+    for (int32_t i = 0; i < out->tables; i++)
+        rope_freqs(h, layer, out->from + i, out->inv_freq + (int64_t)i * (r->dims / 2), &out->scale);
+}
+
+void rope_tables_open(struct rope_tables *out, const struct hparams *h, int64_t length_max)
+{
+    *out = (struct rope_tables){ 0 };
+    for (int32_t l = 0; l < h->layers; l++) {
+        struct rope_freqs *f = rope_of_layer(h, l) == &h->rope ? &out->full : &out->local;
+
+        if (!f->inv_freq)
+            freqs_open(f, h, l, length_max);
+    }
+}
+
+void rope_tables_close(struct rope_tables *t)
+{
+    free(t->full.inv_freq);
+    free(t->local.inv_freq);
+    *t = (struct rope_tables){ 0 };
 }

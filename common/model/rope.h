@@ -17,6 +17,8 @@ extern "C" {
  * windowed layers a base of their own (rope_local.theta > 0). Borrowed from `h`. */
 const struct rope_params *rope_of_layer(const struct hparams *h, int32_t layer);
 
+enum { ROPE_TABLES_MAX = 1 << 20 };
+
 /* Whether the frequencies change with the length of the sequence (dynamic, longrope): then they must be asked for again
  * when the largest position grows. */
 bool rope_varies(const struct rope_params *rope);
@@ -24,6 +26,11 @@ bool rope_varies(const struct rope_params *rope);
 /* inv_freq[0 .. rope->dims / 2) and the factor that cos and sin are multiplied by, for a sequence whose largest position
  * is length - 1. Channel pair j of position t turns by the angle t * inv_freq[j]. Allocates nothing. */
 void rope_freqs(const struct hparams *h, int32_t layer, int64_t length, float *inv_freq, float *attention_factor);
+
+/* The tables of full layers, and of windowed ones where these have a base of their own, for sequences of up to length_max
+ * positions (longer ones, and those past ROPE_TABLES_MAX tables, turn by the last). Allocates; the caller closes. */
+void rope_tables_open(struct rope_tables *out, const struct hparams *h, int64_t length_max);
+void rope_tables_close(struct rope_tables *t); /* zeroed is fine */
 
 #ifdef __cplusplus
 }

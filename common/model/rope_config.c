@@ -87,6 +87,8 @@ static void read_scaling(struct rope_params *r, const struct hparams *h, const s
     case ROPE_LINEAR:
     case ROPE_DYNAMIC:
         r->factor = keys_need_num(k, "factor", 1e-6, FACTOR_MAX);
+        if (r->kind == ROPE_DYNAMIC)
+            r->original_positions = h->max_positions;
         if (r->kind == ROPE_DYNAMIC && r->dims <= 2)
             keys_fail(k, ST_EINVAL, "dynamic rope scaling needs more than 2 rotated channels");
         break;

@@ -71,6 +71,16 @@ static void place(const struct rotation *r, int64_t row, int32_t head, void **k,
     *v = (char *)r->kv->v + at;
 }
 
+/* The frequencies of a row at `position`. */
+static const float *table_at(const struct rope_table *rope, int32_t position)
+{
+    int64_t table = position + 1 - rope->from;
+
+    if (table >= rope->tables)
+        table = rope->tables - 1;
+    return rope->inv_freq + (table > 0 ? table * (rope->dims / 2) : 0);
+}
+
 static void rotate_row(const struct rotation *r, int64_t row, float *room)
 {
     const struct qkv_shape *s = r->shape;
@@ -81,8 +91,8 @@ static void rotate_row(const struct rotation *r, int64_t row, float *room)
     struct angle_table angle;
 
     if (r->rope->inv_freq)
-        r->c->loops->angles(r->position[row], r->rope->inv_freq, r->rope->dims / 2, r->rope->scale, angle.cos,
-                            angle.sin);
+        r->c->loops->angles(r->position[row], table_at(r->rope, r->position[row]), r->rope->dims / 2, r->rope->scale,
+                            angle.cos, angle.sin);
     memcpy(q, q_in, (size_t)s->q_heads * (size_t)dim * 4);
     for (int32_t h = 0; h < s->q_heads; h++)
         norm_and_rotate(r, s->q_norm, &angle, q + h * dim, plain ? plain + h * dim : NULL);

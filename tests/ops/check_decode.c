@@ -236,7 +236,7 @@ static void check_case(struct ops *o, const struct decode_case *c)
 
     for (int32_t i = 0; i < c->dim / 2; i++)
         r.freq[i] = powf(10000.0f, -2.0f * (float)i / (float)c->dim);
-    r.rope = (struct rope_table){ ops_up_bytes(o, r.freq, sizeof r.freq), c->dim, 1.0f };
+    r.rope = (struct rope_table){ .inv_freq = ops_up_bytes(o, r.freq, sizeof r.freq), .dims = c->dim, .scale = 1.0f };
     ops_true(o, "cache opens", o->be->ops->cache_open(o->be, &config, &err) == ST_OK);
     for (int slot = 0; slot < SLOTS; slot++) {
         for (int layer = 0; layer < LAYERS; layer++)

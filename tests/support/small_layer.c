@@ -167,7 +167,7 @@ void small_open(struct small_layer *s, struct backend *be, int32_t layer)
         .hidden = s->x,
         .lse = s->lse,
         .lse_stride = SMALL_TOKENS,
-        .rope = { s->inv_freq, SMALL_D, 1.0f },
+        .rope = { .inv_freq = s->inv_freq, .dims = SMALL_D, .scale = 1.0f },
         .o = s->o,
     };
 }

@@ -92,6 +92,7 @@ static int open_world(void **state)
 {
     struct world *w = mem_zero(1, sizeof *w);
     struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
+    struct rope_tables tables = { .full = { .dims = 16, .tables = 1, .scale = 1 } };
     struct hparams hp;
     float inv_freq[8];
 
@@ -102,7 +103,9 @@ static int open_world(void **state)
         return -1;
     if (weights_open(&w->weights, w->be, &hp, NULL, NULL, 42, NULL) != ST_OK)
         return -1;
-    weights_rope(w->weights, w->be, inv_freq, 1, NULL, 1);
+    tables.full.inv_freq = inv_freq;
+    if (weights_rope(w->weights, w->be, &tables, NULL) != ST_OK)
+        return -1;
     sem_init(&w->wake, 0, 0);
     w->metrics = metrics_open(64);
     w->context = context_open(NULL, hp.layers);
