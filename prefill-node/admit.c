@@ -105,11 +105,11 @@ static enum status read_kv(const Platen__Internal__V1__Order *o, struct err *err
     return st;
 }
 
-static enum status choose_transport(const struct prefill_node *n, char *const *offered, size_t count, struct job *job,
-                                    struct text *note, struct err *err)
+static enum status choose_transport(const struct prefill_node *n, char *const *offered, size_t count,
+                                    ProtobufCBinaryData hello, struct job *job, struct text *note, struct err *err)
 {
-    enum status st =
-        transport_choose(&job->transport, n->opt.transport, (const char *const *)offered, count, note, err);
+    enum status st = stations_choose(n->stations, (const char *const *)offered, count, hello.data, hello.len,
+                                     &job->transport, note, err);
 
     if (st != ST_OK)
         err_prefix(err, "order");
@@ -136,7 +136,7 @@ enum status admit_order(struct prefill_node *n, const Platen__Internal__V1__Orde
     if (st == ST_OK)
         st = read_kv(o, err);
     if (st == ST_OK)
-        st = choose_transport(n, o->transport, o->n_transport, job, note, err);
+        st = choose_transport(n, o->transport, o->n_transport, o->transport_hello, job, note, err);
     if (st != ST_OK)
         return st;
     copy_name(job->request_id, o->request_id);
@@ -160,10 +160,12 @@ enum status admit_transfer(struct prefill_node *n, const Platen__Internal__V1__T
                            struct err *err)
 {
     char *offered[] = { t->transport };
+    struct text note = { 0 };
     enum status st = check_identity(n, t->identity, err);
 
     if (st == ST_OK)
-        st = choose_transport(n, offered, 1, job, NULL, err);
+        st = choose_transport(n, offered, 1, t->transport_hello, job, &note, err);
+    text_fini(&note);
     if (st != ST_OK)
         return st;
     if (__atomic_add_fetch(&n->transfers, 1, __ATOMIC_RELAXED) > TRANSFERS_MAX)
@@ -174,6 +176,7 @@ enum status admit_transfer(struct prefill_node *n, const Platen__Internal__V1__T
         __atomic_sub_fetch(&n->transfers, 1, __ATOMIC_RELAXED);
         return st;
     }
+    job->transfer_device = n->transfer_device;
     snprintf(job->request_id, sizeof job->request_id, "transfer");
     job->layers = transfer_blocks(job->transfer);
     return ST_OK;

@@ -64,7 +64,7 @@ static size_t split(char *copy, char *words[TRANSPORTS_MAX])
 static void on_info(struct rpc_call *call, void *owner, const ProtobufCMessage *msg)
 {
     const struct prefill_node *n = owner;
-    char *copy = mem_strdup(n->opt.transport), *words[TRANSPORTS_MAX];
+    char *copy = mem_strdup(stations_list(n->stations)), *words[TRANSPORTS_MAX];
     Platen__V1__GetInfoResponse reply = PLATEN__V1__GET_INFO_RESPONSE__INIT;
     Platen__V1__Limits limits = PLATEN__V1__LIMITS__INIT;
     Platen__V1__DeviceBytes bytes;
@@ -134,7 +134,7 @@ static void on_presses(struct rpc_call *call, void *owner, const ProtobufCMessag
     while (press_at(count))
         count++;
     texts = arena_array(&arena, 2 * count, sizeof *texts);
-    reply.presses = arena_array(&arena, count, sizeof *reply.presses);
+    reply.presses = arena_array(&arena, count, sizeof(Platen__V1__PressInfo *));
     for (; reply.n_presses < count; reply.n_presses++) {
         const size_t i = reply.n_presses;
 

@@ -161,10 +161,14 @@ static enum status pack_pressed(struct track *t, const struct press_result *resu
 }
 
 /* The packed bytes to where the mover reads them. */
-static void settle(struct track *t, struct handoff_slot *slot)
+static void settle(struct track *t, struct handoff_slot *slot, enum transport_place place)
 {
     struct backend *be = t->be;
 
+    if (place == PLACE_DEVICE) {
+        be->ops->wait(be, LANE_PRESS);
+        return;
+    }
     if (slot->host != slot->device)
         be->ops->download(be, LANE_PRESS, slot->host, slot->device, slot->block.bytes);
     be->ops->wait(be, LANE_PRESS);
@@ -191,7 +195,7 @@ enum status handoff_layer(struct track *t, struct job *job, const struct press_l
         err_prefix(err, "pack: layer %d", in->layer);
         return st;
     }
-    settle(t, slot);
+    settle(t, slot, job->transport->place);
     assert(slot->block.bytes <= kv_block_bytes_max(&t->shape, KV_PLAIN, in->tokens));
     job->times.press += pressed - begin;
     job->times.pack += clock_now_ns() - pressed;

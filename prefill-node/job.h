@@ -68,7 +68,9 @@ struct job {
     int32_t layers; /* blocks that will be shipped */
     const struct transport *transport;
     struct link_config link;
+    struct link *made; /* met when the order was accepted, until the shipper takes it; NULL: the shipper connects */
     struct transfer *transfer; /* instead of a forward pass; NULL for orders */
+    void *transfer_device;     /* its block's bytes on the device */
 
     /* Engine. */
     struct pass pass;
@@ -85,7 +87,8 @@ struct job {
 
     /* Mover. */
     struct shipper *shipper;
-    int32_t shipped, told; /* layers; `ready` as the shipper knows it */
+    struct kv_block transfer_block; /* the one under way, where it lies on the device */
+    int32_t shipped, told;          /* layers; `ready` as the shipper knows it */
     bool moving, committed;
     int64_t moving_ns, progress_ns, beat_ns;
     uint64_t progress_bytes;

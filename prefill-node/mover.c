@@ -15,6 +15,7 @@
 #include "common/base/log.h"
 #include "common/base/thread.h"
 #include "common/kv/wire.h"
+#include "kernels/backend.h"
 #include "prefill-node/handoff.h"
 #include "platen/internal/v1/prefill.pb-c.h"
 
@@ -26,6 +27,7 @@ enum { TICK_MS = 100 };
 struct mover {
     struct scheduler *scheduler;
     struct stats *stats;
+    struct backend *be;
     pthread_t thread;
     struct job *jobs; /* the thread's own */
     int32_t count;    /* of all; relaxed */
@@ -98,6 +100,8 @@ static enum status open_shipper(struct mover *m, struct job *j, struct err *err)
 {
     struct shipper_config config = { .transport = j->transport, .link = j->link, .layers = j->layers };
 
+    config.made = j->made;
+    j->made = NULL;
     config.link.wake = mover_wake;
     config.link.ctx = m;
     config.say = j->peer->say;
@@ -105,19 +109,32 @@ static enum status open_shipper(struct mover *m, struct job *j, struct err *err)
     return shipper_open(&j->shipper, &config, err);
 }
 
+/* The test block; where the transport reads the device's memory, with the bytes that lie there. */
+static const struct kv_block *test_block(struct job *j, uint64_t *checksum)
+{
+    const struct kv_block *b = transfer_block(j->transfer, j->shipped, checksum);
+
+    if (j->transport->place == PLACE_HOST)
+        return b;
+    j->transfer_block = *b;
+    j->transfer_block.data = j->transfer_device;
+    return &j->transfer_block;
+}
+
 /* The next block, if there is one that has not been given to the shipper. */
-static bool next_block(struct job *j)
+static bool next_block(struct mover *m, struct job *j)
 {
     const struct kv_block *b;
     uint64_t checksum;
 
     if (j->transfer) {
-        b = transfer_block(j->transfer, j->shipped, &checksum);
+        b = test_block(j, &checksum);
     } else {
         if (j->shipped >= __atomic_load_n(&j->packed, __ATOMIC_ACQUIRE))
             return false;
         b = &j->slots[j->shipped % SCHEDULER_SLOTS].block;
-        checksum = wire_checksum(b->data, b->bytes);
+        checksum = j->transport->place == PLACE_HOST ? wire_checksum(b->data, b->bytes)
+                                                     : m->be->ops->checksum(m->be, LANE_COPY, b->data, b->bytes);
     }
     assert(b->layer == j->shipped);
     shipper_block(j->shipper, b, checksum);
@@ -173,7 +190,7 @@ static enum status ship(struct mover *m, struct job *j, struct err *err)
         st = open_shipper(m, j, err);
     if (st == ST_OK)
         tell_ready(j);
-    while (st == ST_OK && j->shipped < j->layers && (j->moving || next_block(j))) {
+    while (st == ST_OK && j->shipped < j->layers && (j->moving || next_block(m, j))) {
         st = shipper_poll(j->shipper, err);
         if (st == ST_OK)
             block_left(m, j);
@@ -204,7 +221,7 @@ static void count_end(struct mover *m, const struct job *j, enum status st, uint
 {
     struct stats *s = m->stats;
 
-    metric_add(s->wire_bytes, (double)wire_bytes);
+    metric_add(stats_wire_bytes(s, j->transport->name), (double)wire_bytes);
     if (st == ST_OK && !j->transfer)
         count_times(s, j, now);
     metric_add(st == ST_OK ? s->orders_ok : st == ST_ECANCELLED ? s->orders_cancelled : s->orders_failed, 1);
@@ -333,7 +350,8 @@ static void *mover_run(void *arg)
     return NULL;
 }
 
-enum status mover_open(struct mover **out, struct scheduler *scheduler, struct stats *stats, struct err *err)
+enum status mover_open(struct mover **out, struct scheduler *scheduler, struct stats *stats, struct backend *be,
+                       struct err *err)
 {
     struct mover *m = mem_zero(1, sizeof *m);
     pthread_condattr_t attr;
@@ -341,6 +359,7 @@ enum status mover_open(struct mover **out, struct scheduler *scheduler, struct s
 
     m->scheduler = scheduler;
     m->stats = stats;
+    m->be = be;
     pthread_mutex_init(&m->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);

@@ -21,10 +21,12 @@ extern "C" {
 
 enum { MOVER_BEAT_MS = 1000, MOVER_STALL_MS = 30000, MOVER_ADOPT_MS = 30000 };
 
+struct backend;
 struct mover;
 
-/* Starts the thread. scheduler and stats are borrowed until close. */
-enum status mover_open(struct mover **out, struct scheduler *scheduler, struct stats *stats, struct err *err);
+/* Starts the thread. scheduler, stats and the back end (whose copy lane is the mover's) are borrowed until close. */
+enum status mover_open(struct mover **out, struct scheduler *scheduler, struct stats *stats, struct backend *be,
+                       struct err *err);
 
 /* Ends the thread; every job must have ended. NULL is fine. */
 void mover_close(struct mover *m);

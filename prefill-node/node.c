@@ -15,7 +15,7 @@
 #include "common/base/log.h"
 #include "common/base/thread.h"
 #include "common/model/roles.h"
-#include "common/transport/transport.h"
+#include "common/transport/transfer.h"
 #include "prefill-node/control.h"
 #include "prefill-node/forward.h"
 #include "prefill-node/run.h"
@@ -112,6 +112,43 @@ static enum status open_device(struct prefill_node *n, struct err *err)
     if (st == ST_OK)
         n->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, n->be->kv };
     return st;
+}
+
+static void on_missing(void *ctx, const char *name, const char *why)
+{
+    (void)ctx;
+    log_event(LOG_WARN, "transport-missing", "transport=%s why=\"%s\"", name, why);
+}
+
+/* The test block of transports that read the device's memory; one for all transfers, which only read it. */
+static enum status open_transfer_device(struct prefill_node *n, struct err *err)
+{
+    struct transfer *t = NULL;
+    const struct kv_block *b;
+    uint64_t checksum;
+    enum status st = transfer_open(&t, &n->shape, TRANSFER_BLOCK_BYTES, err);
+
+    if (st != ST_OK)
+        return st;
+    b = transfer_block(t, 0, &checksum);
+    st = n->be->ops->alloc(n->be, b->bytes, "other", &n->transfer_device, err);
+    if (st == ST_OK) {
+        n->be->ops->upload(n->be, LANE_COPY, n->transfer_device, b->data, b->bytes);
+        n->be->ops->wait(n->be, LANE_COPY);
+    }
+    transfer_close(t);
+    return st;
+}
+
+static enum status open_stations(struct prefill_node *n, struct err *err)
+{
+    const struct station_config config = { .device = stations_device(n->opt.backend) };
+    enum status st = stations_open(&n->stations, n->opt.transport, &config, on_missing, n, err);
+
+    if (st != ST_OK)
+        return st;
+    log_event(LOG_INFO, "transports", "transports=%s", stations_list(n->stations));
+    return stations_place_device(n->stations) ? open_transfer_device(n, err) : ST_OK;
 }
 
 /* ---- metrics --------------------------------------------------------------------------------------------------- */
@@ -214,7 +251,7 @@ static enum status open_work(struct prefill_node *n, struct err *err)
     enum status st;
 
     n->scheduler = scheduler_open(&config);
-    st = mover_open(&n->mover, n->scheduler, &n->stats, err);
+    st = mover_open(&n->mover, n->scheduler, &n->stats, n->be, err);
     if (st != ST_OK)
         return st;
     engine.scheduler = n->scheduler;
@@ -248,7 +285,7 @@ static enum status read_token(struct prefill_node *n, struct err *err)
 
 static enum status open_all(struct prefill_node *n, struct err *err)
 {
-    enum status st = transport_list_check(n->opt.transport, err);
+    enum status st = n->opt.transport ? transport_list_check(n->opt.transport, err) : ST_OK;
 
     if (st == ST_OK)
         st = read_token(n, err);
@@ -258,6 +295,8 @@ static enum status open_all(struct prefill_node *n, struct err *err)
         st = open_model(n, err);
     if (st == ST_OK)
         st = open_device(n, err);
+    if (st == ST_OK)
+        st = open_stations(n, err);
     if (st == ST_OK)
         st = open_work(n, err);
     if (st == ST_OK)
@@ -286,6 +325,9 @@ static void close_all(struct prefill_node *n)
     mover_close(n->mover);
     scheduler_close(n->scheduler);
     service_close(n->service);
+    stations_close(n->stations);
+    if (n->transfer_device)
+        n->be->ops->free(n->be, n->transfer_device);
     weights_close(n->weights, n->be);
     backend_close(n->be);
     press_files_close(n->files);

@@ -10,6 +10,7 @@
 #include "common/model/tokenizer.h"
 #include "common/service/service.h"
 #include "common/service/signals.h"
+#include "common/transport/stations.h"
 #include "kernels/weights.h"
 #include "prefill-node/engine.h"
 #include "prefill-node/mover.h"
@@ -40,6 +41,8 @@ struct prefill_node {
     struct press_files *files;
     struct backend *be;
     struct weights *weights;
+    struct stations *stations; /* ways of shipping */
+    void *transfer_device;     /* a test block where transports want it on the device; NULL: none does */
     struct scheduler *scheduler;
     struct mover *mover;
     struct engine *engine;

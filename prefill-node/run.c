@@ -77,7 +77,31 @@ static const struct job_peer transfer_peer = { peer_say, peer_gone, peer_end, tr
 
 /* ---- what comes ------------------------------------------------------------------------------------------------ */
 
-static enum status say_accepted(struct run *r, const struct job *j, const char *note, int64_t ahead)
+/* Meets the decode node over the chosen transport, as far as that must be done before Accepted; *answer goes with it. */
+static enum status meet(struct run *r, struct job *j, ProtobufCBinaryData hello, struct text *answer, struct err *err)
+{
+    const struct transport *t = j->transport;
+    enum status st;
+
+    j->link.stream = r->call;
+    j->link.sends = true;
+    j->link.station = stations_of(r->node->stations, t, NULL);
+    j->link.wake = mover_wake;
+    j->link.ctx = r->node->mover;
+    if (!j->link.station)
+        return ST_OK; /* the shipper connects when there is something to ship */
+    stations_hello_of(hello.data, hello.len, t->name, &j->link.hello, &j->link.hello_bytes);
+    st = t->connect(&j->made, &j->link, err);
+    j->link.hello = NULL;
+    if (st == ST_OK && t->answer)
+        st = t->answer(j->made, answer, err);
+    if (st != ST_OK)
+        err_prefix(err, "order");
+    return st;
+}
+
+static enum status say_accepted(struct run *r, const struct job *j, const char *note, const struct text *answer,
+                                int64_t ahead)
 {
     Platen__Internal__V1__FromPrefill msg = PLATEN__INTERNAL__V1__FROM_PREFILL__INIT;
     Platen__Internal__V1__Accepted accepted = PLATEN__INTERNAL__V1__ACCEPTED__INIT;
@@ -85,6 +109,8 @@ static enum status say_accepted(struct run *r, const struct job *j, const char *
     accepted.prefill_node = (char *)r->node->name;
     accepted.transport = (char *)j->transport->name;
     accepted.transport_note = (char *)note;
+    accepted.transport_hello.data = (uint8_t *)answer->data;
+    accepted.transport_hello.len = answer->bytes;
     accepted.layers = j->layers;
     accepted.queue_tokens = ahead;
     accepted.press = j->chain ? (char *)chain_text(j->chain) : (char *)"";
@@ -115,11 +141,13 @@ static void hand_over(struct run *r, struct job *j)
 static void on_order(struct run *r, const Platen__Internal__V1__Order *order)
 {
     struct job *j = job_open(&order_peer, r);
-    struct text note = { 0 };
+    struct text note = { 0 }, answer = { 0 };
     struct err err = { 0 };
     int64_t ahead = 0, retry_ms = -1;
     enum status st = admit_order(r->node, order, j, &note, &err);
 
+    if (st == ST_OK)
+        st = meet(r, j, order->transport_hello, &answer, &err);
     if (st == ST_OK) {
         st = scheduler_reserve(r->node->scheduler, j->tokens, &ahead, &retry_ms, &err);
         if (st != ST_OK)
@@ -129,16 +157,20 @@ static void on_order(struct run *r, const Platen__Internal__V1__Order *order)
         refuse(r, order->request_id, &err, st == ST_EEXHAUSTED ? retry_ms : -1);
         goto out;
     }
-    j->link.stream = r->call;
-    if (say_accepted(r, j, text_str(&note), ahead) != ST_OK) {
+    if (say_accepted(r, j, text_str(&note), &answer, ahead) != ST_OK) {
         scheduler_revoke(r->node->scheduler, j->tokens);
         goto out; /* the stream has ended already */
     }
     lease_step(&r->lease, LEASE_ACCEPTED, NULL);
+    if (note.bytes > 0)
+        log_event(LOG_INFO, "transport-chosen", "request=%s transport=%s note=\"%s\"", j->request_id,
+                  j->transport->name, text_str(&note));
     hand_over(r, j);
+    text_fini(&answer);
     text_fini(&note);
     return;
 out:
+    text_fini(&answer);
     text_fini(&note);
     job_unref(j);
 }
@@ -146,21 +178,29 @@ out:
 static void on_transfer(struct run *r, const Platen__Internal__V1__Transfer *transfer)
 {
     struct job *j = job_open(&transfer_peer, r);
+    struct text answer = { 0 };
     struct err err = { 0 };
+    bool begun = false;
 
     if (admit_transfer(r->node, transfer, j, &err) != ST_OK) {
         refuse(r, "transfer", &err, err.code == ST_EEXHAUSTED ? 1000 : -1);
-        job_unref(j);
-        return;
+        goto out;
     }
-    j->link.stream = r->call;
-    if (say_accepted(r, j, "", 0) != ST_OK) {
+    if (meet(r, j, transfer->transport_hello, &answer, &err) != ST_OK)
+        refuse(r, "transfer", &err, -1);
+    else
+        begun = say_accepted(r, j, "", &answer, 0) == ST_OK;
+    if (!begun) {
         __atomic_sub_fetch(&r->node->transfers, 1, __ATOMIC_RELAXED);
-        job_unref(j);
-        return;
+        goto out;
     }
     lease_step(&r->lease, LEASE_ACCEPTED, NULL);
     hand_over(r, j);
+    j = NULL;
+out:
+    text_fini(&answer);
+    if (j)
+        job_unref(j);
 }
 
 static enum lease_event event_of(const Platen__Internal__V1__ToPrefill *m)

@@ -4,6 +4,23 @@
 
 #include "common/base/bytes.h"
 
+static const struct {
+    const char *name, *label;
+} transports[STATS_TRANSPORTS] = {
+#define TRANSPORT(name) { #name, "transport=\"" #name "\"" },
+#include "common/transport/transport.def"
+#undef TRANSPORT
+};
+
+struct metric *stats_wire_bytes(const struct stats *s, const char *transport)
+{
+    for (int i = 0; i < STATS_TRANSPORTS; i++) {
+        if (strcmp(transports[i].name, transport) == 0)
+            return s->wire_bytes[i];
+    }
+    return NULL;
+}
+
 void stats_open(struct stats *s, struct metrics *m)
 {
     static const char orders[] = "platen_prefill_orders_total", orders_help[] = "orders that ended, by how";
@@ -17,7 +34,9 @@ void stats_open(struct stats *s, struct metrics *m)
     s->tokens = metrics_counter(m, "platen_prefill_tokens_total", NULL, "context tokens of orders that went well");
     s->rows_kept =
         metrics_counter(m, "platen_prefill_rows_kept_total", NULL, "rows kept of those, all layers and heads");
-    s->wire_bytes = metrics_counter(m, "platen_prefill_wire_bytes_total", NULL, "bytes of blocks shipped");
+    for (int i = 0; i < STATS_TRANSPORTS; i++)
+        s->wire_bytes[i] =
+            metrics_counter(m, "platen_prefill_wire_bytes_total", transports[i].label, "bytes of blocks shipped");
     s->stall_seconds =
         metrics_counter(m, "platen_prefill_stall_seconds_total", NULL, "time in which orders waited for the wire");
     for (int i = 0; i < STAGE_COUNT; i++)

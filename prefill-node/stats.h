@@ -12,14 +12,20 @@ extern "C" {
 /* One row per stage that a job spends time in. */
 enum stat_stage { STAGE_QUEUE, STAGE_FORWARD, STAGE_PRESS, STAGE_PACK, STAGE_SHIP, STAGE_ADOPT, STAGE_COUNT };
 
+enum { STATS_TRANSPORTS = 4 };
+
 struct stats {
     struct metric *orders_ok, *orders_cancelled, *orders_failed, *orders_refused;
-    struct metric *tokens, *rows_kept, *wire_bytes, *stall_seconds;
+    struct metric *tokens, *rows_kept, *stall_seconds;
+    struct metric *wire_bytes[STATS_TRANSPORTS]; /* in the order of transport.def */
     struct metric *stage_seconds[STAGE_COUNT];
 };
 
 /* Registers the counters; gauges that are read from their owners are registered by node.c. */
 void stats_open(struct stats *s, struct metrics *m);
+
+/* The counter of one transport's bytes. */
+struct metric *stats_wire_bytes(const struct stats *s, const char *transport);
 
 #ifdef __cplusplus
 }

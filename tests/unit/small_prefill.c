@@ -33,13 +33,13 @@ void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_to
 {
     struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5 };
     struct scheduler_config queue = { .queue_tokens = queue_tokens, .queue_orders = 100 };
+    const struct station_config place = { .device = -1 };
     struct engine_config engine = { .tokens_max = SMALL_TOKENS_MAX };
     struct hparams hp;
     enum status st;
 
     log_set_level(LOG_ERROR);
     memset(n, 0, sizeof *n);
-    n->opt.transport = "grpc,loopback";
     n->name = "prefill:1";
     n->tokens_max = SMALL_TOKENS_MAX;
     n->metrics = metrics_open(64);
@@ -53,8 +53,10 @@ void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_to
     n->shape = (struct kv_shape){ hp.layers, hp.kv_heads, hp.head_dim, n->be->kv };
     st = press_files_open(&n->files, &n->weights->hp, false, NULL);
     assert(st == ST_OK);
+    st = stations_open(&n->stations, "grpc,loopback", &place, NULL, NULL, NULL);
+    assert(st == ST_OK);
     n->scheduler = scheduler_open(&queue);
-    st = mover_open(&n->mover, n->scheduler, &n->stats, NULL);
+    st = mover_open(&n->mover, n->scheduler, &n->stats, n->be, NULL);
     assert(st == ST_OK);
     engine.be = n->be;
     engine.weights = n->weights;
@@ -89,6 +91,7 @@ void small_prefill_close(struct prefill_node *n)
     engine_close(n->engine);
     mover_close(n->mover);
     scheduler_close(n->scheduler);
+    stations_close(n->stations);
     press_files_close(n->files);
     weights_close(n->weights, n->be);
     backend_close(n->be);
