@@ -93,6 +93,23 @@ static enum status open_engine(struct node *n, struct err *err)
     return batcher_open(&n->batcher, &config, err);
 }
 
+static void on_missing(void *ctx, const char *name, const char *why)
+{
+    (void)ctx;
+    log_event(LOG_WARN, "transport-missing", "transport=%s why=\"%s\"", name, why);
+}
+
+static enum status open_stations(struct node *n, struct err *err)
+{
+    const struct station_config config = { .device = stations_device(n->opt.backend) };
+    enum status st = stations_open(&n->stations, n->opt.transport, &config, on_missing, n, err);
+
+    if (st != ST_OK)
+        return st;
+    log_event(LOG_INFO, "transports", "transports=%s", stations_list(n->stations));
+    return intake_open(&n->intake, n->staging, err);
+}
+
 static double read_blocks(void *arg)
 {
     return (double)blocks_used(((struct node *)arg)->blocks);
@@ -119,6 +136,30 @@ static double read_peers(void *arg)
     return n->peers ? peers_alive(n->peers) : 0;
 }
 
+static const struct {
+    const char *name, *label;
+} transports[NODE_TRANSPORTS] = {
+#define TRANSPORT(name) { #name, "transport=\"" #name "\"" },
+#include "common/transport/transport.def"
+#undef TRANSPORT
+};
+
+static void count_transports(struct metrics *m, struct metric *rows[NODE_TRANSPORTS], const char *name,
+                             const char *help)
+{
+    for (int i = 0; i < NODE_TRANSPORTS; i++)
+        rows[i] = metrics_counter(m, name, transports[i].label, help);
+}
+
+struct metric *node_transport_metric(struct metric *const rows[NODE_TRANSPORTS], const char *transport)
+{
+    for (int i = 0; i < NODE_TRANSPORTS; i++) {
+        if (strcmp(transports[i].name, transport) == 0)
+            return rows[i];
+    }
+    return NULL;
+}
+
 static void register_metrics(struct node *n)
 {
     struct metrics *m = n->metrics;
@@ -130,8 +171,11 @@ static void register_metrics(struct node *n)
         metrics_counter(m, "platen_decode_requests_total", "result=\"failed\"", "calls of clients that ended");
     n->m_orders_running = metrics_gauge(m, "platen_decode_orders_running", NULL, "contexts that prefill nodes work on");
     n->m_retries = metrics_counter(m, "platen_decode_order_retries_total", NULL, "orders sent again after a loss");
-    n->m_wire_bytes = metrics_counter(m, "platen_decode_wire_bytes_total", "transport=\"grpc\"",
-                                      "bytes of adopted contexts as they came");
+    count_transports(m, n->m_wire_bytes, "platen_decode_wire_bytes_total", "bytes of adopted contexts as they came");
+    count_transports(m, n->m_transport_losses, "platen_decode_transport_losses_total",
+                     "orders that lost their blocks in a transport");
+    count_transports(m, n->m_transport_fallbacks, "platen_decode_transport_fallbacks_total",
+                     "orders over this transport although another one is preferred");
     metrics_gauge_read(m, "platen_decode_blocks_bytes", NULL, "bytes of blocks in use", read_blocks, n);
     metrics_gauge_read(m, "platen_decode_blocks_capacity_bytes", NULL, "room for blocks", read_block_capacity, n);
     metrics_gauge_read(m, "platen_decode_tails_promised_tokens", NULL, "tail rows promised to answers", read_tails, n);
@@ -200,6 +244,7 @@ static enum status watch_peers(struct node *n, struct err *err)
                                    .tick = on_tick,
                                    .ctx = n };
 
+    config.floor_gb_s = n->opt.link_floor_gb_s;
     rpc_channel_options_init(&n->channel);
     n->channel.tls = (struct rpc_tls){ n->opt.prefill_tls_cert, n->opt.prefill_tls_key, n->opt.prefill_tls_ca, NULL };
     n->channel.token = n->prefill_token;
@@ -239,21 +284,26 @@ static enum status open_all(struct node *n, struct err *err)
     if (st == ST_OK)
         st = open_device(n, err);
     if (st == ST_OK)
+        st = open_stations(n, err);
+    if (st == ST_OK)
         st = open_engine(n, err);
     if (st == ST_OK)
         st = rpc_client_open(&n->client, 2, err);
     if (st == ST_OK)
         st = open_doors(n, err);
     if (st == ST_OK)
+        st = watch_peers(n, err);
+    if (st == ST_OK)
         st = service_start(n->service, err);
     if (st == ST_OK)
-        st = watch_peers(n, err);
+        st = links_open(&n->links, n, err);
     return st;
 }
 
 static void close_all(struct node *n)
 {
     selftest_close(n);
+    links_close(n->links);
     peers_close(n->peers);
     n->peers = NULL;
     front_close(n);
@@ -263,6 +313,8 @@ static void close_all(struct node *n)
     service_close(n->service);
     contexts_close(n->contexts);
     orders_close(n->orders);
+    intake_close(n->intake);
+    stations_close(n->stations);
     blocks_close(n->blocks);
     staging_close(n->staging);
     weights_close(n->weights, n->be);
@@ -283,7 +335,7 @@ enum status node_open(struct node *n, const struct options *opt, struct signals 
     memset(n, 0, sizeof *n);
     n->opt = *opt;
     n->signals = signals;
-    n->metrics = metrics_open(64);
+    n->metrics = metrics_open(96);
     register_metrics(n);
     n->contexts = contexts_open((int32_t)opt->contexts);
     n->orders = orders_open();
