@@ -5,7 +5,8 @@
 
 Writes families/<name>/: config.json, model.safetensors (bf16, which f32 represents exactly), generation_config.json, tokenizer.json (one
 token a byte), model.gguf for some (phi3_partial is in shards), and expected.json: rotation frequencies of every kind of layer, logits in f32 after some positions of a
-300-token context (past the original length where rotation is scaled, past the window where there is one), and greedy tokens.
+300-token context (past the original length where rotation is scaled, past the window where there is one), the same where the tokens are
+fed one by one if that differs, and greedy tokens.
 """
 import json
 import os
@@ -75,10 +76,22 @@ def frequencies(model, config, length):
     return {"full": rotary.inv_freq.tolist(), "factor": float(rotary.attention_scaling)}
 
 
+def stepped(model, ids):
+    """Logits where the tokens are fed one by one: each position rotates by the frequencies of its own length."""
+    cache, out = transformers.DynamicCache(config=model.config), []
+    for p in range(ids.shape[1]):
+        logits = model(input_ids=ids[:, p:p + 1], position_ids=torch.tensor([[p]]), past_key_values=cache).logits[0, 0]
+        if p in POSITIONS:
+            out.append({"position": p, "values": [float(np.float32(v)) for v in logits]})
+    return out
+
+
 def expected(model, config):
     ids = torch.tensor([TOKENS])
     model(input_ids=ids[:, :40])
     out = {"freqs_40": frequencies(model, config, 40)}
+    if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):  # first: dynamic frequencies never shrink again
+        out["stepped"] = stepped(model, ids)
     logits = model(input_ids=ids).logits[0]
     out["freqs_300"] = frequencies(model, config, 300)
     out["tokens"] = TOKENS

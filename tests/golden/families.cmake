@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+platen_test(golden_families SOURCES test_families.c family.c LINK platen_prefill platen_decode PkgConfig::JANSSON LABELS golden)

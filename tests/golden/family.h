@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * family.h - one of the tiny checkpoints under families/, opened in f32 on the CPU as both nodes open it, with what
+ * transformers computes of it (make_tiny_models.py).
+ */
+#ifndef PLATEN_TESTS_GOLDEN_FAMILY_H
+#define PLATEN_TESTS_GOLDEN_FAMILY_H
+
+#include "common/model/checkpoint.h"
+#include "common/model/roles.h"
+#include "decode-node/context.h"
+#include "prefill-node/forward.h"
+
+#include <jansson.h>
+
+enum { FAMILY_TOKENS = 300, FAMILY_TOKENS_MAX = 512, FAMILY_COUNT = 11 };
+
+extern const char *const family_names[FAMILY_COUNT];
+
+struct family_model {
+    const char *name;
+    struct checkpoint *checkpoint;
+    struct backend *be;
+    struct weights *weights;
+    struct prefill *prefill;
+    void *x;          /* the residual of a context */
+    json_t *expected; /* expected.json */
+    int32_t token[FAMILY_TOKENS];
+};
+
+void family_model_open(struct family_model *m, const char *name);
+void family_model_close(struct family_model *m);
+
+/* Runs the first `tokens` tokens through every layer, x is their residual afterwards; with a context, the rows that the
+ * prefill node would ship (press: keep everything) become its blocks. */
+void family_prefill(struct family_model *m, int64_t tokens, struct context *c);
+
+/* A context for family_prefill; without it, it holds no rows. */
+struct context *family_context_open(struct family_model *m);
+void family_context_close(struct family_model *m, struct context *c);
+
+/* Logits [vocab] of row `row` of x. */
+void family_logits(struct family_model *m, int64_t row, float *out);
+
+/* Fails unless the logits after `position` are within 1e-4 of the list called `key`; true where that list has it. */
+bool family_assert_logits(struct family_model *m, const char *key, int64_t position, const float *logits);
+
+#endif
