@@ -157,7 +157,7 @@ static double rotated_dot(const float *q, const float *k, int32_t dim, const flo
         double angle = (double)apart * (double)inv_freq[j], c = cos(angle), s = sin(angle);
 
         sum += c * ((double)q[j] * k[j] + (double)q[j + pairs] * k[j + pairs]) +
-               s * ((double)q[j] * k[j + pairs] - (double)q[j + pairs] * k[j]);
+               s * ((double)q[j + pairs] * k[j] - (double)q[j] * k[j + pairs]);
     }
     sum *= scale * scale;
     for (int32_t d = 2 * pairs; d < dim; d++)
