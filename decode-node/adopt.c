@@ -13,6 +13,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/kv/codec.h"
 #include "decode-node/order_state.h"
 #include "proto/platen/internal/v1/prefill.pb-c.h"
@@ -84,19 +85,53 @@ enum status adopt_reserve(struct order *o, void (*then)(struct order *o), struct
 
 /* ---- what the receiver tells --------------------------------------------------------------------------------- */
 
+static enum status on_ready(void *ctx, int32_t layer, const struct ticket *ticket)
+{
+    return filling_say_ready(&((struct order *)ctx)->at.filling, layer, ticket);
+}
+
+/* Why this transport and not the operator's first: the prefill node's reasons, and what was lost before. */
+static void note_transport(struct order *o, const char *note, struct figures *f)
+{
+    const struct stations *s = o->node->stations;
+    const char *between = "";
+    struct text t = { 0 };
+
+    for (size_t i = 0; stations_at(s, i); i++) {
+        if (!(o->shunned & 1u << i))
+            continue;
+        text_printf(&t, "%s%s was lost in an attempt before", between, stations_at(s, i)->name);
+        between = "; ";
+    }
+    if (note[0])
+        text_printf(&t, "%s%s", between, note);
+    snprintf(f->transport_note, sizeof f->transport_note, "%s", text_str(&t));
+    if (o->at.transport != stations_at(s, 0)) {
+        metric_add(node_transport_metric(o->node->m_transport_fallbacks, o->at.transport->name), 1);
+        log_event(LOG_INFO, "transport-not-first", "request=%s transport=%s first=%s note=\"%s\"", o->spec.request_id,
+                  o->at.transport->name, stations_at(s, 0)->name, text_str(&t));
+    }
+    text_fini(&t);
+}
+
 static enum status on_accepted(void *ctx, const Platen__Internal__V1__Accepted *msg, struct err *err)
 {
     struct order *o = ctx;
     struct figures *f = &o->spec.context->figures;
+    enum status st;
 
     if (msg->layers != o->node->shape.layers)
         return err_set(err, ST_EPRECONDITION, "order: %s would send %d layers, the model has %d", msg->prefill_node,
                        msg->layers, o->node->shape.layers);
+    st = filling_connect(&o->at.filling, o->node->intake, o->node->stations, msg, on_ready, err);
+    if (st != ST_OK)
+        return st;
+    o->at.transport = transport_find(msg->transport);
     o->at.stage = "queue";
     o->at.accepted_ns = clock_now_ns();
     snprintf(f->prefill_node, sizeof f->prefill_node, "%s", msg->prefill_node);
     snprintf(f->transport, sizeof f->transport, "%s", msg->transport);
-    snprintf(f->transport_note, sizeof f->transport_note, "%s", msg->transport_note);
+    note_transport(o, msg->transport_note, f);
     return ST_OK;
 }
 
@@ -128,6 +163,11 @@ static enum status place_in_staging(struct order *o, const struct kv_block *plan
     return ST_OK;
 }
 
+static bool needs_staging(const struct order *o)
+{
+    return o->node->staging && o->at.transport->place == PLACE_HOST;
+}
+
 static enum status on_place(void *ctx, const struct kv_block *plan, void **place, struct err *err)
 {
     struct order *o = ctx;
@@ -141,7 +181,7 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     o->at.place = (uint8_t *)blocks_at(o->node->blocks, e) + o->at.placed_bytes;
     o->at.placed_bytes += kv_align(plan->bytes);
     *place = o->at.place;
-    return o->node->staging ? place_in_staging(o, plan, place, err) : ST_OK;
+    return needs_staging(o) ? place_in_staging(o, plan, place, err) : ST_OK;
 }
 
 /* A block is whole: it belongs to the context, which nobody sees before the commit. */
@@ -149,7 +189,7 @@ static void on_arrived(void *ctx, const struct kv_block *block)
 {
     struct order *o = ctx;
 
-    if (o->node->staging)
+    if (needs_staging(o))
         staging_upload(o->node->staging, o->at.place, o->at.staged, block->bytes);
     o->spec.context->block[block->layer] = *block;
     o->spec.context->block[block->layer].data = o->at.place;
@@ -202,6 +242,8 @@ static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
     blocks_commit(o->node->blocks, c->extent, o->at.placed_bytes);
     c->next_position = msg->next_position;
     f->held_layers = msg->held_layers;
+    if (o->at.filling.link) /* the stream carried the announcements only */
+        o->at.wire_bytes += receiver_bytes(o->at.receiver);
     f->wire_bytes = (int64_t)o->at.wire_bytes;
     f->attempts = o->attempts;
     f->ms.order = ms_since(o->begin_ns, o->at.accepted_ns);
@@ -212,7 +254,7 @@ static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
     f->ms.ship = msg->ship_ms;
     f->ms.adopt = ms_since(o->at.first_block_ns, now);
     count_rows(o);
-    metric_add(o->node->m_wire_bytes, (double)o->at.wire_bytes);
+    metric_add(node_transport_metric(o->node->m_wire_bytes, o->at.transport->name), (double)o->at.wire_bytes);
     o->at.committed = true;
 }
 
@@ -227,7 +269,7 @@ void adopt_open(struct order *o)
                                          .place = on_place,
                                          .arrived = on_arrived,
                                          .committed = on_committed };
-    o->at.receiver = receiver_open(&config);
+    o->at.receiver = o->at.filling.receiver = receiver_open(&config);
 }
 
 void adopt_close(struct order *o)

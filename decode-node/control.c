@@ -48,7 +48,7 @@ static void fill_bytes(Platen__V1__DeviceBytes *out, struct backend *be)
 static void on_info(struct rpc_call *call, void *owner, const ProtobufCMessage *msg)
 {
     const struct node *n = owner;
-    char *transports[] = { (char *)"grpc" };
+    char *transports[STATIONS_MAX];
     Platen__V1__GetInfoResponse reply = PLATEN__V1__GET_INFO_RESPONSE__INIT;
     Platen__V1__Limits limits = PLATEN__V1__LIMITS__INIT;
     Platen__V1__DeviceBytes bytes;
@@ -70,7 +70,10 @@ static void on_info(struct rpc_call *call, void *owner, const ProtobufCMessage *
     reply.device = (char *)n->be->ops->describe(n->be);
     reply.dtype = (char *)dtype_word(n->be->kv);
     reply.threads = (int32_t)n->opt.threads;
-    reply.n_transports = ARRAY_LEN(transports);
+    while (stations_at(n->stations, reply.n_transports)) {
+        transports[reply.n_transports] = (char *)stations_at(n->stations, reply.n_transports)->name;
+        reply.n_transports++;
+    }
     reply.transports = transports;
     reply.limits = &limits;
     reply.bytes = &bytes;

@@ -17,6 +17,8 @@
 #include "decode-node/batcher.h"
 #include "decode-node/blocks.h"
 #include "decode-node/context.h"
+#include "decode-node/intake.h"
+#include "decode-node/links.h"
 #include "decode-node/options.h"
 #include "decode-node/order.h"
 #include "decode-node/peers.h"
@@ -31,7 +33,7 @@
 extern "C" {
 #endif
 
-enum { FRONT_QUEUE_MAX = 1024 };
+enum { FRONT_QUEUE_MAX = 1024, NODE_TRANSPORTS = 4 };
 enum { SELFTEST_NONE, SELFTEST_RUNNING, SELFTEST_ENDED };
 
 struct node {
@@ -49,6 +51,9 @@ struct node {
     struct weights *weights;
     struct blocks *blocks;
     struct staging *staging; /* NULL where device memory is the host's */
+    struct stations *stations;
+    struct intake *intake;
+    struct links *links;
     struct contexts *contexts;
     struct stream *stream;
     struct batcher *batcher;
@@ -63,8 +68,13 @@ struct node {
     int32_t selftest; /* atomic: SELFTEST_* */
     pthread_t selftest_thread;
 
-    struct metric *m_requests_running, *m_requests_ok, *m_requests_failed, *m_orders_running, *m_retries, *m_wire_bytes;
+    struct metric *m_requests_running, *m_requests_ok, *m_requests_failed, *m_orders_running, *m_retries;
+    struct metric *m_wire_bytes[NODE_TRANSPORTS]; /* in the order of transport.def */
+    struct metric *m_transport_losses[NODE_TRANSPORTS], *m_transport_fallbacks[NODE_TRANSPORTS];
 };
+
+/* The row of a counter that is kept for each transport. */
+struct metric *node_transport_metric(struct metric *const rows[NODE_TRANSPORTS], const char *transport);
 
 /* Opens everything but the doors, then the doors. On failure nothing is left open. */
 enum status node_open(struct node *n, const struct options *opt, struct signals *signals, struct err *err);

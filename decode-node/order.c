@@ -106,7 +106,7 @@ static bool is_cancelled(const struct order *o)
 /* Whether another attempt may help, and is allowed. */
 static bool worth_another(const struct order *o)
 {
-    if (is_cancelled(o) || o->attempts >= ORDER_ATTEMPTS || clock_now_ns() >= o->spec.deadline_ns)
+    if (is_cancelled(o) || o->stuck || o->attempts >= ORDER_ATTEMPTS || clock_now_ns() >= o->spec.deadline_ns)
         return false;
     switch (o->last.code) {
     case ST_EUNAVAILABLE:
@@ -156,6 +156,7 @@ static void on_buffer(struct rpc_call *call, void *owner, struct rpc_buffer *buf
         return;
     }
     o->at.wire_bytes += rpc_buffer_bytes(buffer);
+    o->at.filling.call = call;
     st = receiver_message(o->at.receiver, buffer, &o->at.why);
     if (st < 0) {
         o->at.why.code = st;
@@ -164,12 +165,17 @@ static void on_buffer(struct rpc_call *call, void *owner, struct rpc_buffer *buf
     }
     if (o->at.committed)
         send_adopted(o);
-    rpc_call_want(call);
+    if (receiver_awaits(o->at.receiver) >= 0)
+        intake_take(o->node->intake, &o->at.filling); /* asks for the next message when the block is there */
+    else
+        rpc_call_want(call);
 }
 
 /* The sentence of a lost attempt names the stage and the node. */
-static void tell_loss(struct order *o, const struct rpc_end *end, struct err *out)
+static void tell_loss(struct order *o, struct err *out)
 {
+    const struct rpc_end *end = &o->at.end;
+
     err_clear(out);
     if (o->at.why.code != ST_OK) {
         *out = o->at.why;
@@ -199,16 +205,31 @@ static void attempt_close(struct order *o)
         rpc_call_unref(call);
 }
 
-static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *end)
+/* What was lost over a transport beside the stream is asked for again without it: the order must not fail thrice the same
+ * way. Orders after this one try it again. */
+static void shun(struct order *o)
 {
-    struct order *o = rpc_call_user(call);
+    const struct transport *t = o->at.transport;
+
+    if (!t || !t->recv || (o->at.first_block_ns == 0 && o->at.why.code == ST_OK))
+        return;
+    for (size_t i = 0; stations_at(o->node->stations, i); i++) {
+        if (stations_at(o->node->stations, i) == t)
+            o->shunned |= 1u << i;
+    }
+    metric_add(node_transport_metric(o->node->m_transport_losses, t->name), 1);
+}
+
+/* The stream has ended and its link is closed. rpc thread, or the intake's. */
+static void attempt_over(struct order *o)
+{
     bool committed = o->at.committed;
     struct err ok = { 0 };
 
-    (void)owner;
     if (!committed) {
-        tell_loss(o, end, &o->last);
-        o->retry_ms = end->retry_ms;
+        tell_loss(o, &o->last);
+        o->retry_ms = o->at.end.retry_ms;
+        shun(o);
         o->losses_of_data += o->last.code == ST_EDATALOSS;
         if (o->last.code == ST_EUNAVAILABLE && !is_cancelled(o))
             peer_suspect(o->at.peer);
@@ -223,6 +244,41 @@ static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *en
     attempt(o);
 }
 
+static void on_closed(struct filling *f, enum status st)
+{
+    struct order *o = CONTAINER_OF(f, struct order, at.filling);
+
+    if (st != ST_OK) {
+        log_event(LOG_ERROR, "transport-stuck", "request=%s transport=%s why=\"it does not let go of its place\"",
+                  o->spec.request_id, f->transport->name);
+        context_ref(o->spec.context); /* for ever: the place may still be written */
+        o->stuck = true;
+    }
+    attempt_over(o);
+}
+
+static void on_failed(struct filling *f, enum status st, const struct err *err)
+{
+    struct order *o = CONTAINER_OF(f, struct order, at.filling);
+
+    err_set(&o->at.why, st, "%s", err->text[0] ? err->text : status_word(st));
+}
+
+static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *end)
+{
+    struct order *o = rpc_call_user(call);
+
+    (void)owner;
+    o->at.end = *end;
+    snprintf(o->at.end_sentence, sizeof o->at.end_sentence, "%s", end->sentence);
+    o->at.end.sentence = o->at.end_sentence;
+    if (o->at.filling.link == NULL) {
+        attempt_over(o);
+        return;
+    }
+    intake_end(o->node->intake, &o->at.filling);
+}
+
 static const struct rpc_events order_events = { .buffer = on_buffer, .done = on_done };
 
 void order_identity(Platen__Internal__V1__Identity *id, const struct node *n)
@@ -235,11 +291,35 @@ void order_identity(Platen__Internal__V1__Identity *id, const struct node *n)
     id->dtype = (char *)dtype_word(n->shape.dtype);
 }
 
+/* What this attempt offers, best first: what the node has, but for what was lost in this order or does not work. */
+static size_t offer(const struct order *o, char *offered[STATIONS_MAX])
+{
+    const struct stations *s = o->node->stations;
+    const struct transport *t;
+    size_t count = 0;
+
+    for (size_t i = 0; (t = stations_at(s, i)); i++) {
+        struct err why = { 0 };
+
+        if (o->shunned & 1u << i)
+            continue;
+        if (t->health && t->health(stations_of(s, t, NULL), &why) != ST_OK) {
+            log_event(LOG_WARN, "transport-broken", "transport=%s why=\"%s\"", t->name, why.text);
+            continue;
+        }
+        offered[count++] = (char *)t->name;
+    }
+    if (count == 0) /* the operator forbids everything else: once more, then */
+        offered[count++] = (char *)stations_at(s, 0)->name;
+    return count;
+}
+
 static enum status send_order(struct order *o, struct err *err)
 {
     const struct order_spec *spec = &o->spec;
     const char *text = chain_text(spec->chain);
-    char *offered[] = { (char *)"grpc" };
+    char *offered[STATIONS_MAX];
+    struct text hello = { 0 };
     Platen__Internal__V1__ToPrefill msg = PLATEN__INTERNAL__V1__TO_PREFILL__INIT;
     Platen__Internal__V1__Order order = PLATEN__INTERNAL__V1__ORDER__INIT;
     Platen__Internal__V1__Identity id;
@@ -247,6 +327,8 @@ static enum status send_order(struct order *o, struct err *err)
                                         .deadline_ns = spec->deadline_ns,
                                         .events = &order_events,
                                         .user = o };
+
+    enum status st = stations_hello(o->node->stations, &hello, err);
 
     order_identity(&id, o->node);
     order.identity = &id;
@@ -259,15 +341,20 @@ static enum status send_order(struct order *o, struct err *err)
     order.press.len = strlen(text);
     order.kv = (char *)codec_word(spec->codec);
     order.compact = spec->compact;
-    order.n_transport = ARRAY_LEN(offered);
+    order.n_transport = offer(o, offered);
     order.transport = offered;
+    order.transport_hello.data = (uint8_t *)hello.data;
+    order.transport_hello.len = hello.bytes;
     order.prefix_tokens = spec->prefix_tokens;
     order.n_suffix_token = spec->suffix ? spec->suffix->count : 0;
     order.suffix_token = spec->suffix ? spec->suffix->ids : NULL;
     order.attempt = o->attempts;
     msg.kind_case = PLATEN__INTERNAL__V1__TO_PREFILL__KIND_ORDER;
     msg.order = &order;
-    return rpc_call_start(&o->at.call, peer_channel(o->at.peer), &options, &msg.base, err);
+    if (st == ST_OK)
+        st = rpc_call_start(&o->at.call, peer_channel(o->at.peer), &options, &msg.base, err);
+    text_fini(&hello);
+    return st;
 }
 
 /* Starts the stream to the peer that was picked. Its events wait for the lock until `call` is set. */
@@ -279,6 +366,8 @@ static void begin(struct order *o, struct peer *peer)
     memset(&o->at, 0, sizeof o->at);
     o->at.peer = peer;
     o->at.stage = "order";
+    o->at.filling.failed = on_failed;
+    o->at.filling.closed = on_closed;
     o->at.begin_ns = o->at.heard_ns = clock_now_ns();
     snprintf(o->tried[o->attempts], PEER_ADDRESS_MAX, "%s", peer_address(peer));
     if (o->attempts++ > 0)

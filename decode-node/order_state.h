@@ -5,6 +5,7 @@
 
 #include "common/rpc/rpc_call.h"
 #include "common/transport/receiver.h"
+#include "decode-node/intake.h"
 #include "decode-node/node.h"
 #include "decode-node/order.h"
 
@@ -18,6 +19,10 @@ struct attempt {
     struct rpc_call *call; /* one count; guarded by the order's lock */
     struct receiver *receiver;
     struct receiver_sink sink;
+    const struct transport *transport; /* from Accepted on */
+    struct filling filling;            /* where blocks come beside the stream */
+    struct rpc_end end;                /* of the call, from its end on */
+    char end_sentence[ERR_TEXT_MAX];
     const char *stage; /* where the prefill node is, as far as we know; static */
     uint64_t wire_bytes;
     uint64_t placed_bytes;       /* of the extent */
@@ -40,6 +45,8 @@ struct order {
     int64_t begin_ns, parked_ns;
     int32_t attempts;
     int32_t losses_of_data;
+    uint32_t shunned; /* transports that were lost in this order: bits, in the order of the node's stations */
+    bool stuck;       /* a transport did not let go of our place: no other attempt may use it */
     char tried[ORDER_ATTEMPTS][PEER_ADDRESS_MAX];
     struct err last; /* the last attempt's failure */
     int64_t retry_ms;

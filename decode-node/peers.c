@@ -25,7 +25,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PEERS_MAX = 256, LOOKUP_S = 5, ASK_MS = 3000 };
+enum { PEERS_MAX = 256, LOOKUP_S = 5, ASK_MS = 3000, MEASURE_AGAIN_S = 30 };
 
 struct peer {
     struct peers *owner;
@@ -36,9 +36,11 @@ struct peer {
     pthread_t thread;
     /* guarded by the owner's lock */
     bool listed, alive, told;
-    int64_t reported; /* tokens that it said are waiting */
-    int64_t assigned; /* tokens of orders that are there from us */
-    char why[200];    /* not alive: what the last try said */
+    double gb_s;         /* of its link */
+    int64_t measured_ns; /* 0: not since it answers */
+    int64_t reported;    /* tokens that it said are waiting */
+    int64_t assigned;    /* tokens of orders that are there from us */
+    char why[200];       /* not alive: what the last try said */
 };
 
 struct peers {
@@ -73,7 +75,7 @@ static int32_t alive_now(const struct peers *p)
     int32_t alive = 0;
 
     for (const struct peer *x = p->first; x; x = x->next)
-        alive += x->listed && x->alive;
+        alive += x->listed && x->alive && (p->cfg.floor_gb_s == 0 || x->gb_s >= p->cfg.floor_gb_s);
     return alive;
 }
 
@@ -86,6 +88,8 @@ static void set_alive(struct peer *x, bool alive, int64_t tokens, const char *wh
     pthread_mutex_lock(&p->lock);
     news = x->alive != alive || !x->told;
     x->told = true;
+    if (alive && !x->alive)
+        x->measured_ns = 0;
     x->alive = alive;
     x->reported = tokens;
     snprintf(x->why, sizeof x->why, "%s", why);
@@ -351,6 +355,38 @@ struct rpc_channel *peer_channel(struct peer *x)
 void peer_suspect(struct peer *x)
 {
     set_alive(x, false, 0, "it failed an order");
+}
+
+bool peers_unmeasured(struct peers *p, struct peer **out)
+{
+    const int64_t now = clock_now_ns();
+    struct peer *found = NULL;
+
+    pthread_mutex_lock(&p->lock);
+    for (struct peer *x = p->first; x && !found; x = x->next) {
+        const bool slow = x->gb_s < p->cfg.floor_gb_s && now - x->measured_ns > MEASURE_AGAIN_S * NS_PER_S;
+
+        if (x->listed && x->alive && (x->measured_ns == 0 || slow))
+            found = x;
+    }
+    pthread_mutex_unlock(&p->lock);
+    *out = found;
+    return found != NULL;
+}
+
+void peer_measured(struct peer *x, double gb_s)
+{
+    struct peers *p = x->owner;
+    int32_t before, after;
+
+    pthread_mutex_lock(&p->lock);
+    before = alive_now(p);
+    x->gb_s = gb_s;
+    x->measured_ns = clock_now_ns();
+    after = alive_now(p);
+    pthread_mutex_unlock(&p->lock);
+    if (after != before)
+        p->cfg.changed(p->cfg.ctx, after);
 }
 
 int32_t peers_alive(struct peers *p)

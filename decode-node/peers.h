@@ -28,6 +28,7 @@ struct peers_config {
     const struct rpc_channel_options *channel;
     const char *const *target; /* HOST:PORT or dns:NAME:PORT */
     size_t targets;
+    double floor_gb_s; /* a peer whose link is slower does not count as answering; 0: every one does */
     void (*changed)(void *ctx, int32_t alive); /* how many answer; on the watching thread */
     void (*tick)(void *ctx);                   /* about once a second, on the watching thread */
     void *ctx;
@@ -48,6 +49,13 @@ struct rpc_channel *peer_channel(struct peer *peer);
 
 /* The peer failed an order: it is not picked again before it has answered. */
 void peer_suspect(struct peer *peer);
+
+/* A peer that answers and whose link was not measured since it began to, or was found slow a while ago. False:
+ * none. Peers live as long as the table. */
+bool peers_unmeasured(struct peers *p, struct peer **out);
+
+/* What its link moves, in GB/s; 0: it could not be measured. Tells `changed` where that matters. */
+void peer_measured(struct peer *peer, double gb_s);
 
 int32_t peers_alive(struct peers *p);
 

@@ -14,16 +14,14 @@
 #include "common/base/clock.h"
 #include "common/base/thread.h"
 #include "common/rpc/rpc_message.h"
-#include "common/transport/receiver.h"
-#include "common/transport/transfer.h"
 #include "decode-node/node.h"
-#include "proto/platen/internal/v1/prefill.pb-c.h"
+#include "decode-node/pull.h"
 #include "proto/platen/v1/control.pb-c.h"
 
 #include <stdio.h>
 #include <string.h>
 
-enum { TOKENS = 8, LOCAL_MS = 30000, TRANSFER_MS = 60000, MIB_DEFAULT = 64, MIB_MAX = 4096 };
+enum { TOKENS = 8, LOCAL_MS = 30000, MIB_DEFAULT = 64, MIB_MAX = 4096 };
 
 struct selftest {
     struct node *node;
@@ -121,123 +119,6 @@ out:
 
 /* ---- transfer -------------------------------------------------------------------------------------------------- */
 
-struct pull {
-    struct receiver *receiver;
-    struct receiver_sink sink;
-    void *place;
-    int64_t begin_ns, end_ns;
-    int32_t over; /* atomic */
-    bool committed;
-    struct err err;
-};
-
-static enum status pull_place(void *ctx, const struct kv_block *plan, void **place, struct err *err)
-{
-    struct pull *p = ctx;
-
-    (void)plan; /* blocks come one after the other and are only looked at: one place is enough */
-    (void)err;
-    if (p->begin_ns == 0)
-        p->begin_ns = clock_now_ns();
-    *place = p->place;
-    return ST_OK;
-}
-
-static void pull_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
-{
-    struct pull *p = ctx;
-
-    (void)msg;
-    p->end_ns = clock_now_ns();
-    p->committed = true;
-}
-
-static void pull_buffer(struct rpc_call *call, void *owner, struct rpc_buffer *buffer)
-{
-    struct pull *p = rpc_call_user(call);
-    Platen__Internal__V1__ToPrefill msg = PLATEN__INTERNAL__V1__TO_PREFILL__INIT;
-    Platen__Internal__V1__Adopted adopted = PLATEN__INTERNAL__V1__ADOPTED__INIT;
-
-    (void)owner;
-    if (receiver_message(p->receiver, buffer, &p->err) < 0) {
-        rpc_call_cancel(call);
-        return;
-    }
-    if (p->committed) {
-        msg.kind_case = PLATEN__INTERNAL__V1__TO_PREFILL__KIND_ADOPTED;
-        msg.adopted = &adopted;
-        rpc_call_send(call, &msg.base);
-        rpc_call_half_close(call);
-    }
-    rpc_call_want(call);
-}
-
-static void pull_done(struct rpc_call *call, void *owner, const struct rpc_end *end)
-{
-    struct pull *p = rpc_call_user(call);
-
-    (void)owner;
-    if (!p->committed)
-        err_set(&p->err, end->status == ST_OK ? ST_EUNAVAILABLE : end->status, "%s", end->sentence);
-    __atomic_store_n(&p->over, 1, __ATOMIC_RELEASE);
-}
-
-static const struct rpc_events pull_events = { .buffer = pull_buffer, .done = pull_done };
-
-static enum status pull_start(struct node *n, struct pull *p, struct peer *peer, const char *transport, uint64_t bytes,
-                              struct rpc_call **call, struct err *err)
-{
-    Platen__Internal__V1__ToPrefill msg = PLATEN__INTERNAL__V1__TO_PREFILL__INIT;
-    Platen__Internal__V1__Transfer transfer = PLATEN__INTERNAL__V1__TRANSFER__INIT;
-    Platen__Internal__V1__Identity id;
-    struct rpc_call_options o = { .method = "/platen.internal.v1.Prefill/Run",
-                                  .deadline_ns = clock_in_ms(TRANSFER_MS),
-                                  .events = &pull_events,
-                                  .user = p };
-
-    order_identity(&id, n);
-    transfer.identity = &id;
-    transfer.transport = (char *)transport;
-    transfer.bytes = bytes;
-    msg.kind_case = PLATEN__INTERNAL__V1__TO_PREFILL__KIND_TRANSFER;
-    msg.transfer = &transfer;
-    return rpc_call_start(call, peer_channel(peer), &o, &msg.base, err);
-}
-
-/* Moves the bytes; *seconds is from the first block's announcement to the commit. */
-static enum status pull(struct node *n, struct peer *peer, const char *transport, uint64_t bytes, double *seconds,
-                        struct err *err)
-{
-    struct receiver_config config = { .shape = n->shape, .codec = KV_PLAIN };
-    struct pull p = { .sink = { .place = pull_place, .committed = pull_committed } };
-    struct rpc_call *call = NULL;
-    struct transfer *plan;
-    enum status st = transfer_open(&plan, &n->shape, bytes, err);
-
-    if (st != ST_OK)
-        return st;
-    config.shape.layers = transfer_blocks(plan);
-    config.rows_max = transfer_rows(plan);
-    transfer_close(plan);
-    p.sink.ctx = &p;
-    config.sink = &p.sink;
-    p.receiver = receiver_open(&config);
-    p.place = mem_aligned(kv_block_bytes_max(&n->shape, KV_PLAIN, config.rows_max));
-    st = pull_start(n, &p, peer, transport, bytes, &call, err);
-    if (st == ST_OK) {
-        while (!__atomic_load_n(&p.over, __ATOMIC_ACQUIRE))
-            if (signals_wait(n->signals, clock_in_ms(5)))
-                rpc_call_cancel(call);
-        rpc_call_unref(call);
-        *seconds = (double)(p.end_ns - p.begin_ns) / 1e9;
-        if (p.err.code != ST_OK)
-            st = err_set(err, p.err.code, "%s", p.err.text);
-    }
-    receiver_close(p.receiver);
-    free(p.place);
-    return st;
-}
-
 static void test_transfer(struct node *n, const char *transport, int64_t mib, Platen__V1__TransferResult *out,
                           char detail[ERR_TEXT_MAX])
 {
@@ -250,7 +131,7 @@ static void test_transfer(struct node *n, const char *transport, int64_t mib, Pl
     out->transport = (char *)transport;
     out->mib = mib;
     if (st == ST_OK) {
-        st = pull(n, peer, transport, (uint64_t)mib << 20, &seconds, &err);
+        st = pull_bytes(n, peer, transport, (uint64_t)mib << 20, &seconds, &err);
         out->prefill_node = (char *)peer_address(peer);
         peer_give_back(peer, 0);
     }

@@ -109,3 +109,13 @@ void staging_upload(struct staging *s, void *device, const struct stage_buffer *
     s->be->ops->wait(s->be, LANE_COPY);
     pthread_mutex_unlock(&s->copy);
 }
+
+uint64_t staging_checksum(struct staging *s, const void *device, uint64_t bytes)
+{
+    uint64_t sum;
+
+    pthread_mutex_lock(&s->copy);
+    sum = s->be->ops->checksum(s->be, LANE_COPY, device, bytes);
+    pthread_mutex_unlock(&s->copy);
+    return sum;
+}

@@ -37,6 +37,9 @@ void staging_give(struct staging *s, struct stage_buffer *buffer); /* NULL is fi
 /* Brings `bytes` bytes of a buffer to the device; waits until they are there. Any thread; one at a time. */
 void staging_upload(struct staging *s, void *device, const struct stage_buffer *buffer, uint64_t bytes);
 
+/* The checksum of device memory, by the same lane. Any thread; one at a time; waits. */
+uint64_t staging_checksum(struct staging *s, const void *device, uint64_t bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -220,6 +220,23 @@ static enum status nccl_hello(struct station *s, struct text *out, struct err *e
     return ST_OK;
 }
 
+/* Whether a link with this peer can have a pair now. */
+static enum status has_room(struct station *s, const uint8_t process[PROCESS_BYTES], struct err *why)
+{
+    int32_t busy = 0;
+    bool met = false;
+
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < MEETINGS_MAX; i++) {
+        const struct meeting *m = &s->meetings[i];
+
+        busy += m->pair && m->links > 0;
+        met = met || (m->pair && memcmp(m->process, process, PROCESS_BYTES) == 0);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return met || busy < NCCL_PAIRS_MAX ? ST_OK : err_set(why, ST_EEXHAUSTED, "nccl: all %d pairs are in use", busy);
+}
+
 static enum status nccl_meets(struct station *s, const void *hello, size_t hello_bytes, struct err *why)
 {
     struct cursor c = cursor_on(hello, hello_bytes);
@@ -230,7 +247,7 @@ static enum status nccl_meets(struct station *s, const void *hello, size_t hello
         return err_set(why, ST_EPRECONDITION, "nccl: the decode node's hello is too short");
     if (device_who_same_device(&who, &s->place.who))
         return err_set(why, ST_EPRECONDITION, "nccl: both processes use one device, which NCCL refuses");
-    return nccl_health(s, why);
+    return has_room(s, who.process, why) == ST_OK ? nccl_health(s, why) : ST_EPRECONDITION;
 }
 
 /* The entry of a peer process: its own, a free one, or that which was of no use for longest. NULL: all are in use. */

@@ -254,6 +254,7 @@ static void a_pair_too_many_is_refused_while_all_are_in_use(void **state)
 {
     struct station *decodes[NCCL_PAIRS_MAX + 1], *first;
     struct ends e[NCCL_PAIRS_MAX + 1];
+    struct text hello = { 0 };
     struct err err = { 0 };
     struct site s;
 
@@ -265,6 +266,9 @@ static void a_pair_too_many_is_refused_while_all_are_in_use(void **state)
         assert_int_equal(meet(&s, &e[i], i % PLACES, NULL), ST_OK);
     }
     s.decode = decodes[NCCL_PAIRS_MAX] = station(&s, 1);
+    s.nccl->hello(s.decode, &hello, NULL);
+    assert_int_equal(s.nccl->meets(s.prefill, text_str(&hello), hello.bytes, NULL), ST_EPRECONDITION);
+    text_fini(&hello);
     assert_int_equal(meet(&s, &e[NCCL_PAIRS_MAX], 0, &err), ST_EEXHAUSTED);
     assert_non_null(strstr(err.text, "in use"));
     for (int i = 0; i < NCCL_PAIRS_MAX; i++)
