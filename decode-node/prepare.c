@@ -319,6 +319,17 @@ static enum status check_length(const struct request *r, struct err *err)
                    (long long)limit);
 }
 
+/* Answered openly rather than pressed at prefill only. */
+static enum status refuse_decode_part(const struct chain *chain, struct err *err)
+{
+    struct chain_decode part;
+
+    if (!chain_decode_part(chain, &part))
+        return ST_OK;
+    return err_set(err, ST_EINVAL,
+                   "not built yet: decode nodes do not press while they generate; leave out `; decode...`");
+}
+
 static enum status prepare_context(struct request *r, const struct ask *a, struct err *err)
 {
     enum status st = take_words(r, a, err);
@@ -327,6 +338,8 @@ static enum status prepare_context(struct request *r, const struct ask *a, struc
         st = take_context(r, a, err);
     if (st == ST_OK)
         st = check_length(r, err);
+    if (st == ST_OK)
+        st = refuse_decode_part(r->chain, err);
     if (st == ST_OK)
         st = chain_check(r->chain, &r->node->weights->hp, r->node->be->ops, (int64_t)r->tokens.count, r->query_tokens,
                          err);
