@@ -158,12 +158,26 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
     math->tile(&t);
 }
 
+/* The rows behind these are likely to come next. Many query rows hide the wait by themselves. */
+static void fetch_ahead(const struct attend *a, const void *rows, int32_t count)
+{
+    const int64_t bytes = count * a->dim * cpu_kv_bytes(a->c);
+
+    for (int64_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch((const char *)rows + bytes + i, 0, 2);
+}
+
 void attend_tokens(const struct attend *a, struct cpu_room *room, const void *k, const void *v, int32_t count,
                    int32_t rows, int64_t seen)
 {
     const int32_t strip = a->c->math->strip;
-    int32_t units = load_values(a, room, &v, count);
+    int32_t units;
 
+    if (rows <= strip) {
+        fetch_ahead(a, k, count);
+        fetch_ahead(a, v, count);
+    }
+    units = load_values(a, room, &v, count);
     attend_load_keys(a, room, k, count);
     for (int32_t row = 0; row < rows; row += strip) {
         const struct score_mask mask = { .seen = seen, .row = row, .group = a->group, .window = a->window };

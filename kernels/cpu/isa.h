@@ -37,8 +37,9 @@ struct tile {
     int64_t c_stride; /* floats between rows */
     int32_t rows;     /* 1 .. strip */
     int32_t panels;
-    int32_t units; /* a multiple of units_align */
-    bool add;      /* c += instead of c = */
+    int32_t units;    /* a multiple of units_align */
+    bool add;         /* c += instead of c = */
+    int64_t ahead[2]; /* bytes from b to lines that will be read soon, one of each for every unit; 0: none */
 };
 
 /* Products of one dtype on one instruction set. */

@@ -13,7 +13,7 @@
 #include <assert.h>
 
 /* Units of a panel's depth that stay in the first cache: 256 x 32 x 4 bytes = 32 KiB. */
-enum { DEPTH_UNITS = 256, TASK_BYTES = 64 << 10 };
+enum { DEPTH_UNITS = 256, TASK_BYTES = 64 << 10, AHEAD_BYTES = 2048 };
 
 struct product {
     const struct cpu *c;
@@ -77,6 +77,16 @@ static void finish_rows(const struct product *p, int64_t row, int64_t rows, int6
                             p->out + (row + r) * p->w->rows + col);
 }
 
+/* Weights come from memory while tiles compute. One strip: the lines a little further on. Several: the first two fetch
+ * the next piece, which stands right behind this one, between them. */
+static void fetch_ahead(struct tile *t, int64_t strip, int64_t strips)
+{
+    const int64_t next = strips == 1 ? AHEAD_BYTES : t->units * t->b_stride;
+
+    t->ahead[0] = strip == 0 ? next : 0;
+    t->ahead[1] = strip == (strips > 1) ? next + 64 : 0;
+}
+
 /* Panels [panel, panel + panels) for rows [row, row + rows), which share one reading of each piece of the weights. */
 static void product_tiles(const struct product *p, int64_t row, int64_t rows, int64_t panel, int64_t panels,
                           int32_t depth, float *room)
@@ -99,6 +109,7 @@ static void product_tiles(const struct product *p, int64_t row, int64_t rows, in
         for (int64_t s = 0; s < strips; s++) {
             int64_t from = rows * s / strips, to = rows * (s + 1) / strips;
 
+            fetch_ahead(&t, s, strips);
             t.rows = (int32_t)(to - from);
             t.a = p->a + (row + from) * p->a_stride + (int64_t)unit * math->operand_bytes;
             t.c = direct ? p->out + (row + from) * p->w->rows + panel * math->panel : room + from * width;

@@ -15,10 +15,6 @@
 
 #include "kernels/cpu/vector.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #if LANES == 16
 enum { ACCS = 24, STRIP = 12 };
 #elif LANES == 8
@@ -109,6 +105,9 @@ INLINE void tile_panels(const struct tile *t, enum unit unit, int rows, int vecs
         for (int v = 0; v < vecs; v++)
             col[v] = vu_load(b + v / 2 * t->b_panel + v % 2 * LANES * 4);
 #pragma GCC unroll 16
+        for (int v = 0; v < vecs; v++)
+            __builtin_prefetch(b + v / 2 * t->b_panel + t->ahead[v % 2], 0, 2);
+#pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16
             for (int v = 0; v < vecs; v++)
@@ -175,86 +174,116 @@ static void tile_bf16(const struct tile *t)
     tile_any(t, UNIT_BF16);
 }
 
-/* LANES rows of LANES units, transposed in registers: at each step neighbours at distance `half` trade halves. */
+/* Rows at distance `half` trade halves: lanes with that bit of the lower row against lanes without it of the upper. LOW
+ * and HIGH say where lane l of each comes from (upper row's lanes count on from LANES). */
+#define LOW(l, half) ((l) & (half) ? LANES + ((l) ^ (half)) : (l))
+#define HIGH(l, half) ((l) & (half) ? LANES + (l) : ((l) ^ (half)))
+#define FOUR(f, l, half) f(l, half), f(l + 1, half), f(l + 2, half), f(l + 3, half)
+#if LANES == 16
+#define EACH(f, half) FOUR(f, 0, half), FOUR(f, 4, half), FOUR(f, 8, half), FOUR(f, 12, half)
+#elif LANES == 8
+#define EACH(f, half) FOUR(f, 0, half), FOUR(f, 4, half)
+#else
+#define EACH(f, half) FOUR(f, 0, half)
+#endif
+#if defined(__clang__)
+#define TRADE(f, half, x, y) __builtin_shufflevector(x, y, EACH(f, half))
+#else
+#define TRADE(f, half, x, y) __builtin_shuffle(x, y, (vu){ EACH(f, half) })
+#endif
+#define STEP(half)                                   \
+    for (int i = 0; i < LANES; i++)                  \
+        if (!(i & (half))) {                         \
+            vu x = m[i], y = m[i + (half)];          \
+            m[i] = TRADE(LOW, half, x, y);           \
+            m[i + (half)] = TRADE(HIGH, half, x, y); \
+        }
+
+/* LANES rows of LANES units, transposed in registers. */
 INLINE void transpose(vu m[LANES])
 {
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half > 0; half /= 2) {
-        vu low, high;
-
+#if LANES == 16
 #pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            low[i] = (uint32_t)((i & half) ? LANES + (i ^ half) : i);
-            high[i] = (uint32_t)((i & half) ? LANES + i : (i ^ half));
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            if (i & half)
-                continue;
-            vu x = m[i], y = m[i + half];
-#if defined(__clang__)
-            for (int k = 0; k < LANES; k++) {
-                m[i][k] = (low[k] < LANES ? x : y)[low[k] % LANES];
-                m[i + half][k] = (high[k] < LANES ? x : y)[high[k] % LANES];
-            }
-#else
-            m[i] = __builtin_shuffle(x, y, low);
-            m[i + half] = __builtin_shuffle(x, y, high);
+    STEP(8)
 #endif
-        }
-    }
+#if LANES >= 8
+#pragma GCC unroll 16
+    STEP(4)
+#endif
+#pragma GCC unroll 16
+    STEP(2)
+#pragma GCC unroll 16
+    STEP(1)
 }
 
-/* Columns [col, col + LANES) of the panel, from as many rows. */
-INLINE void panel_columns(const char *rows, int64_t stride, int32_t count, int32_t units, int32_t panel, int32_t col,
+/* LANES rows of which the last may be missing (then zero) become LANES columns; `full`: none is. A constant where this is
+ * inlined: the test would cost more than the rows. */
+INLINE void panel_columns(const char *rows, int64_t stride, int32_t count, int32_t units, int32_t panel, bool full,
                           uint32_t *out)
 {
     int32_t u = 0;
 
     for (; u + LANES <= units; u += LANES) {
-        vu m[LANES] = { 0 };
+        vu m[LANES];
 
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
-            if (col + i < count)
-                m[i] = vu_load(rows + (col + i) * stride + u * 4);
+            m[i] = full || i < count ? vu_load(rows + i * stride + u * 4) : (vu){ 0 };
         transpose(m);
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
-            memcpy(out + (int64_t)(u + i) * panel + col, &m[i], sizeof m[i]);
+            memcpy(out + (int64_t)(u + i) * panel, &m[i], sizeof m[i]);
     }
     for (; u < units; u++)
         for (int i = 0; i < LANES; i++) {
             uint32_t x = 0;
-            if (col + i < count)
-                memcpy(&x, rows + (col + i) * stride + u * 4, 4);
-            out[(int64_t)u * panel + col + i] = x;
+
+            if (full || i < count)
+                memcpy(&x, rows + i * stride + u * 4, 4);
+            out[(int64_t)u * panel + i] = x;
         }
 }
 
 static void panel_rows(const void *rows, int64_t stride, int32_t count, int32_t units, int32_t panel, void *out)
 {
-    for (int32_t col = 0; col < panel; col += LANES)
-        panel_columns(rows, stride, count, units, panel, col, out);
+    for (int32_t col = 0; col < panel; col += LANES) {
+        const char *from = (const char *)rows + col * stride;
+        uint32_t *to = (uint32_t *)out + col;
+
+        if (col + LANES <= count)
+            panel_columns(from, stride, LANES, units, panel, true, to);
+        else
+            panel_columns(from, stride, count - col, units, panel, false, to);
+    }
+}
+
+INLINE uint32_t pair_of(const uint16_t *even, const uint16_t *odd, int32_t i)
+{
+    return even[i] | (odd ? (uint32_t)odd[i] << 16 : 0);
 }
 
 static void pair_rows(const uint16_t *rows, int64_t stride, int32_t count, int32_t count_out, int32_t width,
                       int32_t width_out, void *out)
 {
-    for (int32_t t = 0; t < count_out; t += 2) {
-        const uint16_t *even = rows + t * stride, *odd = even + stride;
-        uint32_t *to = (uint32_t *)out + (int64_t)(t / 2) * width_out;
+    const size_t pad = (size_t)(width_out - width) * 4;
+    uint32_t *to = out;
+
+    for (int32_t t = 0; t < count; t += 2, to += width_out) {
+        const uint16_t *even = rows + t * stride, *odd = t + 1 < count ? even + stride : NULL;
         int32_t i = 0;
 
-        for (; t + 1 < count && i + LANES <= width; i += LANES) {
-            vu pair = __builtin_convertvector(vh_load(even + i), vu) | __builtin_convertvector(vh_load(odd + i), vu)
-                                                                           << 16;
+        for (; odd && i + LANES <= width; i += LANES) {
+            vu low = vu_widen(vh_load(even + i)), high = vu_widen(vh_load(odd + i));
+            vu pair = low | high << 16;
+
             memcpy(to + i, &pair, sizeof pair);
         }
-        for (; i < width && t < count; i++)
-            to[i] = even[i] | (t + 1 < count ? (uint32_t)odd[i] << 16 : 0);
-        memset(to + i, 0, (size_t)(width_out - i) * 4);
+        for (; i < width; i++)
+            to[i] = pair_of(even, odd, i);
+        if (pad)
+            memset(to + width, 0, pad);
     }
+    memset(to, 0, (size_t)((count_out - (count + 1) / 2 * 2) / 2) * (size_t)width_out * 4);
 }
 
 #define NAMED2(isa) cpu_tile_##isa

@@ -39,6 +39,15 @@ static void configure(int32_t rows)
     _tile_loadconfig(&config);
 }
 
+/* One step's share of what will be read soon. */
+static inline void fetch_ahead(const struct tile *t, const char *b)
+{
+    for (int i = 0; i < TILE_UNITS; i++) {
+        __builtin_prefetch(b + i * t->b_stride + t->ahead[0], 0, 2);
+        __builtin_prefetch(b + i * t->b_stride + t->ahead[1], 0, 2);
+    }
+}
+
 static void panel_low(const struct tile *t, const char *b, float *c)
 {
     const char *a = t->a;
@@ -52,6 +61,7 @@ static void panel_low(const struct tile *t, const char *b, float *c)
         _tile_zero(1);
     }
     for (int32_t u = 0; u < t->units; u += TILE_UNITS, a += TILE_UNITS * 4, b += TILE_UNITS * t->b_stride) {
+        fetch_ahead(t, b);
         _tile_loadd(4, a, (size_t)t->a_stride);
         _tile_loadd(6, b, (size_t)t->b_stride);
         _tile_loadd(7, b + 64, (size_t)t->b_stride);
@@ -80,6 +90,7 @@ static void panel_both(const struct tile *t, const char *b, float *c)
         _tile_zero(3);
     }
     for (int32_t u = 0; u < t->units; u += TILE_UNITS, b += TILE_UNITS * t->b_stride) {
+        fetch_ahead(t, b);
         _tile_loadd(4, a + (int64_t)u * 4, (size_t)t->a_stride);
         _tile_loadd(5, a_high + (int64_t)u * 4, (size_t)t->a_stride);
         _tile_loadd(6, b, (size_t)t->b_stride);
