@@ -84,10 +84,7 @@ static enum status card_open(struct cuda *c, const struct backend_config *config
     c->sms = card->multiProcessorCount;
     snprintf(name, name_bytes, "%s", card->name);
     for (int i = 0; i < LANE_COUNT; i++)
-        c->queue[i] = (struct cuda_queue){ .sms = c->sms,
-                                           .chained = card->major >= 9,
-                                           .cluster = card->major >= 9,
-                                           .shared_most = (int32_t)card->sharedMemPerBlockOptin };
+        c->queue[i] = (struct cuda_queue){ .sms = c->sms, .chained = card->major >= 9, .cluster = card->major >= 9 };
     free(card);
     if (e != cudaSuccess)
         return err_set(err, ST_EUNAVAILABLE, "cuda:%d cannot be used: %s", config->device, cudaGetErrorString(e));
@@ -109,6 +106,8 @@ static enum status streams_open(struct cuda *c, struct err *err)
     for (int i = 0; i < LANE_COUNT && e == cudaSuccess; i++) {
         e = cudaStreamCreateWithPriority(&c->stream[i], cudaStreamNonBlocking, i == LANE_COMPUTE ? greatest : least);
         c->queue[i].stream = c->stream[i];
+        if (e == cudaSuccess)
+            e = cudaEventCreateWithFlags(&c->waited[i], cudaEventDisableTiming);
     }
     return e == cudaSuccess ? ST_OK : err_set(err, ST_EUNAVAILABLE, "streams: %s", cudaGetErrorString(e));
 }
@@ -151,9 +150,12 @@ static void cuda_close(struct backend *be)
     cuda_free(be, c->select_room);
     cuda_host_free(be, c->first_host);
     cuda_host_free(be, c->bounce);
-    for (int i = 0; i < LANE_COUNT; i++)
+    for (int i = 0; i < LANE_COUNT; i++) {
+        if (c->waited[i])
+            (void)cudaEventDestroy(c->waited[i]);
         if (c->stream[i])
             (void)cudaStreamDestroy(c->stream[i]);
+    }
     dnn_library_close(&c->dnn);
     blas_library_close(&c->blas);
     pthread_mutex_destroy(&c->lock);

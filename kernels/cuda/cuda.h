@@ -44,6 +44,7 @@ struct cuda {
     int64_t rows_max;
     cudaStream_t stream[LANE_COUNT];
     struct cuda_queue queue[LANE_COUNT];
+    cudaEvent_t waited[LANE_COUNT]; /* ops->wait */
     struct blas_library blas;
     struct dnn_library dnn;
     struct gemm *gemm;

@@ -127,6 +127,12 @@ __device__ int32_t block_prefix(int32_t x, int32_t *total)
     return before;
 }
 
+/* Thread blocks that share a layer's tiles: all, where each then has 8 or more, else half of them. */
+__device__ __forceinline__ int32_t sharers(int32_t ctas, int32_t total)
+{
+    return min(min(ctas, total), max(ctas / 2, total / 8));
+}
+
 /* Thread block c of `used` that share `total` tiles. */
 __device__ struct decode_start start_of(const struct decode_shape &s, int32_t layer, const int32_t *first,
                                         int32_t items, int32_t c, int32_t total, int32_t used)
@@ -170,7 +176,7 @@ __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constan
     if (threadIdx.x == 0)
         first[items] = carry;
     __syncthreads();
-    int32_t used = min(s.ctas, carry);
+    int32_t used = sharers(s.ctas, carry);
     for (int32_t c = threadIdx.x; c < s.ctas; c += PLAN_THREADS)
         s.start[(int64_t)layer * s.ctas + c] = start_of(s, layer, first, items, c, carry, used);
 }
@@ -390,7 +396,7 @@ __device__ __noinline__ void pieces_merge(const struct decode_shape &s, const st
         const float *at = base + 2 * ROWS + q * D + c;
         float2 value = __ldcg((const float2 *)(at + second * piece_floats(D)));
         value.x *= factor[q], value.y *= factor[q];
-#pragma unroll 8
+#pragma unroll 16
         for (int32_t p = 1; p < pieces; p++) {
             float2 more = __ldcg((const float2 *)(at + 2 * (int64_t)p * piece_floats(D)));
             value.x += factor[p * ROWS + q] * more.x;
@@ -487,7 +493,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
         }
         __syncthreads();
         if (!alone) {
-            const int32_t total = first[items], used = min(s.ctas, total);
+            const int32_t total = first[items], used = sharers(s.ctas, total);
             const int32_t from = holder(base, total, used), to = holder(base + whole - 1, total, used);
 
             if (threadIdx.x == 0) {

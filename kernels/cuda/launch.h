@@ -21,10 +21,9 @@ extern "C" {
 /* Where and how to launch. */
 struct cuda_queue {
     cudaStream_t stream;
-    int32_t sms;         /* multiprocessors of the card */
-    int32_t chained;     /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
-    int32_t cluster;     /* 1: thread blocks may form clusters (sm_90 and newer) */
-    int32_t shared_most; /* bytes of shared memory that a thread block may ask for */
+    int32_t sms;     /* multiprocessors of the card */
+    int32_t chained; /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
+    int32_t cluster; /* 1: thread blocks may form clusters (sm_90 and newer) */
 };
 
 enum { CUDA_SKINNY_ROWS_MAX = 32 }; /* rows that launch_skinny takes */
@@ -37,8 +36,9 @@ cudaError_t launch_embed(struct cuda_queue q, enum dtype t, const void *table, i
 cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const void *x, const float *w, float eps, int64_t rows,
                             int32_t dim, void *out);
 cudaError_t launch_add(struct cuda_queue q, enum dtype t, void *x, const void *y, int64_t count);
-/* out[r][c] += bias[c] */
-cudaError_t launch_bias(struct cuda_queue q, enum dtype t, const float *bias, int64_t rows, int32_t cols, void *out);
+/* out[r][c] = bias[c] (+ out) */
+cudaError_t launch_bias(struct cuda_queue q, enum dtype t, const float *bias, int64_t rows, int32_t cols,
+                        int32_t accumulate, void *out);
 cudaError_t launch_gated(struct cuda_queue q, enum dtype t, enum activation kind, const void *gate_up, int64_t rows,
                          int32_t ff, void *out);
 cudaError_t launch_gather_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int64_t count,
@@ -75,7 +75,7 @@ cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
 /* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
 struct rotate_args {
     int32_t q_heads, kv_heads, dim, rope_dims;
-    int32_t rope_tables;   /* row at position p: table p + 1 - rope_from, at least 0, at most rope_tables - 1 */
+    int32_t rope_tables; /* row at position p: table p + 1 - rope_from, at least 0, at most rope_tables - 1 */
     int64_t rope_from;
     const float *inv_freq; /* [rope_tables][rope_dims / 2]; NULL: no rotation */
     float rope_scale, norm_eps;
@@ -212,15 +212,16 @@ struct window_args {
     const void *q;           /* T [window][H][D] */
     const float *row_weight; /* [window] or NULL */
     int32_t q_heads, window, kernel;
+    int32_t slices; /* set by the launcher */
     int64_t tokens;
     float scale, pad;
-    float *partial;    /* [G][chunks][window * group][2]: max and sum */
+    float *partial;    /* [G][chunks * slices][window * group][2]: max and sum */
     float *lse;        /* [G][window * group] */
     float *raw;        /* [at[G]] column means before the pooling */
     uint32_t *largest; /* one number */
 };
 /* Numbers of `partial` that a call needs. */
-int64_t window_partial_floats(int64_t rows_longest, int32_t q_heads, int32_t window);
+int64_t window_partial_floats(int64_t rows_longest, int32_t heads, int32_t q_heads, int32_t window);
 cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct rows_view *in,
                                 const struct window_args *args, float *score);
 

@@ -65,9 +65,10 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
             cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
         return;
     }
-    gemm_run(c, &shape, w->data, in, out, accumulate);
-    if (bias && shape.rows > 0)
-        cuda_failed(c, launch_bias(compute(c), be->act, bias->vector, shape.rows, (int32_t)shape.n, out), "bias");
+    if (bias && shape.rows > 0) /* first, so that the product's sum is rounded once */
+        cuda_failed(c, launch_bias(compute(c), be->act, bias->vector, shape.rows, (int32_t)shape.n, accumulate, out),
+                    "bias");
+    gemm_run(c, &shape, w->data, in, out, accumulate || bias);
 }
 
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out)

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SPIN_NS = 50 * 1000, NAP_NS = 20 * 1000, WAIT_MS = 120 * 1000 };
+enum { SPIN_NS = 50 * 1000, ENGINE_SPIN_NS = 20 * 1000 * 1000, NAP_NS = 20 * 1000, WAIT_MS = 120 * 1000 };
 
 struct fence {
     cudaEvent_t event;
@@ -162,13 +162,9 @@ void cuda_copy(struct backend *be, enum lane lane, void *to, const void *from, u
 void cuda_wait(struct backend *be, enum lane lane)
 {
     struct cuda *c = cuda_of(be);
-    struct fence *f = NULL;
 
-    if (cuda_fence_open(be, &f, NULL) != ST_OK)
-        return;
-    cuda_fence_record(be, f, lane);
-    cuda_event_wait(c, f->event, WAIT_MS, "a lane");
-    cuda_fence_close(be, f);
+    if (!cuda_failed(c, cudaEventRecord(c->waited[lane], c->stream[lane]), "event"))
+        cuda_event_wait(c, c->waited[lane], WAIT_MS, "a lane");
 }
 
 /* ---- fences ---- */
@@ -211,8 +207,8 @@ void cuda_fence_after(struct backend *be, enum lane lane, struct fence *f)
     cuda_failed(c, cudaStreamWaitEvent(c->stream[lane], f->event, 0), "event");
 }
 
-/* Spins a little (a step of a small model is shorter than a sleep), then naps. */
-static enum status event_wait(struct cuda *c, cudaEvent_t event, int64_t deadline_ns, const char *what)
+/* Spins for a while, then naps. */
+static enum status event_wait(struct cuda *c, cudaEvent_t event, int64_t spin_ns, int64_t deadline_ns, const char *what)
 {
     const int64_t begin = clock_now_ns();
 
@@ -228,14 +224,16 @@ static enum status event_wait(struct cuda *c, cudaEvent_t event, int64_t deadlin
         }
         if (now >= deadline_ns)
             return ST_EDEADLINE;
-        if (now - begin > SPIN_NS)
+        if (now - begin > spin_ns)
             nanosleep(&(struct timespec){ 0, NAP_NS }, NULL);
     }
 }
 
+/* The engine thread waits for work that is nearly done, and the card idles until it is back: it spins longer than any
+ * layer or step of a small model takes. */
 bool cuda_event_wait(struct cuda *c, cudaEvent_t event, int64_t ms, const char *what)
 {
-    enum status st = event_wait(c, event, clock_in_ms(ms), what);
+    enum status st = event_wait(c, event, ENGINE_SPIN_NS, clock_in_ms(ms), what);
 
     if (st == ST_EDEADLINE)
         cuda_broken(c, what, "did not end in time");
@@ -244,7 +242,7 @@ bool cuda_event_wait(struct cuda *c, cudaEvent_t event, int64_t ms, const char *
 
 enum status cuda_fence_wait(struct backend *be, struct fence *f, int64_t deadline_ns)
 {
-    return event_wait(cuda_of(be), f->event, deadline_ns, "a fence");
+    return event_wait(cuda_of(be), f->event, SPIN_NS, deadline_ns, "a fence");
 }
 
 void cuda_device_bytes(struct backend *be, struct device_bytes *out)

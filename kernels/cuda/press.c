@@ -63,7 +63,7 @@ void cuda_score_window(struct backend *be, const struct kv_rows *in, const void 
 {
     struct cuda *c = cuda_of(be);
     const struct rows_view v = view_of(in);
-    const uint64_t partial = (uint64_t)window_partial_floats(v.rows_longest, q_heads, window);
+    const uint64_t partial = (uint64_t)window_partial_floats(v.rows_longest, v.heads, q_heads, window);
     const uint64_t lse = (uint64_t)q_heads * (uint64_t)window, raw = (uint64_t)v.at[v.heads];
     struct window_args a = { .q = q,
                              .q_heads = q_heads,

@@ -6,11 +6,15 @@
  * the smaller row wins. Keys are all different, so "the k largest keys" needs no rule of its own. The k-th largest is
  * found from the top by digits of 11 bits: count digits among the keys that share what is known so far, walk down to
  * the digit in which the k-th lies. The row's digits are looked at only where equal scores straddle the cut. Then rows
- * at or above the cut are written in ascending order (ballots and sums over warps).
+ * at or above the cut are written in ascending order (ballots, and sums over warps).
  *
- * A head belongs to a cluster of 1 to 8 thread blocks that add their counts through each other's shared memory; the
- * scores lie in shared memory after their first reading (up to 8 x 55k on an H100). Choosing jointly over heads: one cluster takes
- * all heads; each block first finds the cut of the safe rows of some heads, then safe rows count as larger than all.
+ *   up to 32k rows     a thread block of 1024 per head; a thread holds 4 to 32 keys in registers, a warp a stretch of
+ *                      neighbouring rows, so that one pass over registers is a pass over the head
+ *   up to 256k         2 to 8 blocks form a cluster: each adds up a slice of the digits through the others' shared memory
+ *   beyond             the same, but keys are read again in every pass
+ *
+ * Choosing jointly over heads: one cluster takes all heads; each block first finds the cut of the safe rows of some
+ * heads, then safe rows count as larger than all.
  *
  * The picture follows RadiK (arXiv:2501.14336) and AIR top-k; ordered output and ties are ours.
  */
@@ -20,31 +24,35 @@
 
 namespace cg = cooperative_groups;
 
-enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8 };
+enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6 };
 
 #define SAFE_SCORE 0xffffffffu /* above every score */
 
-/* A launch: the plan, where results go, and how many scores each block may keep in shared memory. */
+/* A launch: the plan and where results go. */
 struct select_launch {
     struct select_plan plan;
     int32_t *index;
     int64_t *first_out;
     uint64_t *safe_cut; /* [heads] */
-    int32_t cache;
 };
 
-/* A block's part [begin, end) of the layer's score array. */
+/* A warp's part [begin, end) of the layer's score array. */
 struct stretch {
     int32_t begin, end;
-    bool cached; /* their keys' upper halves lie in shared memory */
 };
 
-/* Shared memory of a block besides the cache. */
+/* Shared memory of a block. */
 struct desk {
-    uint32_t count[2][BINS];
+    uint32_t count[BINS];
+    uint32_t total[BINS]; /* of the whole cluster */
     int32_t at[KV_HEADS_MAX + 1];
     uint32_t part[WARPS];
     uint32_t found[3]; /* digit, how many of it are wanted, how many there are */
+};
+
+/* Upper halves of the keys of scores begin + lane, begin + 32 + lane, ... KEYS 0: none are held. */
+template <int KEYS> struct held {
+    uint32_t score[KEYS > 0 ? KEYS : 1];
 };
 
 __device__ __forceinline__ uint32_t ordered(float x)
@@ -79,13 +87,14 @@ __device__ __forceinline__ void cluster_sync(int blocks)
 #endif
     __syncthreads();
 }
-__device__ __forceinline__ uint32_t of_block(uint32_t *shared, int rank, int blocks)
+/* The same variable of another block of the cluster. */
+__device__ __forceinline__ uint32_t *of_block(uint32_t *shared, int rank)
 {
 #if __CUDA_ARCH__ >= 900
-    if (blocks > 1)
-        return *cg::this_cluster().map_shared_rank(shared, rank);
+    return cg::this_cluster().map_shared_rank(shared, rank);
+#else
+    return shared;
 #endif
-    return *shared;
 }
 
 /* The lower half of a key: in what order rows of equal score are taken. JOINT: rows first, then heads. */
@@ -98,25 +107,67 @@ __device__ __forceinline__ uint32_t place_of(const struct select_launch &l, int3
     return newest_wins ? place : ~place;
 }
 
-/* The upper half of the key of score i of head g. */
 template <bool JOINT>
-__device__ __forceinline__ uint32_t score_of(const struct select_launch &l, const struct stretch &s,
-                                             const struct desk &d, const uint32_t *cache, int32_t i, int32_t g)
+__device__ __forceinline__ uint32_t score_read(const struct select_launch &l, const struct desk &d, int32_t i,
+                                               int32_t g)
 {
-    if (s.cached)
-        return cache[i - s.begin];
     uint32_t score = ordered(l.plan.score[i]);
+
     if (JOINT && ((uint64_t)score << 32 | place_of<true>(l, g, i - d.at[g], score)) >= l.safe_cut[g])
         score = SAFE_SCORE;
     return score;
 }
 
+/* The head of score i, at or behind head g. */
 template <bool JOINT> __device__ __forceinline__ int32_t head_of(const struct desk &d, int32_t i, int32_t g)
 {
     if (JOINT)
         while (i >= d.at[g + 1])
             g++;
     return g;
+}
+
+/* Calls visit(i, head, score, there) for this lane's scores in order; every lane of the warp takes part each time. */
+template <int KEYS, bool JOINT, typename F>
+__device__ __forceinline__ void for_keys(const struct select_launch &l, const struct desk &d, const struct stretch &s,
+                                         const struct held<KEYS> &held, int32_t head, int lane, F visit)
+{
+    int32_t g = head;
+
+    if (KEYS > 0) {
+#pragma unroll
+        for (int j = 0; j < KEYS; j++) {
+            int32_t i = s.begin + j * 32 + lane;
+            if (i - lane >= s.end)
+                break;
+            bool there = i < s.end;
+            g = there ? head_of<JOINT>(d, i, g) : g;
+            visit(i, g, held.score[j], there);
+        }
+    } else {
+        for (int32_t i = s.begin + lane; i - lane < s.end; i += 32) {
+            bool there = i < s.end;
+            g = there ? head_of<JOINT>(d, i, g) : g;
+            visit(i, g, there ? score_read<JOINT>(l, d, i, g) : 0, there);
+        }
+    }
+}
+
+template <int KEYS, bool JOINT>
+__device__ __forceinline__ void keys_hold(const struct select_launch &l, const struct desk &d, const struct stretch &s,
+                                          int32_t head, int lane, struct held<KEYS> &held)
+{
+    int32_t g = head;
+
+#pragma unroll
+    for (int j = 0; j < KEYS; j++) {
+        int32_t i = s.begin + j * 32 + lane;
+        held.score[j] = 0;
+        if (i < s.end) {
+            g = head_of<JOINT>(d, i, g);
+            held.score[j] = score_read<JOINT>(l, d, i, g);
+        }
+    }
 }
 
 /* Sum of x over threads before this one. Synchronises. */
@@ -159,48 +210,65 @@ __device__ __forceinline__ void count_votes(uint32_t *count, uint32_t digit, boo
     }
 }
 
-/* The k-th largest key (1 <= k <= keys) of the stretches of `blocks` blocks; `head` is the head where not JOINT. */
-template <bool JOINT>
-__device__ uint64_t cut_find(const struct select_launch &l, const struct stretch &s, struct desk &d,
-                             const uint32_t *cache, int32_t head, uint32_t k, int blocks)
+/* Counts of all blocks of the cluster: each adds up a slice and tells the others. Synchronises. */
+__device__ __forceinline__ const uint32_t *counts_join(struct desk &d, int rank, int blocks)
 {
-    const int shift[6] = { 21, 10, 0, 21, 10, 0 }, bits[6] = { 11, 11, 10, 11, 11, 10 };
+    const int slice = BINS / blocks;
+
+    cluster_sync(blocks);
+    if (blocks == 1)
+        return d.count;
+    for (int b = rank * slice + (int)threadIdx.x; b < (rank + 1) * slice; b += THREADS) {
+        uint32_t sum = 0;
+#pragma unroll
+        for (int r = 0; r < CLUSTER_MAX; r++)
+            sum += r < blocks ? *of_block(&d.count[b], r) : 0;
+#pragma unroll
+        for (int r = 0; r < CLUSTER_MAX; r++)
+            if (r < blocks)
+                *of_block(&d.total[b], r) = sum;
+    }
+    cluster_sync(blocks);
+    return d.total;
+}
+
+/* The k-th largest key (1 <= k <= keys) of the stretches of `blocks` blocks; `head` is the head where not JOINT. */
+template <int KEYS, bool JOINT>
+__device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, const struct stretch &s,
+                             const struct held<KEYS> &held, int32_t head, uint32_t k, int rank, int blocks)
+{
     const int lane = threadIdx.x & 31;
     uint32_t known[2] = {}; /* upper and lower half, as far as found */
 
-    for (int pass = 0; pass < 6; pass++) {
-        uint32_t *count = d.count[pass & 1];
+#pragma unroll 1
+    for (int pass = 0; pass < PASSES; pass++) {
+        const int shift = pass % 3 == 0 ? 21 : pass % 3 == 1 ? 10 : 0, bits = pass % 3 == 2 ? 10 : 11;
         const bool lower = pass >= 3;
-        const uint32_t mask = (1u << bits[pass]) - 1,
-                       above = shift[pass] + bits[pass] == 32 ? 0 : ~0u << (shift[pass] + bits[pass]);
+        const uint32_t mask = (1u << bits) - 1, above = pass % 3 == 0 ? 0 : ~0u << (shift + bits);
+        const uint32_t wanted[2] = { known[0], known[1] };
 
-        count[threadIdx.x] = count[threadIdx.x + THREADS] = 0;
+        d.count[threadIdx.x] = d.count[threadIdx.x + THREADS] = 0;
         __syncthreads();
-        int32_t g = JOINT ? 0 : head;
-        for (int32_t base = s.begin; base < s.end; base += THREADS) {
-            const int32_t i = base + (int32_t)threadIdx.x;
-            uint32_t key = 0;
-            bool counts = i < s.end;
-
-            if (counts) {
-                g = head_of<JOINT>(d, i, g);
-                key = score_of<JOINT>(l, s, d, cache, i, g);
+        if (pass == 0)
+            for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t, int32_t, uint32_t key, bool there) {
+                count_votes(d.count, key >> 21, there, lane);
+            });
+        else
+            for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
+                bool counts = there && (lower ? key == wanted[0] : ((key ^ wanted[0]) & above) == 0);
+                if (!counts)
+                    return;
                 if (lower) {
-                    counts = key == known[0];
                     key = place_of<JOINT>(l, g, i - d.at[g], key);
+                    if (((key ^ wanted[1]) & above) != 0)
+                        return;
                 }
-                counts = counts && ((key ^ known[lower]) & above) == 0;
-            }
-            count_votes(count, key >> shift[pass] & mask, counts, lane);
-        }
-        cluster_sync(blocks);
+                atomicAdd(&d.count[key >> shift & mask], 1u);
+            });
+        const uint32_t *count = counts_join(d, rank, blocks);
         const int high = BINS - 1 - 2 * (int)threadIdx.x; /* bins from the top, two to a thread */
-        uint32_t two[2] = {}, all;
-        for (int r = 0; r < blocks; r++) {
-            two[0] += of_block(&count[high], r, blocks);
-            two[1] += of_block(&count[high - 1], r, blocks);
-        }
-        uint32_t before = block_before(d, two[0] + two[1], &all);
+        const uint32_t two[2] = { count[high], count[high - 1] };
+        uint32_t all, before = block_before(d, two[0] + two[1], &all);
         for (int j = 0; j < 2; j++) {
             if (before < k && k <= before + two[j]) {
                 d.found[0] = (uint32_t)(high - j);
@@ -210,94 +278,73 @@ __device__ uint64_t cut_find(const struct select_launch &l, const struct stretch
             before += two[j];
         }
         __syncthreads();
-        known[lower] |= d.found[0] << shift[pass];
+        known[lower] |= d.found[0] << shift;
         k = d.found[1];
         if (d.found[1] == d.found[2]) /* all that share what is known are wanted */
             break;
     }
-    cluster_sync(blocks); /* nobody counts again while others read */
+    __syncthreads();
     return (uint64_t)known[0] << 32 | known[1];
 }
 
-/* Whether score i is at or above the cut. */
 template <bool JOINT>
-__device__ __forceinline__ bool is_chosen(const struct select_launch &l, const struct stretch &s, const struct desk &d,
-                                          const uint32_t *cache, int32_t i, int32_t g, uint64_t cut)
+__device__ __forceinline__ bool is_chosen(const struct select_launch &l, const struct desk &d, int32_t i, int32_t g,
+                                          uint32_t score, uint64_t cut)
 {
-    uint32_t score = score_of<JOINT>(l, s, d, cache, i, g), edge = (uint32_t)(cut >> 32);
+    const uint32_t edge = (uint32_t)(cut >> 32);
 
     return score > edge || (score == edge && place_of<JOINT>(l, g, i - d.at[g], score) >= (uint32_t)cut);
 }
 
-/* Rows of this block's stretch at or above the cut, ascending, behind those of the blocks before it. */
-template <bool JOINT>
-__device__ void rows_write(const struct select_launch &l, const struct stretch &s, struct desk &d,
-                           const uint32_t *cache, int32_t head, uint64_t cut, bool none, int64_t to, int rank,
+/* Rows at or above the cut, ascending, behind those of the blocks before this one. */
+template <int KEYS, bool JOINT>
+__device__ void rows_write(const struct select_launch &l, struct desk &d, const struct stretch &s,
+                           const struct held<KEYS> &held, int32_t head, uint64_t cut, bool none, int64_t to, int rank,
                            int blocks)
 {
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int32_t share = ((s.end - s.begin + WARPS - 1) / WARPS + 31) / 32 * 32;
-    const int32_t begin = min(s.begin + warp * share, s.end), end = min(begin + share, s.end);
+    const int lane = threadIdx.x & 31;
     uint32_t mine = 0, all;
-    int32_t g = JOINT ? 0 : head;
 
-    for (int32_t i = begin + lane; i - lane < end; i += 32) {
-        bool in = i < end && !none;
-        if (in) {
-            g = head_of<JOINT>(d, i, g);
-            in = is_chosen<JOINT>(l, s, d, cache, i, g, cut);
-        }
-        mine += __popc(__ballot_sync(0xffffffffu, in));
-    }
+    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t score, bool there) {
+        mine +=
+            (uint32_t)__popc(__ballot_sync(0xffffffffu, there && !none && is_chosen<JOINT>(l, d, i, g, score, cut)));
+    });
     uint32_t before = block_before(d, lane == 0 ? mine : 0, &all);
     before = __shfl_sync(0xffffffffu, before, 0);
     if (threadIdx.x == 0)
-        d.count[0][0] = all;
+        d.count[0] = all;
     cluster_sync(blocks);
     for (int r = 0; r < rank; r++)
-        to += of_block(&d.count[0][0], r, blocks);
+        to += *of_block(&d.count[0], r);
     int64_t at = to + before;
-    g = JOINT ? 0 : head;
-    for (int32_t i = begin + lane; i - lane < end; i += 32) {
-        bool in = i < end;
-        if (in) {
-            g = head_of<JOINT>(d, i, g);
-            in = !none && is_chosen<JOINT>(l, s, d, cache, i, g, cut);
-        }
+    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t score, bool there) {
+        bool in = there && !none && is_chosen<JOINT>(l, d, i, g, score, cut);
         uint32_t votes = __ballot_sync(0xffffffffu, in);
         int64_t place = at + __popc(votes & ((1u << lane) - 1));
+
         if (in)
             l.index[place] = i - d.at[g];
-        if (JOINT && i < end)
+        if (JOINT && there)
             for (int32_t h = g; h >= 0 && d.at[h] == i; h--)
                 l.first_out[h] = place;
         at += __popc(votes);
-    }
+    });
     if (JOINT && rank == blocks - 1 && threadIdx.x == 0)
         for (int32_t h = l.plan.heads; h >= 0 && d.at[h] == d.at[l.plan.heads]; h--)
             l.first_out[h] = to + all;
     cluster_sync(blocks); /* nobody leaves while its counts are read */
 }
 
-/* The stretch of one of `blocks` blocks over scores [begin, end), read into shared memory where it fits. */
-template <bool JOINT>
-__device__ struct stretch stretch_of(const struct select_launch &l, const struct desk &d, int32_t begin, int32_t end,
-                                     int rank, int blocks, uint32_t *cache)
+/* This warp's part of scores [begin, end) that `blocks` blocks share. */
+__device__ __forceinline__ struct stretch stretch_of(int32_t begin, int32_t end, int rank, int blocks)
 {
-    int32_t share = ((end - begin + blocks - 1) / blocks + 31) / 32 * 32, g = 0;
+    const int32_t pieces = WARPS * blocks, share = ((end - begin + pieces - 1) / pieces + 31) / 32 * 32;
+    const int32_t piece = rank * WARPS + (int32_t)(threadIdx.x >> 5);
+    const int64_t from = (int64_t)begin + (int64_t)piece * share;
     struct stretch s;
 
-    s.begin = min(begin + rank * share, end);
-    s.end = min(s.begin + share, end);
-    s.cached = false; /* while it is read */
-    bool fits = s.end - s.begin <= l.cache;
-    if (fits)
-        for (int32_t i = s.begin + (int32_t)threadIdx.x; i < s.end; i += THREADS) {
-            g = head_of<JOINT>(d, i, g);
-            cache[i - s.begin] = score_of<JOINT>(l, s, d, cache, i, g);
-        }
-    s.cached = fits;
-    __syncthreads();
+    s.begin = (int32_t)min(from, (int64_t)end);
+    s.end = (int32_t)min(from + share, (int64_t)end);
     return s;
 }
 
@@ -309,20 +356,22 @@ __device__ __forceinline__ void desk_open(const struct select_launch &l, struct 
 }
 
 /* grid: cluster blocks, heads */
+template <int KEYS>
 __global__ void __launch_bounds__(THREADS) select_heads_kernel(const __grid_constant__ struct select_launch l)
 {
-    extern __shared__ uint32_t cache[];
     __shared__ struct desk d;
-    const int32_t g = blockIdx.y;
+    const int32_t g = blockIdx.y, lane = threadIdx.x & 31;
     const int blocks = cluster_size(), rank = cluster_rank();
     const uint32_t keep = (uint32_t)l.plan.keep[g];
+    struct held<KEYS> held;
     uint64_t cut = 0;
 
     desk_open(l, d);
-    struct stretch s = stretch_of<false>(l, d, d.at[g], d.at[g] + l.plan.rows[g], rank, blocks, cache);
+    const struct stretch s = stretch_of(d.at[g], d.at[g] + l.plan.rows[g], rank, blocks);
+    keys_hold<KEYS, false>(l, d, s, g, lane, held);
     if (keep > 0 && keep < (uint32_t)l.plan.rows[g])
-        cut = cut_find<false>(l, s, d, cache, g, keep, blocks);
-    rows_write<false>(l, s, d, cache, g, cut, keep == 0, l.plan.first[g], rank, blocks);
+        cut = cut_find<KEYS, false>(l, d, s, held, g, keep, rank, blocks);
+    rows_write<KEYS, false>(l, d, s, held, g, cut, keep == 0, l.plan.first[g], rank, blocks);
 }
 
 /* A head's cut in the order of all heads together. Where it stopped short of the row's digits (they are zeros then), it
@@ -338,10 +387,21 @@ __device__ uint64_t cut_joint(const struct select_launch &l, int32_t g, uint64_t
     return (uint64_t)score << 32 | (place > 0xffffffffu ? 0 : ~(uint32_t)place);
 }
 
+/* Safe rows of a head, found by one block alone. */
+template <int KEYS>
+__device__ uint64_t safe_find(const struct select_launch &l, struct desk &d, int32_t g, uint32_t keep)
+{
+    const struct stretch s = stretch_of(d.at[g], d.at[g] + l.plan.rows[g], 0, 1);
+    struct held<KEYS> held;
+
+    keys_hold<KEYS, false>(l, d, s, g, threadIdx.x & 31, held);
+    return cut_joint(l, g, cut_find<KEYS, false>(l, d, s, held, g, keep, 0, 1));
+}
+
 /* grid: one cluster */
+template <int KEYS>
 __global__ void __launch_bounds__(THREADS) select_joint_kernel(const __grid_constant__ struct select_launch l)
 {
-    extern __shared__ uint32_t cache[];
     __shared__ struct desk d;
     const int blocks = cluster_size(), rank = cluster_rank();
     int64_t rows = 0;
@@ -353,58 +413,63 @@ __global__ void __launch_bounds__(THREADS) select_joint_kernel(const __grid_cons
         const uint32_t keep = (uint32_t)l.plan.keep[g], all = (uint32_t)l.plan.rows[g];
         uint64_t cut = keep >= all ? 0 : ~(uint64_t)0;
 
-        if (keep > 0 && keep < all) {
-            struct stretch s = stretch_of<false>(l, d, d.at[g], d.at[g + 1], 0, 1, cache);
-            cut = cut_joint(l, g, cut_find<false>(l, s, d, cache, g, keep, 1));
-        }
+        if (keep > 0 && keep < all)
+            cut = all <= KEYS * THREADS ? safe_find<KEYS>(l, d, g, keep) : safe_find<0>(l, d, g, keep);
         if (threadIdx.x == 0)
             l.safe_cut[g] = cut;
         __syncthreads();
     }
     __threadfence();
     cluster_sync(blocks);
-    struct stretch s = stretch_of<true>(l, d, d.at[0], d.at[l.plan.heads], rank, blocks, cache);
+    const struct stretch s = stretch_of(d.at[0], d.at[l.plan.heads], rank, blocks);
+    struct held<KEYS> held;
     uint64_t cut = 0;
+    keys_hold<KEYS, true>(l, d, s, 0, threadIdx.x & 31, held);
     if (l.plan.total > 0 && l.plan.total < rows)
-        cut = cut_find<true>(l, s, d, cache, 0, (uint32_t)l.plan.total, blocks);
-    rows_write<true>(l, s, d, cache, 0, cut, l.plan.total <= 0, 0, rank, blocks);
+        cut = cut_find<KEYS, true>(l, d, s, held, 0, (uint32_t)l.plan.total, rank, blocks);
+    rows_write<KEYS, true>(l, d, s, held, 0, cut, l.plan.total <= 0, 0, rank, blocks);
 }
 
 /* ---- launcher ---- */
 
-/* Blocks of a cluster: enough that each has at most 4k scores, as far as that helps. */
-static int cluster_for(const struct cuda_queue &q, int64_t scores)
+/* Keys that a thread holds when `blocks` blocks share n of them; 0: more than registers take. */
+static int keys_for(int64_t n, int blocks)
 {
-    int blocks = 1;
+    const int64_t keys = ((n + blocks * WARPS - 1) / (blocks * WARPS) + 31) / 32;
 
-    while (q.cluster && blocks < CLUSTER_MAX && scores > (int64_t)blocks * 4096)
-        blocks *= 2;
-    return blocks;
+    return keys <= 4 ? 4 : keys <= 8 ? 8 : keys <= 16 ? 16 : keys <= 32 ? 32 : 0;
 }
 
 cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int32_t *index, int64_t *first_out,
                           uint64_t *room)
 {
-    void (*kernel)(const struct select_launch) = p->joint ? select_joint_kernel : select_heads_kernel;
     const int64_t scores = p->joint ? p->at[p->heads] : p->rows_longest;
-    const int blocks = cluster_for(q, scores);
-    int64_t cache = p->joint && p->rows_longest > scores / blocks ? p->rows_longest : scores / blocks + 64;
+    const struct select_launch l = { *p, index, first_out, room };
+    void (*kernel)(const struct select_launch);
     cudaLaunchAttribute attribute = {};
     cudaLaunchConfig_t config = {};
-    cudaError_t e;
+    int blocks = 1, keys;
 
-    if (cache > (q.shared_most - (int64_t)sizeof(struct desk) - 1024) / 4)
-        cache = (q.shared_most - (int64_t)sizeof(struct desk) - 1024) / 4;
-    struct select_launch l = { *p, index, first_out, room, (int32_t)cache };
-    e = allow_shared(kernel, (size_t)cache * 4);
-    if (e != cudaSuccess)
-        return e;
+    while (q.cluster && blocks < CLUSTER_MAX && scores > (int64_t)blocks * (p->joint ? 8 : 16) * THREADS)
+        blocks *= 2;
+    keys = keys_for(scores, blocks);
+    if (p->joint)
+        kernel = keys == 4    ? select_joint_kernel<4>
+                 : keys == 8  ? select_joint_kernel<8>
+                 : keys == 16 ? select_joint_kernel<16>
+                 : keys == 32 ? select_joint_kernel<32>
+                              : select_joint_kernel<0>;
+    else
+        kernel = keys == 4    ? select_heads_kernel<4>
+                 : keys == 8  ? select_heads_kernel<8>
+                 : keys == 16 ? select_heads_kernel<16>
+                 : keys == 32 ? select_heads_kernel<32>
+                              : select_heads_kernel<0>;
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim.x = (unsigned)blocks;
     attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
     config.gridDim = dim3((unsigned)blocks, p->joint ? 1 : (unsigned)p->heads);
     config.blockDim = dim3(THREADS);
-    config.dynamicSmemBytes = (size_t)cache * 4;
     config.stream = q.stream;
     config.attrs = &attribute;
     config.numAttrs = blocks > 1 ? 1 : 0;

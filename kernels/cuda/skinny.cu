@@ -24,33 +24,30 @@ __device__ __forceinline__ uint4 load_streaming(const void *p)
     return x;
 }
 
-template <int R, int AHEAD> struct held {
-    uint4 w[AHEAD][R][2];
+template <int R> struct weights_of_step {
+    uint4 w[R][2];
 };
 
-template <int R, int AHEAD>
-__device__ __forceinline__ void weights_load(struct held<R, AHEAD> &h, const bf16 *const (&row)[R][2], int32_t step,
-                                             int32_t steps)
+template <int R>
+__device__ __forceinline__ void weights_load(struct weights_of_step<R> &h, const bf16 *const (&row)[R][2], int32_t step)
 {
 #pragma unroll
-    for (int u = 0; u < AHEAD; u++)
-        if (step + u * WARPS < steps)
-#pragma unroll
-            for (int r = 0; r < R; r++) {
-                h.w[u][r][0] = load_streaming(row[r][0] + (int64_t)(step + u * WARPS) * STEP);
-                h.w[u][r][1] = load_streaming(row[r][1] + (int64_t)(step + u * WARPS) * STEP);
-            }
+    for (int r = 0; r < R; r++) {
+        h.w[r][0] = load_streaming(row[r][0] + (int64_t)step * STEP);
+        h.w[r][1] = load_streaming(row[r][1] + (int64_t)step * STEP);
+    }
 }
 
-template <int NT, int R, int AHEAD>
-__global__ void __launch_bounds__(WARPS * 32) skinny_kernel(const __grid_constant__ struct skinny_args a)
+/* RING steps' weights are on their way at any time; a slot is asked for again as soon as it was used. */
+template <int NT, int R, int RING, int BLOCKS>
+__global__ void __launch_bounds__(WARPS * 32, BLOCKS) skinny_kernel(const __grid_constant__ struct skinny_args a)
 {
     __shared__ float part[WARPS][NT * 8][R * 16 + 1];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, quad = lane >> 2, c = lane & 3;
     const int32_t n0 = blockIdx.x * R * 16, steps = a.k / STEP;
-    const bf16 *row[R][2], *in[NT];
+    const bf16 *row[R][2], *in = (const bf16 *)a.in + (int64_t)quad * a.k + c * 8;
     float sum[R][NT][4] = {};
-    struct held<R, AHEAD> now, then;
+    struct weights_of_step<R> ring[RING];
 
 #pragma unroll
     for (int r = 0; r < R; r++)
@@ -58,32 +55,33 @@ __global__ void __launch_bounds__(WARPS * 32) skinny_kernel(const __grid_constan
         for (int half = 0; half < 2; half++) /* rows past the end read the last one and are not written */
             row[r][half] = (const bf16 *)a.w + (int64_t)min(n0 + r * 16 + half * 8 + quad, a.n - 1) * a.k + c * 8;
 #pragma unroll
-    for (int n = 0; n < NT; n++)
-        in[n] = n * 8 + quad < a.rows ? (const bf16 *)a.in + (int64_t)(n * 8 + quad) * a.k + c * 8 : NULL;
-    weights_load<R, AHEAD>(now, row, warp, steps);
+    for (int u = 0; u < RING; u++)
+        if (warp + u * WARPS < steps)
+            weights_load<R>(ring[u], row, warp + u * WARPS);
     chain_wait();
     chain_next();
-    for (int32_t step = warp; step < steps; step += AHEAD * WARPS) {
-        weights_load<R, AHEAD>(then, row, step + AHEAD * WARPS, steps);
+    for (int32_t base = warp; base < steps; base += RING * WARPS) {
 #pragma unroll
-        for (int u = 0; u < AHEAD; u++) {
-            if (step + u * WARPS >= steps)
+        for (int u = 0; u < RING; u++) {
+            const int32_t step = base + u * WARPS;
+            if (step >= steps)
                 break;
 #pragma unroll
             for (int n = 0; n < NT; n++) {
                 uint4 x = make_uint4(0, 0, 0, 0);
-                if (in[n])
-                    x = *(const uint4 *)(in[n] + (int64_t)(step + u * WARPS) * STEP);
+                if (n * 8 + quad < a.rows)
+                    x = *(const uint4 *)(in + (int64_t)n * 8 * a.k + (int64_t)step * STEP);
 #pragma unroll
                 for (int r = 0; r < R; r++) {
-                    const uint4 w0 = now.w[u][r][0], w1 = now.w[u][r][1];
+                    const uint4 w0 = ring[u].w[r][0], w1 = ring[u].w[r][1];
                     const uint32_t first[4] = { w0.x, w1.x, w0.y, w1.y }, second[4] = { w0.z, w1.z, w0.w, w1.w };
                     multiply(sum[r][n], first, x.x, x.y);
                     multiply(sum[r][n], second, x.z, x.w);
                 }
             }
+            if (step + RING * WARPS < steps)
+                weights_load<R>(ring[u], row, step + RING * WARPS);
         }
-        now = then;
     }
 #pragma unroll
     for (int r = 0; r < R; r++)
@@ -113,8 +111,9 @@ __global__ void __launch_bounds__(WARPS * 32) skinny_kernel(const __grid_constan
 template <int NT> static cudaError_t skinny(const struct cuda_queue &q, const struct skinny_args *args)
 {
     if (args->n >= q.sms * 96) /* 32 outputs to a block still give every multiprocessor several */
-        return launch_chained(q, dim3(int_ceil(args->n, 32)), dim3(WARPS * 32), 0, skinny_kernel<NT, 2, 2>, *args);
-    return launch_chained(q, dim3(int_ceil(args->n, 16)), dim3(WARPS * 32), 0, skinny_kernel<NT, 1, 4>, *args);
+        return launch_chained(q, dim3(int_ceil(args->n, 32)), dim3(WARPS * 32), 0, skinny_kernel<NT, 2, 3, 2>, *args);
+    return launch_chained(q, dim3(int_ceil(args->n, 16)), dim3(WARPS * 32), 0, skinny_kernel < NT, 1, 4,
+                          NT < 4 ? 3 : 2 >, *args);
 }
 
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args)

@@ -78,183 +78,190 @@ __device__ __forceinline__ void chunk_load(const struct rows_view &in, int32_t g
     copies_wait<0>();
 }
 
-/* Query rows m0 .. m0 + 15 of KV head g; row m is query m / group, head m % group of the group. */
+/* Query rows m0 .. m0 + 31 of KV head g as two A sides; row m is query m / group, head m % group of the group. */
 template <int D>
 __device__ __forceinline__ void queries_load(const struct window_args &a, int32_t g, int32_t group, int32_t m0,
-                                             int lane, uint32_t (&query)[D / 16][4])
+                                             int lane, uint32_t (&query)[2][D / 16][4])
 {
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        int32_t m = m0 + (lane >> 2) + half * 8;
+    for (int part = 0; part < 4; part++) {
+        int32_t m = m0 + (lane >> 2) + part * 8;
         bool there = m < a.window * group;
         const bf16 *row = (const bf16 *)a.q + ((int64_t)(m / group) * a.q_heads + g * group + m % group) * D;
 #pragma unroll
         for (int kk = 0; kk < D / 16; kk++) {
             const uint32_t *at = (const uint32_t *)(row + kk * 16 + 2 * (lane & 3));
-            query[kk][half] = there ? at[0] : 0;
-            query[kk][half + 2] = there ? at[4] : 0;
+            query[part >> 1][kk][part & 1] = there ? at[0] : 0;
+            query[part >> 1][kk][(part & 1) + 2] = there ? at[4] : 0;
         }
     }
 }
 
+/* S of 32 query rows and cache rows 16 n .. 16 n + 15 of the chunk: [two sides][two eights][4]. */
 template <int D>
-__device__ __forceinline__ void scores_of(uint32_t at, int n, const uint32_t (&query)[D / 16][4], int lane,
-                                          float (&s0)[4], float (&s1)[4])
+__device__ __forceinline__ void scores_of(uint32_t at, int n, const uint32_t (&query)[2][D / 16][4], int lane,
+                                          float (&s)[2][2][4])
 {
 #pragma unroll
     for (int kk = 0; kk < D / 16; kk++) {
         uint32_t b[4];
         load_matrices(b,
                       at + (n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 + ((lane >> 3) & 1) * 16);
-        multiply(s0, query[kk], b[0], b[1]);
-        multiply(s1, query[kk], b[2], b[3]);
+#pragma unroll
+        for (int side = 0; side < 2; side++) {
+            multiply(s[side][0], query[side][kk], b[0], b[1]);
+            multiply(s[side][1], query[side][kk], b[2], b[3]);
+        }
     }
 }
 
-/* Running max and sum of a thread's two query rows over 32 cache rows. MASKED: some may not be seen. */
+/* Running max and sum of a thread's four query rows over 16 cache rows. MASKED: some may not be seen. */
 template <bool MASKED>
-__device__ __forceinline__ void parts_add(float (&s)[4][4], const int32_t *token, const int64_t (&seen)[2],
-                                          float scale2, int lane, float (&max)[2], float (&sum)[2])
+__device__ __forceinline__ void parts_add(float (&s)[2][2][4], const int32_t *token, const int64_t *seen, float scale2,
+                                          int lane, float (&max)[4], float (&sum)[4])
 {
-    if (MASKED) {
 #pragma unroll
-        for (int j = 0; j < 4; j++)
+    for (int part = 0; part < 4; part++) {
+        float *first = &s[part >> 1][0][2 * (part & 1)], *second = &s[part >> 1][1][2 * (part & 1)];
+        if (MASKED) {
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                if (token[j * 8 + 2 * (lane & 3) + (i & 1)] > seen[i >> 1])
-                    s[j][i] = -CUDART_INF_F;
-    }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        float top = max[half], more = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            top = fmaxf(top, fmaxf(s[j][2 * half], s[j][2 * half + 1]));
+            for (int i = 0; i < 2; i++) {
+                first[i] = token[2 * (lane & 3) + i] > seen[part] ? -CUDART_INF_F : first[i];
+                second[i] = token[8 + 2 * (lane & 3) + i] > seen[part] ? -CUDART_INF_F : second[i];
+            }
+        }
+        float top = fmaxf(fmaxf(max[part], fmaxf(first[0], first[1])), fmaxf(second[0], second[1]));
         float shift = MASKED && top == -CUDART_INF_F ? 0.0f : top * scale2;
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-            more += exp2f(s[j][2 * half] * scale2 - shift) + exp2f(s[j][2 * half + 1] * scale2 - shift);
-        sum[half] = sum[half] * exp2f(max[half] * scale2 - shift) + more;
-        max[half] = top;
+        sum[part] = sum[part] * exp2f(max[part] * scale2 - shift) + exp2f(first[0] * scale2 - shift) +
+                    exp2f(first[1] * scale2 - shift) + exp2f(second[0] * scale2 - shift) +
+                    exp2f(second[1] * scale2 - shift);
+        max[part] = top;
     }
 }
 
+/* Warps share a chunk: `a.slices` of them along its rows, the others along the query rows, 32 to each. */
 template <int D>
-__global__ void __launch_bounds__(WARPS * 32)
+__global__ void __launch_bounds__(WARPS * 32, 2)
     parts_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
 {
     extern __shared__ __align__(128) char shared[];
     __shared__ int32_t token[CHUNK];
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, slice = warp % a.slices, across = WARPS / a.slices;
     const int32_t g = blockIdx.y, row0 = blockIdx.x * CHUNK, group = a.q_heads / in.heads, rows = a.window * group;
-    const int32_t count = min(CHUNK, in.rows[g] - row0);
+    const int32_t count = min(CHUNK, in.rows[g] - row0), each = CHUNK / 16 / a.slices;
     const int64_t first_query = tokens_of(in, a, g) - a.window;
     const float scale2 = a.scale * LOG2E;
-    float *to = a.partial + ((int64_t)g * gridDim.x + blockIdx.x) * rows * 2;
+    float *to = a.partial + (((int64_t)g * gridDim.x + blockIdx.x) * a.slices + slice) * rows * 2;
 
     chain_begin();
-    if (count <= 0) {
-        for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
-            to[2 * m] = -CUDART_INF_F;
-            to[2 * m + 1] = 0.0f;
-        }
-        return;
+    if (count > 0) {
+        for (int32_t i = threadIdx.x; i < CHUNK; i += blockDim.x)
+            token[i] = i < count ? (int32_t)token_of(in, g, row0 + i) : INT32_MAX;
+        chunk_load<D>(in, g, row0, shared_address(shared));
     }
-    for (int32_t i = threadIdx.x; i < CHUNK; i += blockDim.x)
-        token[i] = i < count ? (int32_t)token_of(in, g, row0 + i) : INT32_MAX;
-    chunk_load<D>(in, g, row0, shared_address(shared));
     __syncthreads();
-    const bool all_seen = token[CHUNK - 1] <= first_query;
-    for (int32_t m0 = warp * 16; m0 < rows; m0 += WARPS * 16) {
-        uint32_t query[D / 16][4];
-        float max[2] = { -CUDART_INF_F, -CUDART_INF_F }, sum[2] = {};
-        const int64_t seen[2] = { first_query + (m0 + (lane >> 2)) / group,
-                                  first_query + (m0 + (lane >> 2) + 8) / group };
+    for (int32_t m0 = warp / a.slices * 32; m0 < rows; m0 += across * 32) {
+        uint32_t query[2][D / 16][4];
+        float max[4] = { -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F }, sum[4] = {};
+        int64_t seen[4];
 
         queries_load<D>(a, g, group, m0, lane, query);
-        for (int n = 0; n * 32 < count; n++) {
-            float s[4][4] = {};
-            scores_of<D>(shared_address(shared), 2 * n, query, lane, s[0], s[1]);
-            scores_of<D>(shared_address(shared), 2 * n + 1, query, lane, s[2], s[3]);
-            if (all_seen)
-                parts_add<false>(s, token + n * 32, seen, scale2, lane, max, sum);
+#pragma unroll
+        for (int part = 0; part < 4; part++)
+            seen[part] = first_query + (m0 + (lane >> 2) + part * 8) / group;
+        for (int n = slice * each; n < (slice + 1) * each && n * 16 < count; n++) {
+            float s[2][2][4] = {};
+            scores_of<D>(shared_address(shared), n, query, lane, s);
+            if (token[n * 16 + 15] <= first_query)
+                parts_add<false>(s, token + n * 16, seen, scale2, lane, max, sum);
             else
-                parts_add<true>(s, token + n * 32, seen, scale2, lane, max, sum);
+                parts_add<true>(s, token + n * 16, seen, scale2, lane, max, sum);
         }
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            float top = max[half];
-            int32_t m = m0 + (lane >> 2) + half * 8;
+        for (int part = 0; part < 4; part++) {
+            float top = max[part];
+            int32_t m = m0 + (lane >> 2) + part * 8;
 
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            float total = max[half] == -CUDART_INF_F ? 0.0f : sum[half] * exp2f((max[half] - top) * scale2);
+            float total = max[part] == -CUDART_INF_F ? 0.0f : sum[part] * exp2f((max[part] - top) * scale2);
             total += __shfl_xor_sync(0xffffffffu, total, 1);
             total += __shfl_xor_sync(0xffffffffu, total, 2);
-            if ((lane & 3) == 0 && m < rows) {
-                to[2 * m] = top * scale2;
-                to[2 * m + 1] = total;
-            }
+            if ((lane & 3) == 0 && m < rows)
+                *(float2 *)(to + 2 * m) = make_float2(top * scale2, total);
         }
     }
 }
 
 template <int D>
-__global__ void __launch_bounds__(WARPS * 32)
+__global__ void __launch_bounds__(WARPS * 32, 2)
     columns_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
 {
+    enum { HALF = CHUNK / 2 };
     extern __shared__ __align__(128) char shared[];
-    __shared__ float column[WARPS][CHUNK];
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    __shared__ float column[WARPS][HALF];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, slice = warp % a.slices, across = WARPS / a.slices;
     const int32_t g = blockIdx.y, row0 = blockIdx.x * CHUNK, group = a.q_heads / in.heads, rows = a.window * group;
-    const int32_t count = min(CHUNK, in.rows[g] - row0);
+    const int32_t count = min(CHUNK, in.rows[g] - row0), each = HALF / 16 / a.slices;
     const float scale2 = a.scale * LOG2E;
-    float sum[CHUNK / 8][2] = {};
 
     chain_begin();
     if (count <= 0)
         return;
     chunk_load<D>(in, g, row0, shared_address(shared));
     __syncthreads();
-    for (int32_t m0 = warp * 16; m0 < rows; m0 += WARPS * 16) {
-        uint32_t query[D / 16][4];
-        float lse[2], weight[2];
+    for (int32_t from = 0; from < count; from += HALF) {
+        float sum[HALF / 16][2][2] = {};
 
-        queries_load<D>(a, g, group, m0, lane, query);
+        for (int32_t m0 = warp / a.slices * 32; m0 < rows; m0 += across * 32) {
+            uint32_t query[2][D / 16][4];
+            float lse[4], weight[4];
+
+            queries_load<D>(a, g, group, m0, lane, query);
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int32_t m = m0 + (lane >> 2) + half * 8;
-            lse[half] = m < rows ? a.lse[(int64_t)g * rows + m] : CUDART_INF_F; /* exp2(-inf) = 0 */
-            weight[half] = m < rows && a.row_weight ? a.row_weight[m / group] : 1.0f;
+            for (int part = 0; part < 4; part++) {
+                int32_t m = m0 + (lane >> 2) + part * 8;
+                lse[part] = m < rows ? a.lse[(int64_t)g * rows + m] : CUDART_INF_F; /* exp2(-inf) = 0 */
+                weight[part] = m < rows && a.row_weight ? a.row_weight[m / group] : 1.0f;
+            }
+#pragma unroll
+            for (int n = 0; n < HALF / 16; n++) {
+                float s[2][2][4] = {};
+                if (n / each != slice)
+                    continue;
+                scores_of<D>(shared_address(shared), from / 16 + n, query, lane, s);
+#pragma unroll
+                for (int part = 0; part < 4; part++)
+#pragma unroll
+                    for (int j = 0; j < 2; j++)
+#pragma unroll
+                        for (int i = 0; i < 2; i++)
+                            sum[n][j][i] +=
+                                weight[part] * exp2f(s[part >> 1][j][2 * (part & 1) + i] * scale2 - lse[part]);
+            }
         }
 #pragma unroll
-        for (int n = 0; n < CHUNK / 16; n++) {
-            float s[2][4] = {};
-            scores_of<D>(shared_address(shared), n, query, lane, s[0], s[1]);
+        for (int n = 0; n < HALF / 16; n++)
 #pragma unroll
             for (int j = 0; j < 2; j++)
 #pragma unroll
-                for (int i = 0; i < 4; i++)
-                    sum[2 * n + j][i & 1] += weight[i >> 1] * exp2f(s[j][i] * scale2 - lse[i >> 1]);
-        }
-    }
+                for (int i = 0; i < 2; i++) {
+                    float x = sum[n][j][i];
+                    x += __shfl_xor_sync(0xffffffffu, x, 4);
+                    x += __shfl_xor_sync(0xffffffffu, x, 8);
+                    x += __shfl_xor_sync(0xffffffffu, x, 16);
+                    if (lane < 4)
+                        column[warp][n * 16 + j * 8 + 2 * lane + i] = x;
+                }
+        __syncthreads();
+        for (int32_t r = threadIdx.x; r < min((int32_t)HALF, count - from); r += blockDim.x) {
+            float x = 0.0f;
 #pragma unroll
-    for (int n = 0; n < CHUNK / 8; n++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            float x = sum[n][i];
-            x += __shfl_xor_sync(0xffffffffu, x, 4);
-            x += __shfl_xor_sync(0xffffffffu, x, 8);
-            x += __shfl_xor_sync(0xffffffffu, x, 16);
-            if (lane < 4)
-                column[warp][n * 8 + 2 * lane + i] = x;
+            for (int k = 0; k < WARPS; k++)
+                x += column[k][r];
+            a.raw[in.at[g] + row0 + from + r] = x / (float)rows;
         }
-    __syncthreads();
-    for (int32_t r = threadIdx.x; r < count; r += blockDim.x) {
-        float x = 0.0f;
-        for (int k = 0; k < WARPS; k++)
-            x += column[k][r];
-        a.raw[in.at[g] + row0 + r] = x / (float)rows;
+        __syncthreads();
     }
 }
 
@@ -440,9 +447,15 @@ __global__ void padded_kernel(const __grid_constant__ struct rows_view in, const
 
 /* ---- launchers ---- */
 
-int64_t window_partial_floats(int64_t rows_longest, int32_t q_heads, int32_t window)
+/* Warps along the rows of a chunk: with few query rows, most of them. */
+static int32_t slices_for(int32_t rows)
 {
-    return (rows_longest + CHUNK - 1) / CHUNK * q_heads * window * 2;
+    return rows <= 32 ? 8 : rows <= 64 ? 4 : rows <= 128 ? 2 : 1;
+}
+
+int64_t window_partial_floats(int64_t rows_longest, int32_t heads, int32_t q_heads, int32_t window)
+{
+    return (rows_longest + CHUNK - 1) / CHUNK * slices_for(window * (q_heads / heads)) * q_heads * window * 2;
 }
 
 template <int D>
@@ -457,7 +470,7 @@ static cudaError_t window_fast(const struct cuda_queue &q, const struct rows_vie
         return e;
     e = launch_chained(q, chunks, dim3(WARPS * 32), room<D>::bytes, parts_kernel<D>, *in, *a);
     if (e == cudaSuccess)
-        e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x, *a, rows);
+        e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x * a->slices, *a, rows);
     if (e == cudaSuccess)
         e = launch_chained(q, chunks, dim3(WARPS * 32), room<D>::bytes, columns_kernel<D>, *in, *a);
     return e;
@@ -474,7 +487,7 @@ static cudaError_t window_plain(const struct cuda_queue &q, const struct rows_vi
         return e;
     e = launch_chained(q, chunks, dim3(PLAIN_WARPS * 32), bytes, parts_plain_kernel<T>, *in, *a);
     if (e == cudaSuccess)
-        e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x, *a, rows);
+        e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x * a->slices, *a, rows);
     if (e == cudaSuccess)
         e = launch_chained(q, dim3(int_ceil(in->rows_longest, PLAIN_ROWS), chunks.y), dim3(PLAIN_WARPS * 32), tile,
                            columns_plain_kernel<T>, *in, *a);
@@ -482,13 +495,16 @@ static cudaError_t window_plain(const struct cuda_queue &q, const struct rows_vi
 }
 
 cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct rows_view *in,
-                                const struct window_args *a, float *score)
+                                const struct window_args *args, float *score)
 {
-    const int32_t rows = a->window * (a->q_heads / in->heads);
+    const int32_t rows = args->window * (args->q_heads / in->heads);
+    const bool fast = t == DT_BF16 && (in->dim == 64 || in->dim == 80 || in->dim == 96 || in->dim == 128);
+    struct window_args shared = *args, *a = &shared;
     const dim3 chunks(int_ceil(in->rows_longest, CHUNK), (unsigned)in->heads);
     const dim3 joined(int_ceil(rows, JOINED_ROWS), (unsigned)in->heads);
     cudaError_t e;
 
+    shared.slices = fast ? slices_for(rows) : 1;
     if (in->rows_longest == 0)
         return cudaSuccess;
     if (t == DT_F32)
