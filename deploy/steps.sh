@@ -53,9 +53,12 @@ steps_install()
         command -v sudo > /dev/null || die "these packages are missing, and installing them needs root: ${missing[*]}"
         sudo=(sudo)
     fi
-    "${sudo[@]}" apt-get -qq update || die "apt-get update failed"
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" \
-        > /dev/null || die "apt-get install failed: ${missing[*]}"
+    mkdir -p "$root/build"
+    "${sudo[@]}" apt-get -qq update > "$root/build/apt.log" 2>&1 &&
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" \
+            >> "$root/build/apt.log" 2>&1 && return 0
+    tail -n 20 "$root/build/apt.log" >&2
+    die "apt-get could not install ${missing[*]}"
 }
 
 steps_build()
