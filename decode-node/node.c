@@ -303,11 +303,11 @@ static enum status open_all(struct node *n, struct err *err)
 static void close_all(struct node *n)
 {
     selftest_close(n);
+    front_close(n);
+    stream_close(n->stream); /* waits for every request, and so for every order; those use peers and links */
     links_close(n->links);
     peers_close(n->peers);
     n->peers = NULL;
-    front_close(n);
-    stream_close(n->stream);
     batcher_close(n->batcher);
     rpc_client_close(n->client);
     service_close(n->service);
