@@ -11,6 +11,7 @@
 #include "client/terminal.h"
 
 #include "common/base/bytes.h"
+#include "prefill-node/prompt.h"
 #include "presses/files.h"
 
 #include <stdio.h>
@@ -70,6 +71,8 @@ struct inspection {
     struct chain *chain;
     struct token_list ids; /* context, then query */
     int64_t query_tokens;
+    struct prompt_texts texts;
+    struct token_list suffix; /* template tokens after the user's text */
     uint64_t dropped_bytes;
     int64_t truncated_tokens;
     struct kept kept;
@@ -145,6 +148,29 @@ static enum status take_sources(struct inspection *in, struct err *err)
     return st;
 }
 
+/* What stands around the user's text, for presses that make the model repeat it. */
+static enum status take_prompt(struct inspection *in, struct err *err)
+{
+    struct text text = { 0 };
+    struct token_list prefix = { 0 };
+    struct tok_span span;
+    enum status st = prompt_texts_open(&in->texts, in->local.tokenizer, err);
+
+    if (st == ST_OK && in->local.chat) {
+        chat_context(in->local.chat, "", 0, &text, &span);
+        st = tokenizer_encode(in->local.tokenizer, text_str(&text), text.bytes, NULL, &prefix, NULL, err);
+        text_clear(&text);
+        chat_question(in->local.chat, 0, "", 0, "", 0, &text, &span);
+    }
+    if (st == ST_OK && in->local.chat)
+        st = tokenizer_encode(in->local.tokenizer, text_str(&text), text.bytes, NULL, &in->suffix, NULL, err);
+    if (st == ST_OK)
+        in->local.prompt = prompt_of(&in->texts, (int64_t)prefix.count, in->suffix.ids, (int64_t)in->suffix.count);
+    token_list_fini(&prefix);
+    text_fini(&text);
+    return st;
+}
+
 /* Everything that can be wrong without the weights. */
 static enum status prepare(struct inspection *in, const struct local_options *local, struct err *err)
 {
@@ -159,8 +185,8 @@ static enum status prepare(struct inspection *in, const struct local_options *lo
     if (st == ST_OK && !in->o->raw && !in->o->source.context_tokens)
         st = chat_open(&in->local.chat, in->local.checkpoint, in->o->chat_template, err);
     if (st == ST_OK)
-        st = take_sources(in, err);
-    return st;
+        st = take_prompt(in, err);
+    return st == ST_OK ? take_sources(in, err) : st;
 }
 
 static enum status on_layer(void *ctx, const struct press_layer *layer, const struct press_result *result,
@@ -236,6 +262,8 @@ static enum status run(const void *options_, struct arena *arena, struct err *er
         st = show(&in, err);
     free(in.logits);
     kept_close(&in.kept);
+    prompt_texts_close(&in.texts);
+    token_list_fini(&in.suffix);
     token_list_fini(&in.ids);
     local_close(&in.local);
     chain_close(in.chain);

@@ -5,6 +5,7 @@
 #include "client/shapes.h"
 #include "common/base/clock.h"
 #include "common/model/roles.h"
+#include "prefill-node/held.h"
 
 #include <string.h>
 
@@ -70,6 +71,39 @@ static enum status press_layer_of(struct local *l, const struct press_layer *lay
     return st;
 }
 
+/* A chain that must see every layer first: all are held, then pressed one after another. */
+static enum status press_held(struct local *l, struct pass *pass, int64_t query_tokens, const struct chain_needs *needs,
+                              local_tap tap, void *ctx, int64_t *press_ns, struct err *err)
+{
+    struct held_config config = { .be = l->be,
+                                  .prefill = l->prefill,
+                                  .hp = &l->hp,
+                                  .press = l->press,
+                                  .pass = pass,
+                                  .query_tokens = query_tokens,
+                                  .needs = *needs,
+                                  .prompt = l->prompt };
+    struct held *held = NULL;
+    enum status st;
+
+    config.prompt.token = pass->token;
+    config.prompt.tokens = pass->tokens;
+    st = held_open(&held, &config, err);
+    while (st == ST_OK && !held_ready(held))
+        st = held_step(held, err);
+    for (int32_t i = 0; i < l->hp.layers && st == ST_OK; i++) {
+        struct press_layer layer;
+        int64_t from = clock_now_ns();
+
+        held_layer(held, i, &layer);
+        st = press_layer_of(l, &layer, tap, ctx, err);
+        l->be->ops->wait(l->be, LANE_PRESS);
+        *press_ns += clock_now_ns() - from;
+    }
+    held_close(held);
+    return st;
+}
+
 enum status local_prefill(struct local *l, const int32_t *token, int64_t tokens, int64_t query_tokens,
                           const struct chain *chain, local_tap tap, void *ctx, float *logits, struct local_times *times,
                           struct err *err)
@@ -86,7 +120,10 @@ enum status local_prefill(struct local *l, const int32_t *token, int64_t tokens,
     }
     if (st != ST_OK)
         return st;
-    prefill_begin(l->prefill, &pass);
+    if (needs.all_layers)
+        st = press_held(l, &pass, query_tokens, &needs, tap, ctx, &spent.press_ns, err);
+    else
+        prefill_begin(l->prefill, &pass);
     while (st == ST_OK && pass.layer < l->hp.layers) {
         struct press_layer layer;
 

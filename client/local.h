@@ -41,7 +41,8 @@ struct local {
     struct weights *weights;
     struct prefill *prefill;
     struct press_run *press;
-    void *x; /* residual of one context of tokens_max tokens */
+    struct press_prompt prompt; /* for chains with a second pass; token and tokens are filled in */
+    void *x;                    /* residual of one context of tokens_max tokens */
 };
 
 /* Checkpoint, tokenizer and chat, or the numbers of a random shape. ST_EINVAL names the shapes there are. */

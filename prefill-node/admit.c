@@ -74,6 +74,15 @@ static bool has_windows(const struct hparams *hp)
     return false;
 }
 
+/* What a second pass feeds besides the context. */
+static void read_prompt(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job)
+{
+    job->suffix = mem_alloc((o->n_suffix_token + 1) * sizeof *job->suffix);
+    for (size_t i = 0; i < o->n_suffix_token; i++)
+        job->suffix[i] = o->suffix_token[i] >= 0 && o->suffix_token[i] < n->weights->hp.vocab ? o->suffix_token[i] : 0;
+    job->prompt = prompt_of(&n->texts, o->prefix_tokens, job->suffix, (int64_t)o->n_suffix_token);
+}
+
 static enum status read_press(struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job,
                               struct err *err)
 {
@@ -89,9 +98,11 @@ static enum status read_press(struct prefill_node *n, const Platen__Internal__V1
         return st;
     }
     chain_needs_of(job->chain, job->query_tokens, false, &job->needs);
-    if (job->needs.all_layers || job->needs.second_pass)
-        return err_set(err, ST_EUNIMPLEMENTED, "press: `%s` must see every layer first, which is not built yet",
-                       chain_text(job->chain));
+    if (job->needs.second_pass && o->prefix_tokens > job->tokens)
+        return err_set(err, ST_EINVAL, "order: %lld prefix tokens of a context of %lld", (long long)o->prefix_tokens,
+                       (long long)job->tokens);
+    if (job->needs.second_pass && o->prefix_tokens >= 0)
+        read_prompt(n, o, job);
     return ST_OK;
 }
 

@@ -17,6 +17,7 @@
 #include "common/base/thread.h"
 #include "prefill-node/forward.h"
 #include "prefill-node/handoff.h"
+#include "prefill-node/held.h"
 
 #include <stdlib.h>
 
@@ -31,6 +32,41 @@ struct engine {
     bool broken;
 };
 
+/* Its press must see every layer first: turns go into holding them, and only then into packing one each. */
+static enum status begin_held(struct engine *e, struct job *job, struct err *err)
+{
+    struct held_config config = { .be = e->config.be,
+                                  .prefill = e->prefill,
+                                  .hp = &e->config.weights->hp,
+                                  .press = e->track[job->turn.track].press,
+                                  .pass = &job->pass,
+                                  .query_tokens = job->query_tokens,
+                                  .needs = job->needs,
+                                  .prompt = job->prompt };
+    enum status st;
+
+    config.prompt.token = job->token;
+    config.prompt.tokens = job->tokens;
+    st = held_open(&job->held, &config, err);
+    if (st != ST_OK)
+        err_prefix(err, "forward");
+    return st;
+}
+
+/* One turn of holding. */
+static enum status hold_layer(struct job *job, struct err *err)
+{
+    const int64_t from = clock_now_ns();
+    enum status st = held_step(job->held, err);
+
+    if (st != ST_OK)
+        err_prefix(err, "forward");
+    else if (held_ready(job->held))
+        job->pass.layer = 0; /* from here on it counts packed layers */
+    job->times.forward += clock_now_ns() - from;
+    return st;
+}
+
 static enum status begin(struct engine *e, struct job *job, struct err *err)
 {
     struct track *t = &e->track[job->turn.track];
@@ -41,8 +77,19 @@ static enum status begin(struct engine *e, struct job *job, struct err *err)
     if (st != ST_OK)
         return st;
     job->pass = (struct pass){ .token = job->token, .tokens = job->tokens, .x = t->x };
+    if (job->needs.all_layers)
+        return begin_held(e, job, err);
     prefill_begin(e->prefill, &job->pass);
     return ST_OK;
+}
+
+/* Press and pack of the next layer that was held. */
+static enum status one_held_layer(struct engine *e, struct job *job, struct err *err)
+{
+    struct press_layer layer;
+
+    held_layer(job->held, job->pass.layer++, &layer);
+    return handoff_layer(&e->track[job->turn.track], job, &layer, err);
 }
 
 /* Forward, press, pack. Lanes meet at fences: the press reads what was computed, the next layer writes over it. */
@@ -97,13 +144,17 @@ static void turn(struct engine *e, struct job *job, bool dropped)
 {
     struct err err = { 0 };
     enum status st = ST_OK;
+    bool holding;
 
     if (!dropped && job->times.begun == 0)
         st = begin(e, job, &err);
+    holding = job->held && !held_ready(job->held);
     if (!dropped && st == ST_OK)
-        st = one_layer(e, job, &err);
+        st = holding ? hold_layer(job, &err) : job->held ? one_held_layer(e, job, &err) : one_layer(e, job, &err);
     if (!dropped)
         check_health(e, &err, &st);
+    if (st == ST_OK && !dropped && holding)
+        return; /* nothing to ship yet */
     if (st == ST_OK && !dropped) {
         if (job->pass.layer == job->layers)
             finish(e, job);
@@ -112,8 +163,11 @@ static void turn(struct engine *e, struct job *job, bool dropped)
     } else if (!dropped) {
         job_fail(job, &err);
     }
-    if (st != ST_OK || dropped || job->pass.layer == job->layers)
+    if (st != ST_OK || dropped || job->pass.layer == job->layers) {
+        held_close(job->held);
+        job->held = NULL;
         scheduler_leave(e->config.scheduler, &job->turn); /* from here on the mover may end it */
+    }
     mover_wake(e->config.mover);
 }
 

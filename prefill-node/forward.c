@@ -18,7 +18,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { ROWS_HOST = 512, ROWS_DEVICE = 8192 };
+enum { ROWS_HOST = 512, ROWS_DEVICE = 8192, SECOND_PASS_MORE = 1024 };
 enum { KEPT_Q_TAIL, KEPT_Q_PLAIN, KEPT_Q, KEPT_HIDDEN, KEPT_LSE, KEPT_COUNT };
 
 /* Device memory that grows when a press wants more of it than any before. */
@@ -35,7 +35,8 @@ struct prefill {
     void *kv[2]; /* dense K, V of a layer: K [G][T][D], then V */
     int32_t kv_count, kv_next;
     int32_t *ids;      /* device [rows] */
-    int32_t *position; /* device [tokens_max]: 0, 1, 2, ... */
+    int64_t positions; /* a context, and as much again for a second pass */
+    int32_t *position; /* device [positions]: 0, 1, 2, ... */
     int32_t *host_position;
     struct kept kept[KEPT_COUNT];
 };
@@ -63,6 +64,18 @@ uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens)
     return act_bytes(p, tokens * p->w->hp.dim);
 }
 
+uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows)
+{
+    const struct hparams *hp = &p->w->hp;
+
+    return 2 * dtype_bytes(p->be->kv, (uint64_t)rows * (uint64_t)hp->kv_heads * (uint64_t)hp->head_dim);
+}
+
+int64_t prefill_positions(const struct prefill *p)
+{
+    return p->positions;
+}
+
 /* Row `row` of an activation matrix with rows of `width` numbers. */
 static void *row_at(const struct prefill *p, void *base, int64_t row, int64_t width)
 {
@@ -82,14 +95,13 @@ static enum status open_buffers(struct prefill *p, struct err *err)
     if (st == ST_OK)
         st = ops->alloc(p->be, (uint64_t)p->rows * sizeof *p->ids, "activations", (void **)&p->ids, err);
     if (st == ST_OK)
-        st =
-            ops->alloc(p->be, (uint64_t)p->tokens_max * sizeof *p->position, "activations", (void **)&p->position, err);
+        st = ops->alloc(p->be, (uint64_t)p->positions * sizeof *p->position, "activations", (void **)&p->position, err);
     if (st != ST_OK)
         return st;
-    p->host_position = mem_alloc((size_t)p->tokens_max * sizeof *p->host_position);
-    for (int64_t t = 0; t < p->tokens_max; t++)
+    p->host_position = mem_alloc((size_t)p->positions * sizeof *p->host_position);
+    for (int64_t t = 0; t < p->positions; t++)
         p->host_position[t] = (int32_t)t;
-    ops->upload(p->be, LANE_COMPUTE, p->position, p->host_position, (uint64_t)p->tokens_max * sizeof *p->position);
+    ops->upload(p->be, LANE_COMPUTE, p->position, p->host_position, (uint64_t)p->positions * sizeof *p->position);
     return ST_OK;
 }
 
@@ -114,6 +126,7 @@ enum status prefill_open(struct prefill **out, struct backend *be, struct weight
     p->be = be;
     p->w = w;
     p->tokens_max = tokens_max;
+    p->positions = 2 * tokens_max + SECOND_PASS_MORE;
     p->rows = prefill_rows(be->ops->name, tokens_max);
     st = open_buffers(p, err);
     if (st == ST_OK)
@@ -187,7 +200,8 @@ static enum status open_tap(struct prefill *p, const struct pass *pass, const st
     if (st == ST_OK)
         st = keep(p, KEPT_HIDDEN, needs->hidden, prefill_x_bytes(p, T), &tap->hidden, err);
     if (st == ST_OK)
-        st = keep(p, KEPT_LSE, needs->lse, (uint64_t)p->w->hp.q_heads * (uint64_t)T * sizeof(float), &tap->lse, err);
+        st = keep(p, KEPT_LSE, needs->lse, (uint64_t)p->w->hp.q_heads * (uint64_t)(pass->base + T) * sizeof(float),
+                  &tap->lse, err);
     return st;
 }
 
@@ -196,7 +210,8 @@ void prefill_begin(struct prefill *p, struct pass *pass)
     const struct hparams *hp = &p->w->hp;
     const struct backend_ops *ops = p->be->ops;
 
-    assert(pass->tokens > 0 && pass->tokens <= p->tokens_max && pass->x);
+    assert(pass->tokens > 0 && pass->base + pass->tokens <= p->positions && pass->x);
+    assert(pass->kv ? pass->base + pass->tokens <= pass->kv_rows : pass->tokens <= p->tokens_max && pass->base == 0);
     for (int64_t row = 0; row < pass->tokens; row += p->rows) {
         const int64_t rows = pass->tokens - row < p->rows ? pass->tokens - row : p->rows;
 
@@ -220,6 +235,31 @@ static void keep_tail(struct prefill *p, const struct pass *pass, const struct t
                      row_at(p, q, begin - row, q_width(p)), act_bytes(p, (end - begin) * q_width(p)));
 }
 
+/* The length that the rotation is chosen for: fed tokens stand on keys that were rotated for the context's. */
+static int64_t rope_tokens(const struct pass *pass)
+{
+    return pass->base > 0 ? pass->base : pass->tokens;
+}
+
+/* Where layer l's K, V go. */
+static struct kv_layer layer_kv(struct prefill *p, const struct pass *pass, int32_t l)
+{
+    const struct hparams *hp = &p->w->hp;
+    const int64_t tokens = pass->base + pass->tokens;
+    struct kv_layer kv = { .dtype = p->be->kv, .heads = hp->kv_heads, .dim = hp->head_dim, .tokens = tokens };
+
+    if (pass->kv) {
+        kv.k = pass->kv[l];
+        kv.stride = pass->kv_rows;
+    } else {
+        kv.k = p->kv[p->kv_next];
+        kv.stride = tokens;
+        p->kv_next = (p->kv_next + 1) % p->kv_count;
+    }
+    kv.v = (uint8_t *)kv.k + prefill_kv_bytes(p, kv.stride) / 2;
+    return kv;
+}
+
 /* Rows [row, row + rows) through layer l. */
 static void rows_through(struct prefill *p, struct pass *pass, int32_t l, const struct kv_layer *kv,
                          const struct tap *tap, int64_t row, int64_t rows)
@@ -227,21 +267,22 @@ static void rows_through(struct prefill *p, struct pass *pass, int32_t l, const 
     const struct backend_ops *ops = p->be->ops;
     const struct hparams *hp = &p->w->hp;
     const struct qkv_shape shape = block_qkv_shape(p->w, l);
-    const struct rope_table rope = rope_table_at(weights_layer_rope(p->w, l), pass->tokens);
+    const struct rope_table rope = rope_table_at(weights_layer_rope(p->w, l), rope_tokens(pass));
     struct scratch *s = &p->scratch;
     void *x = row_at(p, pass->x, row, hp->dim);
     void *q = tap->q ? row_at(p, tap->q, row, q_width(p)) : s->q;
-    struct attn_span span = { .rows = rows, .token = row, .kv = *kv };
+    struct attn_span span = { .rows = rows, .token = pass->base + row, .kv = *kv };
 
     block_attention_in(p->be, p->w, l, x, rows, s);
-    ops->qkv_to_layer(p->be, &shape, &rope, s->qkv, p->position + row, rows, q,
-                      tap->q_plain ? row_at(p, tap->q_plain, row, q_width(p)) : NULL, kv, row);
+    ops->qkv_to_layer(p->be, &shape, &rope, s->qkv, p->position + pass->base + row, rows, q,
+                      tap->q_plain ? row_at(p, tap->q_plain, row, q_width(p)) : NULL, kv, pass->base + row);
     keep_tail(p, pass, tap, q, row, rows);
     if (tap->hidden)
         ops->copy(p->be, LANE_COMPUTE, row_at(p, tap->hidden, row, hp->dim), s->normed, act_bytes(p, rows * hp->dim));
     if (l == hp->layers - 1 && !pass->logits && !tap->lse)
         return;
-    ops->attn_prefill(p->be, &span, 1, q, hp->q_heads, hp->attn_scale, hp->window[l], s->heads, tap->lse, pass->tokens);
+    ops->attn_prefill(p->be, &span, 1, q, hp->q_heads, hp->attn_scale, hp->window[l], s->heads, tap->lse,
+                      pass->base + pass->tokens);
     block_attention_out(p->be, p->w, l, x, rows, s);
     block_mlp(p->be, p->w, l, x, rows, s);
 }
@@ -252,15 +293,12 @@ enum status prefill_layer(struct prefill *p, struct pass *pass, const struct cha
     const struct hparams *hp = &p->w->hp;
     const int32_t l = pass->layer;
     const int64_t T = pass->tokens;
-    struct kv_layer kv = { .k = p->kv[p->kv_next], .dtype = p->be->kv, .tokens = T, .stride = T };
+    struct kv_layer kv;
     struct tap tap;
     enum status st;
 
     assert(l < hp->layers);
-    kv.heads = hp->kv_heads;
-    kv.dim = hp->head_dim;
-    kv.v = (uint8_t *)kv.k + dtype_bytes(kv.dtype, (uint64_t)T * (uint64_t)kv.heads * (uint64_t)kv.dim);
-    p->kv_next = (p->kv_next + 1) % p->kv_count;
+    kv = layer_kv(p, pass, l);
     st = open_tap(p, pass, hparams_layer_is_full(hp, l) ? needs : NULL, &tap, err);
     if (st != ST_OK)
         return st;
@@ -278,9 +316,9 @@ enum status prefill_layer(struct prefill *p, struct pass *pass, const struct cha
         .q_plain = tap.q_plain,
         .q = tap.q,
         .hidden = tap.hidden,
-        .lse = tap.lse,
-        .lse_stride = T,
-        .rope = rope_table_at(weights_layer_rope(p->w, l), T),
+        .lse = tap.lse ? (const float *)tap.lse + pass->base : NULL,
+        .lse_stride = pass->base + T,
+        .rope = rope_table_at(weights_layer_rope(p->w, l), rope_tokens(pass)),
         .o = p->w->layer[l].o,
         .weights = p->w,
     };

@@ -33,6 +33,11 @@ struct pass {
     void *x;       /* device, prefill_x_bytes(tokens): the residual */
     int32_t layer; /* the next to be computed; hp.layers: done */
     bool logits;   /* prefill_logits will be asked for: the last layer is computed to its end */
+    /* Held layers (held.h): where each layer's K, V go and stay, prefill_kv_bytes(kv_rows) each, and how many rows a head
+     * has there. NULL: a buffer that the next layer writes over. */
+    void **kv;
+    int64_t kv_rows;
+    int64_t base; /* tokens that stand there already: these are fed on top of them, at positions from base on */
 };
 
 /* Rows that go through a layer at once; a back end must be opened with at least as many rows_max. */
@@ -45,6 +50,12 @@ enum status prefill_open(struct prefill **out, struct backend *be, struct weight
 void prefill_close(struct prefill *p); /* NULL is fine */
 
 uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens);
+
+/* Bytes of one layer's dense K, V with so many rows per head. */
+uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows);
+
+/* Positions that a pass may reach: base + tokens. */
+int64_t prefill_positions(const struct prefill *p);
 
 /* Begins a pass: x becomes the embeddings. token, tokens, x (and logits) are set; 1 <= tokens <= tokens_max, every id in
  * [0, vocab). Queued, does not wait. */

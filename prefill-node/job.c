@@ -35,6 +35,7 @@ void job_unref(struct job *j)
     chain_close(j->chain);
     transfer_close(j->transfer);
     free(j->token);
+    free(j->suffix);
     pthread_mutex_destroy(&j->lock);
     free(j);
 }

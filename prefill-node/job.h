@@ -33,6 +33,7 @@ enum { JOB_NAME_MAX = 129 };
 
 struct Platen__Internal__V1__FromPrefill;
 struct handoff_slot;
+struct held;
 
 /* Who asked: a decode node's stream, or this node's own self test. Called by the mover only, but for `free`. */
 struct job_peer {
@@ -64,6 +65,8 @@ struct job {
     int64_t tokens, query_tokens;
     struct chain *chain;
     struct chain_needs needs;
+    struct press_prompt prompt; /* where needs.second_pass; token and tokens are the job's */
+    int32_t *suffix;            /* of the prompt; owned */
     bool compact;
     int32_t layers; /* blocks that will be shipped */
     const struct transport *transport;
@@ -74,6 +77,7 @@ struct job {
 
     /* Engine. */
     struct pass pass;
+    struct held *held;          /* while needs.all_layers: every layer, until the last has been packed */
     struct handoff_slot *slots; /* [SCHEDULER_SLOTS] of its track; set before the first `packed` */
     int64_t next_position;
     uint64_t rows;

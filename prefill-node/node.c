@@ -63,7 +63,10 @@ static enum status open_model(struct prefill_node *n, struct err *err)
         return st;
     checkpoint_identify(n->checkpoint, &n->identity);
     n->tokenizer_hash = tokenizer_hash(tokenizer);
-    tokenizer_close(tokenizer); /* orders come as tokens: only its identity is wanted */
+    st = prompt_texts_open(&n->texts, tokenizer, err);
+    tokenizer_close(tokenizer); /* orders come as tokens */
+    if (st != ST_OK)
+        return st;
     st = press_files_open(&n->files, checkpoint_hparams(n->checkpoint), false, err);
     return st == ST_OK ? add_press_files(n, err) : st;
 }
@@ -330,6 +333,7 @@ static void close_all(struct prefill_node *n)
         n->be->ops->free(n->be, n->transfer_device);
     weights_close(n->weights, n->be);
     backend_close(n->be);
+    prompt_texts_close(&n->texts);
     press_files_close(n->files);
     checkpoint_close(n->checkpoint);
     metrics_close(n->metrics);

@@ -17,6 +17,7 @@
 #include "prefill-node/options.h"
 #include "prefill-node/scheduler.h"
 #include "prefill-node/stats.h"
+#include "prefill-node/prompt.h"
 #include "presses/files.h"
 
 #include <stdint.h>
@@ -37,6 +38,7 @@ struct prefill_node {
     struct checkpoint *checkpoint;
     struct checkpoint_identity identity;
     uint64_t tokenizer_hash;
+    struct prompt_texts texts; /* what presses with a second pass ask */
     struct kv_shape shape;
     struct press_files *files;
     struct backend *be;

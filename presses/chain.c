@@ -117,6 +117,24 @@ void chain_places(const struct hparams *hp, int32_t layer, int32_t *place, int32
     }
 }
 
+/* Once all layers were held, only K, V and the last queries of each are there still. */
+static enum status held_check(const struct chain_part *part, int64_t query_tokens, struct err *err)
+{
+    bool held = false;
+
+    for (int32_t i = 0; i < part->stage_count; i++) {
+        struct chain_needs own = { 0 };
+
+        if (part->stages[i].press->needs)
+            part->stages[i].press->needs(&part->stages[i], query_tokens, &own);
+        if (held && (own.q_plain || own.q_rotated || own.hidden || own.lse))
+            return err_set(err, ST_EINVAL, "%s cannot follow %s, which holds all layers: their queries are gone by then",
+                           part->stages[i].press->name, part->stages[0].press->name);
+        held = held || own.all_layers;
+    }
+    return ST_OK;
+}
+
 /* Refuses what a part cannot do here. */
 static enum status part_check(const struct chain_part *part, const struct press_door *door, struct err *err)
 {
@@ -142,6 +160,8 @@ enum status chain_check(const struct chain *c, const struct hparams *hp, const s
                        query_tokens);
     chain_places(hp, 0, &place, &door.places);
     st = part_check(&c->prefill, &door, err);
+    if (st == ST_OK)
+        st = held_check(&c->prefill, query_tokens, err);
     return st == ST_OK ? part_check(&c->decode, &door, err) : st;
 }
 

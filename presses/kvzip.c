@@ -70,7 +70,7 @@ static int32_t kvzip_feeds(const struct press_stage *stage, const struct press_p
 {
     int64_t left = prompt->tokens - prompt->prefix_tokens, chunk = options_of(stage)->chunk;
 
-    return (int32_t)((left + chunk - 1) / chunk);
+    return left > 0 ? (int32_t)((left + chunk - 1) / chunk) : 0;
 }
 
 /* The rows [begin, end) of the context that feed i repeats. */
@@ -183,8 +183,10 @@ static enum status column_lse(struct press_round *round, const struct columns *c
         st = press_work_device(round, dtype_bytes(round->be->act, (uint64_t)c->rows * width), &ignored, err);
     if (st != ST_OK)
         return st;
+    round->be->ops->wait(round->be, LANE_PRESS); /* attention runs on the other lane */
     round->be->ops->attn_prefill(round->be, &span, 1, round->in->q, hp->q_heads, 1.0f / sqrtf((float)hp->head_dim), 0,
                                  ignored, lse, c->count);
+    round->be->ops->wait(round->be, LANE_COMPUTE);
     *out = (float *)lse + span.token;
     return ST_OK;
 }

@@ -143,6 +143,10 @@ struct press_round {
     int32_t channels; /* ... and say how many; D: all */
 };
 
+/* The texts that a second pass asks with; whoever has the tokenizer makes ids of them. */
+#define PRESS_REPEAT_ALL "\n\nRepeat the previous context exactly."
+#define PRESS_REPEAT_PART "\n\nRepeat the part of the previous context exactly, starting with"
+
 /* What stands around the user's text, and the texts a second pass feeds; ids, host, borrowed until the next begin. */
 struct press_prompt {
     const int32_t *token; /* [tokens] the context */
