@@ -5,6 +5,7 @@
 #include "common/base/bytes.h"
 #include "presses/options.h"
 
+#include <ctype.h>
 #include <string.h>
 
 static const char *const kind_titles[] = { "Score: every row of a KV head gets a number; larger stays",
@@ -16,24 +17,23 @@ static const char *const kind_titles[] = { "Score: every row of a KV head gets a
 static const enum press_kind kind_order[] = { PRESS_KEEP,   PRESS_SCORE, PRESS_REFINE,
                                               PRESS_CHOOSE, PRESS_EDIT,  PRESS_DECODE };
 
-/* `window=64`, or `file=F` where there is no default. */
-static void option_text(const struct opt *o, struct text *out)
+/* What stands for a value that has no default: F a name, N a whole number, R a number. */
+static const char *placeholder(const struct opt *o)
 {
-    text_printf(out, "%s=%s", o->name, o->fallback ? o->fallback : o->value ? o->value : "...");
+    return o->type == OPT_TEXT ? "F" : o->type == OPT_INT ? "N" : o->type == OPT_LIST ? "R/R/..." : "R";
 }
 
 void press_usage(const struct press *p, struct text *out)
 {
-    size_t first = p->has_value ? 1 : 0;
-
     text_puts(out, p->name);
-    if (p->has_value) {
-        const struct opt *o = &p->options[0];
-        text_printf(out, "=%s", o->fallback ? o->fallback : o->value ? o->value : "...");
-    }
-    for (size_t i = first; i < p->option_count; i++) {
-        text_puts(out, i == first ? ":" : ",");
-        option_text(&p->options[i], out);
+    for (size_t i = 0; i < p->option_count; i++) {
+        const struct opt *o = &p->options[i];
+        const char *value = o->fallback && o->fallback[0] ? o->fallback : placeholder(o);
+
+        if (p->has_value && i == 0)
+            text_printf(out, "=%s", value);
+        else
+            text_printf(out, "%s%s=%s", i == (p->has_value ? 1 : 0) ? ":" : ",", o->name, value);
     }
 }
 
@@ -117,6 +117,47 @@ void presses_json(struct text *out)
     text_puts(out, "]}");
 }
 
+/* "- `window`: what it does; a whole number from 1 to 65536, default 64" */
+static void markdown_option(const struct opt *o, struct text *out)
+{
+    text_printf(out, "- `%s`: %s; ", o->name, o->help ? o->help : "");
+    if (o->type == OPT_TEXT)
+        text_puts(out, "a name");
+    else
+        options_allowed(o, out);
+    if (o->fallback && o->fallback[0])
+        text_printf(out, ", default %s", o->fallback);
+    text_puts(out, o->required ? ", required\n" : "\n");
+}
+
+static const char markdown_intro[] =
+    "A press says which rows of a context's KV cache stay. It is written as a chain of stages, read from left to "
+    "right:\n\n"
+    "    press = part [ \";\" part ]                at most one prefill part and one decode part\n"
+    "    part  = stage { \"|\" stage }\n"
+    "    stage = name [ \"=\" value ] [ \":\" key \"=\" value { \",\" key \"=\" value } ]\n"
+    "    value = number | word | on | off | text in double quotes\n\n"
+    "A part is a row of rounds: score, refine, keep, edits. After a keep the next score opens a new round on the "
+    "survivors, "
+    "in ascending position. The empty text and `none` keep everything. Every text has one canonical form, which "
+    "replies and "
+    "logs show: `"
+    "snapkv:window=32|ratio=.5"
+    "` is `snapkv:window=32 | ratio=0.5`.\n\n"
+    "Rules that all share\n\n"
+    "- `ratio` is the fraction that goes. A head of T rows keeps max(1, trunc(T * (1 - ratio))), in doubles, in this "
+    "order.\n"
+    "- Scores are f32; larger stays. Equal scores: the smaller position; but a protected window that does not fit the "
+    "budget "
+    "keeps its newest rows.\n"
+    "- Budgets are real: rows that go are neither sent nor held, also where heads or layers compete.\n"
+    "- With a query, its tokens stand after the context and are pressed with it.\n"
+    "- Parameter files are named by the operator (`[press-files] NAME = PATH`, or `--press-file NAME=PATH`); a request "
+    "names "
+    "the entry. `platen inspect` takes paths too.\n"
+    "- Cost counts added work in T tokens, H query heads, G KV heads, D head size, w window, dim width of the "
+    "model.\n\n";
+
 static void markdown_press(const struct press *p, struct text *out)
 {
     struct text usage = { 0 }, needs = { 0 };
@@ -128,7 +169,7 @@ static void markdown_press(const struct press *p, struct text *out)
         text_puts(out, "Not built yet: the word is known and refused as such.\n\n");
         goto out;
     }
-    text_printf(out, "%s.", p->summary);
+    text_printf(out, "%c%s.", toupper((unsigned char)p->summary[0]), p->summary + 1);
     if (*p->source)
         text_printf(out, " Source: %s.", p->source);
     if (*p->reference)
@@ -141,8 +182,7 @@ static void markdown_press(const struct press *p, struct text *out)
         text_printf(out, " Differs: %s", p->differs);
     text_puts(out, "\n\n");
     for (size_t i = 0; i < p->option_count; i++)
-        text_printf(out, "- `%s`: %s%s%s\n", p->options[i].name, p->options[i].help ? p->options[i].help : "",
-                    p->options[i].fallback ? "; default " : "", p->options[i].fallback ? p->options[i].fallback : "");
+        markdown_option(&p->options[i], out);
     if (p->option_count > 0)
         text_puts(out, "\n");
 out:
@@ -155,6 +195,7 @@ void presses_markdown(struct text *out)
     const struct press *p;
 
     text_puts(out, "# Presses\n\nPrinted by `platen presses --markdown`; a test says when this file is stale.\n\n");
+    text_puts(out, markdown_intro);
     for (size_t k = 0; k < ARRAY_LEN(kind_order); k++) {
         text_printf(out, "## %s\n\n", kind_titles[kind_order[k]]);
         for (size_t i = 0; (p = press_at(i)) != NULL; i++)
