@@ -17,6 +17,7 @@
 #include "decode-node/control.h"
 #include "decode-node/generate.h"
 #include "decode-node/selftest.h"
+#include "presses/chain.h"
 
 #include <string.h>
 
@@ -26,8 +27,14 @@ static const char *const health_names[] = { "platen.v1.Inference", "platen.v1.Co
 
 static enum status open_model(struct node *n, struct err *err)
 {
-    enum status st = checkpoint_open(&n->checkpoint, n->opt.model, err);
+    enum status st = ST_OK;
 
+    for (size_t i = 0; st == ST_OK && i < n->opt.press_plugin.count; i++)
+        st = press_plugin_open(n->opt.press_plugin.items[i], err);
+    if (st == ST_OK)
+        st = checkpoint_open(&n->checkpoint, n->opt.model, err);
+    if (st == ST_OK)
+        st = press_config_open(&n->files, &n->opt.press_file, checkpoint_hparams(n->checkpoint), err);
     if (st == ST_OK)
         st = tokenizer_open(&n->tokenizer, n->checkpoint, err);
     if (st == ST_OK)
@@ -319,6 +326,7 @@ static void close_all(struct node *n)
     staging_close(n->staging);
     weights_close(n->weights, n->be);
     backend_close(n->be);
+    press_files_close(n->files);
     chat_close(n->chat);
     tokenizer_close(n->tokenizer);
     checkpoint_close(n->checkpoint);

@@ -25,6 +25,7 @@
 #include "decode-node/staging.h"
 #include "decode-node/stream.h"
 #include "kernels/weights.h"
+#include "presses/config.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -44,6 +45,7 @@ struct node {
     struct checkpoint *checkpoint;
     struct tokenizer *tokenizer;
     struct chat *chat;
+    struct press_files *files; /* that presses may name */
     struct checkpoint_identity identity;
     uint64_t tokenizer_hash;
     struct kv_shape shape;

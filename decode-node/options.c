@@ -3,6 +3,7 @@
 #include "decode-node/options.h"
 
 #include "common/base/bytes.h"
+#include "presses/config.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -42,6 +43,9 @@ static const struct opt rows[] = {
       "whether the text of special tokens inside a context counts as such", false },
     { "chat-template", OPT_TEXT, AT(chat_template), 0, 0, NULL, NULL, "FILE",
       "JSON with `prefix` and `suffix`, instead of the model's template", false },
+    { "press-plugin", OPT_LIST, AT(press_plugin), 0, 0, NULL, NULL, "FILE", "shared object with more presses", false },
+    { "press-file", OPT_LIST, AT(press_file), 0, 0, NULL, NULL, "NAME=PATH",
+      "parameters that presses may name; section [press-files] of the file says the same", false },
     { "drain-seconds", OPT_INT, AT(drain_s), 0, 86400, NULL, "30", "N",
       "how long running answers may finish after SIGTERM", false },
     { "tls-cert", OPT_TEXT, AT(tls_cert), 0, 0, NULL, NULL, "FILE",
@@ -86,6 +90,7 @@ static void split_targets(struct options *o, struct arena *arena)
 enum status options_read(struct options *o, int argc, char **argv, struct arena *arena, struct err *err)
 {
     struct options line = { 0 };
+    struct press_section section = { .arena = arena };
     enum status st = opt_defaults(&options_table, &line, arena, err);
 
     if (st == ST_OK)
@@ -99,14 +104,16 @@ enum status options_read(struct options *o, int argc, char **argv, struct arena 
         memset(o, 0, sizeof *o);
         st = opt_defaults(&options_table, o, arena, err);
         if (st == ST_OK)
-            st = opt_parse_file(&options_table, o, line.config, NULL, NULL, arena, err);
+            st = opt_parse_file(&options_table, o, line.config, press_section_add, &section, arena, err);
         if (st == ST_OK)
             st = opt_parse_line(&options_table, o, argc, argv, NULL, arena, err);
     }
     if (st == ST_OK)
         st = opt_check(&options_table, o, err);
-    if (st == ST_OK)
+    if (st == ST_OK) {
+        o->press_file = press_section_join(&section, &o->press_file);
         split_targets(o, arena);
+    }
     if (st == ST_OK && o->prefill.count == 0)
         st = err_set(err, ST_EINVAL, "--prefill names no node");
     return st;

@@ -11,8 +11,9 @@ extern "C" {
 
 struct options {
     const char *model, *listen, *metrics, *backend, *config, *chat_template, *log_level, *cache_dir, *transport;
-    struct opt_list prefill; /* each may hold several, separated by commas; split by options_read */
-    int64_t dtype;           /* index into "bf16|f32" */
+    struct opt_list prefill;                  /* each may hold several, separated by commas; split by options_read */
+    struct opt_list press_plugin, press_file; /* press_file: NAME=PATH, [press-files] first */
+    int64_t dtype;                            /* index into "bf16|f32" */
     int64_t threads, slots, sequences, tail_tokens, step_rows, block_mib, contexts, drain_s, special_text;
     double memory_fraction, link_floor_gb_s;
     const char *tls_cert, *tls_key, *tls_ca, *token_file;

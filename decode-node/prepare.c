@@ -116,7 +116,7 @@ static enum status take_words(struct request *r, const struct ask *a, struct err
     st = codec_parse(a->kv, &r->codec, err);
     if (st != ST_OK)
         return st;
-    return chain_parse(&r->chain, a->press.data ? (const char *)a->press.data : "", a->press.len, NULL, err);
+    return chain_parse(&r->chain, a->press.data ? (const char *)a->press.data : "", a->press.len, r->node->files, err);
 }
 
 /* ---- texts to tokens ------------------------------------------------------------------------------------------- */

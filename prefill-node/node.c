@@ -30,24 +30,6 @@ static const char *const health_names[] = { "platen.internal.v1.Prefill" };
 
 /* ---- the model ------------------------------------------------------------------------------------------------- */
 
-static enum status add_press_files(struct prefill_node *n, struct err *err)
-{
-    for (size_t i = 0; i < n->opt.press_file.count; i++) {
-        const char *item = n->opt.press_file.items[i], *equals = strchr(item, '=');
-        char *name;
-        enum status st;
-
-        if (!equals)
-            return err_set(err, ST_EINVAL, "--press-file is `%s`; it takes NAME=PATH", item);
-        name = strndup(item, (size_t)(equals - item));
-        st = press_files_add(n->files, name, equals + 1, err);
-        free(name);
-        if (st != ST_OK)
-            return st;
-    }
-    return ST_OK;
-}
-
 static enum status open_model(struct prefill_node *n, struct err *err)
 {
     struct tokenizer *tokenizer = NULL;
@@ -67,8 +49,7 @@ static enum status open_model(struct prefill_node *n, struct err *err)
     tokenizer_close(tokenizer); /* orders come as tokens */
     if (st != ST_OK)
         return st;
-    st = press_files_open(&n->files, checkpoint_hparams(n->checkpoint), false, err);
-    return st == ST_OK ? add_press_files(n, err) : st;
+    return press_config_open(&n->files, &n->opt.press_file, checkpoint_hparams(n->checkpoint), err);
 }
 
 /* ---- the device ------------------------------------------------------------------------------------------------ */

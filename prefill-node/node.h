@@ -18,7 +18,7 @@
 #include "prefill-node/scheduler.h"
 #include "prefill-node/stats.h"
 #include "prefill-node/prompt.h"
-#include "presses/files.h"
+#include "presses/config.h"
 
 #include <stdint.h>
 

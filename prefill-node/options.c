@@ -3,6 +3,7 @@
 #include "prefill-node/options.h"
 
 #include "common/base/bytes.h"
+#include "presses/config.h"
 
 #include <stddef.h>
 #include <string.h>
@@ -52,50 +53,18 @@ static const struct opt rows[] = {
 
 const struct opt_set prefill_options_table = { rows, ARRAY_LEN(rows) };
 
-/* What [press-files] names, in order; the reader of sections appends. */
-struct section {
-    struct opt_list list;
-    struct arena *arena;
-};
-
-static enum status on_section(void *ctx, const char *section, const char *key, const char *value, struct err *err)
-{
-    struct section *s = ctx;
-    const char **items;
-
-    if (strcmp(section, "press-files") != 0)
-        return err_set(err, ST_EINVAL, "unknown section [%s]; there is [press-files]", section);
-    items = arena_array(s->arena, s->list.count + 1, sizeof *items);
-    if (s->list.count > 0)
-        memcpy(items, s->list.items, s->list.count * sizeof *items);
-    items[s->list.count++] = arena_printf(s->arena, "%s=%s", key, value);
-    s->list.items = items;
-    return ST_OK;
-}
-
-static void add_section(struct prefill_options *o, const struct section *s)
-{
-    const size_t count = o->press_file.count + s->list.count;
-    const char **items = arena_array(s->arena, count + 1, sizeof *items);
-
-    for (size_t i = 0; i < count; i++)
-        items[i] = i < s->list.count ? s->list.items[i] : o->press_file.items[i - s->list.count];
-    o->press_file.items = items;
-    o->press_file.count = count;
-}
-
 static enum status read_file_then_line(struct prefill_options *o, const char *path, int argc, char **argv,
                                        struct arena *arena, struct err *err)
 {
-    struct section section = { .arena = arena };
+    struct press_section section = { .arena = arena };
     enum status st = opt_defaults(&prefill_options_table, o, arena, err);
 
     if (st == ST_OK)
-        st = opt_parse_file(&prefill_options_table, o, path, on_section, &section, arena, err);
+        st = opt_parse_file(&prefill_options_table, o, path, press_section_add, &section, arena, err);
     if (st == ST_OK)
         st = opt_parse_line(&prefill_options_table, o, argc, argv, NULL, arena, err);
     if (st == ST_OK)
-        add_section(o, &section);
+        o->press_file = press_section_join(&section, &o->press_file);
     return st;
 }
 
