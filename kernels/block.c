@@ -58,15 +58,16 @@ void scratch_close(struct scratch *s, struct backend *be)
     memset(s, 0, sizeof *s);
 }
 
-/* x += post_norm(in . w^T), or x += in . w^T where there is no post norm. */
+/* x += post_norm(in . w^T + bias), or x += in . w^T + bias where there is no post norm. */
 static void project_back(struct backend *be, const struct weights *w, const struct weight *matrix,
-                         const struct weight *post_norm, const void *in, int64_t rows, struct scratch *s, void *x)
+                         const struct weight *bias, const struct weight *post_norm, const void *in, int64_t rows,
+                         struct scratch *s, void *x)
 {
     if (!post_norm) {
-        be->ops->matmul(be, matrix, NULL, in, rows, x, true);
+        be->ops->matmul(be, matrix, bias, in, rows, x, true);
         return;
     }
-    be->ops->matmul(be, matrix, NULL, in, rows, s->out, false);
+    be->ops->matmul(be, matrix, bias, in, rows, s->out, false);
     be->ops->rms_norm(be, s->out, post_norm, w->hp.norm_eps, rows, w->hp.dim, s->out);
     be->ops->add(be, x, s->out, rows * w->hp.dim);
 }
@@ -86,7 +87,7 @@ void block_attention_out(struct backend *be, const struct weights *w, int32_t la
 {
     const struct layer_weights *l = &w->layer[layer];
 
-    project_back(be, w, l->o, l->post_attn_norm, s->heads, rows, s, x);
+    project_back(be, w, l->o, l->o_bias, l->post_attn_norm, s->heads, rows, s, x);
 }
 
 void block_mlp(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows, struct scratch *s)
@@ -94,9 +95,9 @@ void block_mlp(struct backend *be, const struct weights *w, int32_t layer, void 
     const struct layer_weights *l = &w->layer[layer];
 
     be->ops->rms_norm(be, x, l->mlp_norm, w->hp.norm_eps, rows, w->hp.dim, s->normed);
-    be->ops->matmul(be, l->gate_up, NULL, s->normed, rows, s->gate_up, false);
+    be->ops->matmul(be, l->gate_up, l->gate_up_bias, s->normed, rows, s->gate_up, false);
     be->ops->gated(be, w->hp.activation, s->gate_up, rows, w->hp.ff_dim, s->gated);
-    project_back(be, w, l->down, l->post_mlp_norm, s->gated, rows, s, x);
+    project_back(be, w, l->down, l->down_bias, l->post_mlp_norm, s->gated, rows, s, x);
 }
 
 void block_logits(struct backend *be, const struct weights *w, const void *x, int64_t rows, void *normed, void *logits)

@@ -45,6 +45,8 @@ static enum status read_fill(void *ctx, int64_t row, int64_t rows, float *out, s
     (void)err;
     if (o->role == ROLE_QKV_BIAS)
         cols = (int64_t)(o->hp->q_heads + 2 * o->hp->kv_heads) * o->hp->head_dim;
+    else if (o->role == ROLE_GATE_UP_BIAS)
+        cols = 2 * (int64_t)o->hp->ff_dim;
     else if (o->role == ROLE_Q_NORM || o->role == ROLE_K_NORM)
         cols = o->hp->head_dim;
     for (int64_t i = 0; i < cols; i++)
@@ -103,6 +105,12 @@ static enum status open_layer(struct opening *o, int32_t l, struct layer_weights
         st = open_matrix(o, ROLE_DOWN, l, hp->dim, hp->ff_dim, WEIGHT_MATRIX, &w->down);
     if (st == ST_OK && hp->post_norms)
         st = open_vector(o, ROLE_POST_MLP_NORM, l, hp->dim, 1.0f, &w->post_mlp_norm);
+    if (st == ST_OK && hp->o_bias)
+        st = open_vector(o, ROLE_O_BIAS, l, hp->dim, 0.0f, &w->o_bias);
+    if (st == ST_OK && hp->mlp_bias)
+        st = open_vector(o, ROLE_GATE_UP_BIAS, l, 2 * (int64_t)hp->ff_dim, 0.0f, &w->gate_up_bias);
+    if (st == ST_OK && hp->mlp_bias)
+        st = open_vector(o, ROLE_DOWN_BIAS, l, hp->dim, 0.0f, &w->down_bias);
     return st;
 }
 
@@ -143,8 +151,9 @@ enum status weights_open(struct weights **out, struct backend *be, const struct 
 
 static void layer_close(struct layer_weights *l, struct backend *be)
 {
-    struct weight *const all[] = { l->attn_norm,      l->qkv,      l->qkv_bias, l->q_norm, l->k_norm,       l->o,
-                                   l->post_attn_norm, l->mlp_norm, l->gate_up,  l->down,   l->post_mlp_norm };
+    struct weight *const all[] = { l->attn_norm,      l->qkv,      l->qkv_bias, l->q_norm, l->k_norm,        l->o,
+                                   l->post_attn_norm, l->mlp_norm, l->gate_up,  l->down,   l->post_mlp_norm, l->o_bias,
+                                   l->gate_up_bias,   l->down_bias };
 
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         be->ops->weight_close(be, all[i]);

@@ -18,6 +18,8 @@ extern "C" {
 struct layer_weights {
     struct weight *attn_norm, *qkv, *qkv_bias, *q_norm, *k_norm, *o, *post_attn_norm;
     struct weight *mlp_norm, *gate_up, *down, *post_mlp_norm;
+    struct weight *o_bias, *gate_up_bias,
+        *down_bias; /* NULL in most families, as qkv_bias, norms of q and k, post norms */
 };
 
 struct weights {

@@ -54,8 +54,9 @@ static void from_config(struct hparams *h, const struct keys *k)
         windows_by_pattern(h, rows, keys_int(k, "sliding_window_pattern", 1, PATTERN_MAX, PATTERN));
     if (keys_has(k, "final_logit_softcapping") || keys_has(k, "attn_logit_softcapping"))
         keys_fail(k, ST_EUNIMPLEMENTED, "soft caps on scores and logits are not built");
-    if (keys_flag(k, "attention_bias", false) || keys_flag(k, "use_bidirectional_attention", false))
-        keys_fail(k, ST_EUNIMPLEMENTED, "attention_bias and use_bidirectional_attention are not built");
+    h->qkv_bias = h->o_bias = keys_flag(k, "attention_bias", false);
+    if (keys_flag(k, "use_bidirectional_attention", false))
+        keys_fail(k, ST_EUNIMPLEMENTED, "use_bidirectional_attention is not built");
 }
 
 static void from_gguf(struct hparams *h, const struct keys *k)

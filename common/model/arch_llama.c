@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * arch_llama.c - Llama 2 and 3.x, and what is built like them (SmolLM2, TinyLlama): RMS norms, rotation of whole heads,
- * SiLU-gated MLP, no biases.
+ * SiLU-gated MLP, biases only where the configuration asks for them.
  */
 #include "common/model/family.h"
 
@@ -10,8 +10,7 @@ static void from_config(struct hparams *h, const struct keys *k)
     struct keys scaling = rope_scaling_of(k);
 
     rope_from_config(&h->rope, h, k, &scaling, 10000.0, h->max_positions);
-    if (keys_flag(k, "attention_bias", false) || keys_flag(k, "mlp_bias", false))
-        keys_fail(k, ST_EUNIMPLEMENTED, "attention_bias and mlp_bias are not built for this family");
+    biases_from_config(h, k);
 }
 
 static void from_gguf(struct hparams *h, const struct keys *k)

@@ -12,8 +12,7 @@ static void from_config(struct hparams *h, const struct keys *k)
     h->qk_norm = 1;
     rope_from_config(&h->rope, h, k, &scaling, 10000.0, h->max_positions);
     windows_like_qwen(h, k);
-    if (keys_flag(k, "attention_bias", false))
-        keys_fail(k, ST_EUNIMPLEMENTED, "attention_bias is not built for this family");
+    h->qkv_bias = h->o_bias = keys_flag(k, "attention_bias", false);
 }
 
 static void from_gguf(struct hparams *h, const struct keys *k)

@@ -50,8 +50,7 @@ static void from_config(struct hparams *h, const struct keys *k)
     rope_from_config(&h->rope, h, k, &scaling, 2000000.0, h->max_positions);
     read_rope_layers(h, k);
     read_windows(h, k);
-    if (keys_flag(k, "attention_bias", false) || keys_flag(k, "mlp_bias", false))
-        keys_fail(k, ST_EUNIMPLEMENTED, "attention_bias and mlp_bias are not built for this family");
+    biases_from_config(h, k);
 }
 
 static void from_gguf(struct hparams *h, const struct keys *k)

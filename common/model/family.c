@@ -189,6 +189,12 @@ enum activation activation_from_config(const struct keys *k, const char *key, en
     return fallback;
 }
 
+void biases_from_config(struct hparams *h, const struct keys *k)
+{
+    h->qkv_bias = h->o_bias = keys_flag(k, "attention_bias", false);
+    h->mlp_bias = keys_flag(k, "mlp_bias", false);
+}
+
 void windows_all(struct hparams *h, int64_t rows)
 {
     for (int32_t l = 0; l < h->layers; l++)

@@ -77,6 +77,9 @@ void rope_from_gguf(struct rope_params *r, const struct hparams *h, const struct
 /* "gelu_pytorch_tanh", "silu", ... */
 enum activation activation_from_config(const struct keys *k, const char *key, enum activation fallback);
 
+/* attention_bias: biases of q, k, v and o; mlp_bias: of gate, up and down. */
+void biases_from_config(struct hparams *h, const struct keys *k);
+
 /* Gives every layer the window `rows`, or those that `layer_types` calls sliding_attention. */
 void windows_all(struct hparams *h, int64_t rows);
 bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t rows); /* false: no such key */

@@ -68,6 +68,8 @@ struct hparams {
     float embed_scale;                  /* the embedding is multiplied by this (1 for most; sqrt(dim) in Gemma) */
     uint8_t tied_head;                  /* the output matrix is the embedding */
     uint8_t qkv_bias;                   /* q, k and v have biases */
+    uint8_t o_bias;                     /* the projection after attention has one */
+    uint8_t mlp_bias;                   /* gate, up and down have biases */
     uint8_t qk_norm;                    /* RMS norm over D on every q and k head, before the rotation */
     uint8_t norm_plus_one;              /* norm weights are used as (1 + w); already added when the weights were read */
     uint8_t post_norms;                 /* norms after attention and after the MLP, before the residual (Gemma) */
@@ -97,6 +99,9 @@ enum weight_role {
     ROLE_GATE_UP,        /* [2 F][dim] */
     ROLE_DOWN,           /* [dim][F] */
     ROLE_POST_MLP_NORM,  /* [dim] where post_norms */
+    ROLE_O_BIAS,         /* [dim] where o_bias */
+    ROLE_GATE_UP_BIAS,   /* [2 F] where mlp_bias */
+    ROLE_DOWN_BIAS,      /* [dim] where mlp_bias */
     ROLE_COUNT
 };
 

@@ -31,10 +31,10 @@ static uint64_t hash_hparams(const struct checkpoint *c)
     struct text t = { 0 };
     uint64_t hash;
 
-    text_printf(&t, "%s %d %d %d %d %d %d %d %lld %a %d %a %a %d %d %d %d %d\n", checkpoint_family(c), h->layers,
+    text_printf(&t, "%s %d %d %d %d %d %d %d %lld %a %d %a %a %d %d %d %d %d %d %d\n", checkpoint_family(c), h->layers,
                 h->dim, h->q_heads, h->kv_heads, h->head_dim, h->ff_dim, h->vocab, (long long)h->max_positions,
                 (double)h->norm_eps, h->activation, (double)h->attn_scale, (double)h->embed_scale, h->tied_head,
-                h->qkv_bias, h->qk_norm, h->norm_plus_one, h->post_norms);
+                h->qkv_bias, h->qk_norm, h->norm_plus_one, h->post_norms, h->o_bias, h->mlp_bias);
     describe_rope(&t, &h->rope);
     describe_rope(&t, &h->rope_local);
     for (int32_t l = 0; l < h->layers; l++)

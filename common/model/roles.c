@@ -30,6 +30,9 @@ static const struct role_parts parts_of[ROLE_COUNT] = {
     [ROLE_GATE_UP] = { 2, { SLOT_GATE, SLOT_UP } },
     [ROLE_DOWN] = { 1, { SLOT_DOWN } },
     [ROLE_POST_MLP_NORM] = { 1, { SLOT_POST_MLP_NORM } },
+    [ROLE_O_BIAS] = { 1, { SLOT_O_BIAS } },
+    [ROLE_GATE_UP_BIAS] = { 2, { SLOT_GATE_BIAS, SLOT_UP_BIAS } },
+    [ROLE_DOWN_BIAS] = { 1, { SLOT_DOWN_BIAS } },
 };
 
 /* Vectors are read as one row, so a fused vector is its parts side by side. */
@@ -73,7 +76,7 @@ enum status checkpoint_rows(void *ctx, enum weight_role role, int32_t layer, int
     const struct checkpoint *c = ctx;
     const struct role_parts *p = &parts_of[role];
 
-    if (role == ROLE_QKV_BIAS)
+    if (role == ROLE_QKV_BIAS || role == ROLE_GATE_UP_BIAS)
         return read_vectors(c, p, layer, out, err);
     if (role == ROLE_HEAD && checkpoint_hparams(c)->tied_head)
         p = &parts_of[ROLE_EMBEDDING];

@@ -52,6 +52,12 @@ static bool slot_wanted(const struct hparams *h, enum slot slot)
     case SLOT_K_BIAS:
     case SLOT_V_BIAS:
         return h->qkv_bias;
+    case SLOT_O_BIAS:
+        return h->o_bias;
+    case SLOT_GATE_BIAS:
+    case SLOT_UP_BIAS:
+    case SLOT_DOWN_BIAS:
+        return h->mlp_bias;
     case SLOT_Q_NORM:
     case SLOT_K_NORM:
         return h->qk_norm;
@@ -69,7 +75,7 @@ static void slot_shape(const struct hparams *h, enum slot slot, int64_t *rows, i
     int64_t kv = (int64_t)h->kv_heads * h->head_dim;
 
     *rows = 1;
-    *cols = h->dim; /* most norms */
+    *cols = h->dim; /* most norms, and biases of what is added to the residual */
     switch (slot) {
     case SLOT_EMBEDDING:
     case SLOT_LM_HEAD:
@@ -102,6 +108,10 @@ static void slot_shape(const struct hparams *h, enum slot slot, int64_t *rows, i
         break;
     case SLOT_DOWN:
         *rows = h->dim, *cols = h->ff_dim;
+        break;
+    case SLOT_GATE_BIAS:
+    case SLOT_UP_BIAS:
+        *cols = h->ff_dim;
         break;
     default:
         break;

@@ -12,9 +12,9 @@
 #define FAMILIES "tests/golden/families/"
 #define LOGIT_ERROR 1e-4
 
-const char *const family_names[FAMILY_COUNT] = { "llama",        "llama_linear", "llama_dynamic", "llama_yarn",
-                                                 "qwen2",        "qwen3",        "mistral",       "phi3",
-                                                 "phi3_partial", "gemma3",       "smollm3" };
+const char *const family_names[FAMILY_COUNT] = { "llama",      "llama_linear", "llama_dynamic", "llama_yarn",
+                                                 "llama_bias", "qwen2",        "qwen3",         "mistral",
+                                                 "phi3",       "phi3_partial", "gemma3",        "smollm3" };
 
 static void must(enum status st, const char *name, const struct err *err)
 {

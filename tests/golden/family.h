@@ -13,7 +13,7 @@
 
 #include <jansson.h>
 
-enum { FAMILY_TOKENS = 300, FAMILY_TOKENS_MAX = 512, FAMILY_COUNT = 11 };
+enum { FAMILY_TOKENS = 300, FAMILY_TOKENS_MAX = 512, FAMILY_COUNT = 12 };
 
 extern const char *const family_names[FAMILY_COUNT];
 

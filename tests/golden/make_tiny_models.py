@@ -37,6 +37,8 @@ FAMILIES = {
         "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0}),
     "llama_yarn": LlamaConfig(**COMMON, tie_word_embeddings=True, rope_parameters={
         "rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 128}),
+    "llama_bias": LlamaConfig(**COMMON, attention_bias=True, mlp_bias=True,
+                              rope_parameters={"rope_type": "default", "rope_theta": 10000.0}),
     "qwen2": Qwen2Config(**COMMON, rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}, sliding_window=64),
     "qwen3": Qwen3Config(**COMMON, head_dim=16, tie_word_embeddings=True,
                          rope_parameters={"rope_type": "default", "rope_theta": 1000000.0}),
