@@ -307,6 +307,8 @@ static enum status run_round(struct press_run *run, struct press_round *round, c
     round->end = r->end;
     round->keep = *keep;
     all = budget_open(round);
+    if (r->score >= 0 && part->stages[r->score].press->settle) /* its budget is not one per head */
+        all = keep->rows > 0 ? keep->rows >= round->view.rows[0] : keep->ratio == 0.0;
     if (r->choose < 0 && (r->score < 0 || all))
         choose_all(run, &round->view, first);
     else
