@@ -133,9 +133,13 @@ enum status weights_open(struct weights **out, struct backend *be, const struct 
                          void *ctx, uint64_t seed, struct err *err)
 {
     struct opening o = { .be = be, .hp = hp, .read = read, .ctx = ctx, .seed = seed, .err = err };
-    struct weights *w = mem_zero(1, sizeof *w);
+    struct weights *w;
     enum status st;
 
+    if (hp->head_dim > KV_HEAD_DIM_MAX || hp->kv_heads > KV_HEADS_MAX)
+        return err_set(err, ST_EUNIMPLEMENTED, "%d kv heads of %d numbers: at most %d of %d are built", hp->kv_heads,
+                       hp->head_dim, KV_HEADS_MAX, KV_HEAD_DIM_MAX);
+    w = mem_zero(1, sizeof *w);
     w->hp = *hp;
     w->layer = mem_zero((size_t)hp->layers, sizeof *w->layer);
     st = open_ends(&o, w);

@@ -31,7 +31,8 @@ struct weights {
 };
 
 /* Reads and packs every weight. `read` gives f32 rows; where it is NULL weights are random numbers made from `seed`
- * (benchmarks). Waits for the disk: seconds for large models. Errors: the reader's; ST_EEXHAUSTED. */
+ * (benchmarks). Waits for the disk: seconds for large models. Errors: the reader's; ST_EEXHAUSTED;
+ * ST_EUNIMPLEMENTED for heads that are too large or too many. */
 enum status weights_open(struct weights **out, struct backend *be, const struct hparams *hp, tensor_reader read,
                          void *ctx, uint64_t seed, struct err *err);
 void weights_close(struct weights *w, struct backend *be); /* NULL is fine */

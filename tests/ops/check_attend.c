@@ -6,16 +6,28 @@
 #include <math.h>
 #include <string.h>
 
-static void set_freqs(float *freq, int32_t pairs)
+enum { TABLES_FROM = 4000 };
+
+static void set_freqs(float *freq, int32_t tables, int32_t pairs)
 {
-    for (int32_t i = 0; i < pairs; i++)
-        freq[i] = powf(10000.0f, -(float)i / (float)pairs);
+    for (int32_t t = 0; t < tables; t++)
+        for (int32_t i = 0; i < pairs; i++)
+            freq[t * pairs + i] = powf(10000.0f * (float)(t + 1), -(float)i / (float)pairs);
+}
+
+/* The frequencies that a row at `position` turns by. */
+static const float *freqs_at(const float *freq, int32_t tables, int32_t pairs, int32_t position)
+{
+    int32_t table = position + 1 - TABLES_FROM;
+
+    table = table < 0 ? 0 : table >= tables ? tables - 1 : table;
+    return freq + table * pairs;
 }
 
 /* Heads [head, head + heads) of qkv rows, normed and rotated in double. plain: before the rotation. */
 static void ref_heads(const float *qkv, int64_t rows, int32_t all, int32_t head, int32_t heads, int32_t dim,
-                      const float *norm, const float *freq, int32_t pairs, const int32_t *position, double *out,
-                      double *plain)
+                      const float *norm, const float *freq, int32_t tables, int32_t pairs, const int32_t *position,
+                      double *out, double *plain)
 {
     for (int64_t r = 0; r < rows; r++)
         for (int32_t h = 0; h < heads; h++) {
@@ -28,12 +40,12 @@ static void ref_heads(const float *qkv, int64_t rows, int32_t all, int32_t head,
             if (plain)
                 memcpy(plain + (r * heads + h) * dim, to, (size_t)dim * sizeof *to);
             if (pairs)
-                ref_rotate(to, freq, pairs, position[r], 1.0);
+                ref_rotate(to, freqs_at(freq, tables, pairs, position[r]), pairs, position[r], 1.0);
         }
 }
 
 struct qkv_case {
-    int32_t q_heads, kv_heads, dim, pairs;
+    int32_t q_heads, kv_heads, dim, pairs, tables;
     bool norms, plain;
 };
 
@@ -48,21 +60,22 @@ static void check_qkv_case(struct ops *o, const struct qkv_case *c)
     struct qkv_shape shape = {
         c->q_heads, c->kv_heads, dim, c->norms ? q_norm : NULL, c->norms ? k_norm : NULL, 1e-6f
     };
-    struct rope_table rope = { .dims = 2 * c->pairs, .scale = 1.0f };
+    struct rope_table rope = { .dims = 2 * c->pairs, .scale = 1.0f, .tables = c->tables, .from = TABLES_FROM };
     double *q = ops_doubles(o, q_count), *plain = ops_doubles(o, q_count),
            *k = ops_doubles(o, ROWS * c->kv_heads * dim), *tolerance = ops_doubles(o, q_count + kv_count);
     int32_t position[ROWS];
     void *q_out = ops_poisoned_act(o, q_count), *plain_out = ops_poisoned_act(o, q_count);
     struct kv_layer kv = { .dtype = o->be->kv, .heads = c->kv_heads, .dim = dim, .stride = STRIDE };
 
-    set_freqs(freq, c->pairs);
+    set_freqs(freq, c->tables, c->pairs);
     rope.inv_freq = c->pairs ? ops_up_bytes(o, freq, sizeof freq) : NULL;
     for (int r = 0; r < ROWS; r++)
-        position[r] = (int32_t)ops_below(o, 8000);
+        position[r] = c->tables > 1 ? TABLES_FROM - 3 + r % 6 : (int32_t)ops_below(o, 8000);
     kv.k = ops_poisoned(o, dtype_bytes(o->be->kv, (uint64_t)kv_count));
     kv.v = ops_poisoned(o, dtype_bytes(o->be->kv, (uint64_t)kv_count));
-    ref_heads(qkv, ROWS, all, 0, c->q_heads, dim, c->norms ? qn : NULL, freq, c->pairs, position, q, plain);
-    ref_heads(qkv, ROWS, all, c->q_heads, c->kv_heads, dim, c->norms ? kn : NULL, freq, c->pairs, position, k, NULL);
+    ref_heads(qkv, ROWS, all, 0, c->q_heads, dim, c->norms ? qn : NULL, freq, c->tables, c->pairs, position, q, plain);
+    ref_heads(qkv, ROWS, all, c->q_heads, c->kv_heads, dim, c->norms ? kn : NULL, freq, c->tables, c->pairs, position,
+              k, NULL);
     o->be->ops->qkv_to_layer(o->be, &shape, &rope, ops_up(o, qkv, (int64_t)ROWS * all * dim),
                              ops_up_bytes(o, position, sizeof position), ROWS, q_out, c->plain ? plain_out : NULL, &kv,
                              TOKEN);
@@ -91,8 +104,8 @@ static void check_qkv_case(struct ops *o, const struct qkv_case *c)
 void check_qkv_to_layer(struct ops *o)
 {
     static const struct qkv_case cases[] = {
-        { 9, 3, 64, 32, false, false }, { 4, 4, 128, 64, true, true },  { 8, 1, 96, 24, false, true },
-        { 2, 2, 80, 0, true, false },   { 3, 1, 256, 128, true, true },
+        { 9, 3, 64, 32, 1, false, false }, { 4, 4, 128, 64, 1, true, true },  { 8, 1, 96, 24, 1, false, true },
+        { 2, 2, 80, 0, 1, true, false },   { 3, 1, 256, 128, 1, true, true }, { 4, 2, 96, 48, 3, false, false },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)

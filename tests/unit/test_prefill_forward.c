@@ -141,11 +141,24 @@ static void a_tail_longer_than_the_context_is_the_context(void **state)
     assert_int_equal(layer.q_tail_rows, 3);
 }
 
+static void heads_larger_than_any_kernel_has_are_refused(void **state)
+{
+    struct world *w = *state;
+    struct hparams hp = w->node.weights->hp;
+    struct weights *weights;
+    struct err err = { 0 };
+
+    hp.head_dim = KV_HEAD_DIM_MAX + 2;
+    assert_int_equal(weights_open(&weights, w->node.be, &hp, NULL, NULL, 1, &err), ST_EUNIMPLEMENTED);
+    assert_non_null(strstr(err.text, "258"));
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(a_prefix_has_the_same_keys, world_open, world_close),
     cmocka_unit_test_setup_teardown(logits_are_those_of_the_last_token, world_open, world_close),
     cmocka_unit_test_setup_teardown(a_press_sees_what_it_asked_for_and_no_more, world_open, world_close),
     cmocka_unit_test_setup_teardown(a_tail_longer_than_the_context_is_the_context, world_open, world_close),
+    cmocka_unit_test_setup_teardown(heads_larger_than_any_kernel_has_are_refused, world_open, world_close),
 };
 
 int main(int argc, char **argv)
