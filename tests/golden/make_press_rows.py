@@ -99,8 +99,7 @@ CHAINS = """
 64 64 ; keydiff | block:size=16 | ratio=0.5
 257 1000 ; keydiff | block | ratio=0.5
 64 1000 ; knorm | block:size=50 | ratio=0.75
-64 257 ; expected:sink=0 | block:size=40 | ratio=0.5
-1000 1000 ; expected:sink=0 | block:size=200 | ratio=0.5
+64 257 ; expected:sink=0,eps=0.01 | block:size=40 | ratio=0.5
 64 1000 ; expected:eps=0.02 | lukv:file=lukv | ratio=0.5
 64 1000 ; knorm | lukv:file=lukv,sink=2,window=8 | ratio=0.75
 64 1000 ; knorm | dms:threshold=-13,window=16
