@@ -16,12 +16,14 @@
 #include "common/base/thread.h"
 
 #include <assert.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <time.h>
 
 const struct nccl_times nccl_times_default = { .make_ms = 15000, .post_ms = 10000, .grace_ms = 300, .abort_ms = 1500 };
 
-enum { CTAS_MIN = 1, CTAS_MAX = 16, IDLE_MS = 500, NAP_NS = 20000, SLOW_NAP_NS = 500000 };
+enum { CTAS_MIN = 1, CTAS_MAX = 16, IDLE_MS = 500 };
+enum { SPIN_NS = 2000000, SLOW_NS = 20000000, NAP_NS = 20000, SLOW_NAP_NS = 500000 };
 
 enum post_state { POST_QUEUED, POST_RUNNING, POST_DONE };
 
@@ -252,9 +254,15 @@ enum status pair_forget(struct pair *p, struct pair_post *post)
 
 /* ---- the thread -------------------------------------------------------------------------------------------------- */
 
-static void nap(int64_t ns)
+/* A block takes some hundred microseconds and a sleep not much less: looks again at once while something is young. */
+static void rest(int64_t begin_ns)
 {
-    nanosleep(&(struct timespec){ 0, ns }, NULL);
+    const int64_t age = clock_now_ns() - begin_ns;
+
+    if (age < SPIN_NS)
+        sched_yield();
+    else
+        nanosleep(&(struct timespec){ 0, age < SLOW_NS ? NAP_NS : SLOW_NAP_NS }, NULL);
 }
 
 static bool losing(struct pair *p)
@@ -295,6 +303,7 @@ static bool lose_by(struct pair *p, const char *what, const char *why)
 static bool settled(struct pair *p, int result, const char *what, int64_t deadline_ns)
 {
     const struct nccl_table *nccl = p->config.nccl;
+    const int64_t begin = clock_now_ns();
 
     while (result == NCCL_IN_PROGRESS && p->comm && !losing(p)) {
         int state = NCCL_OK;
@@ -305,7 +314,7 @@ static bool settled(struct pair *p, int result, const char *what, int64_t deadli
             return lose_by(p, what, "its state cannot be asked");
         result = state;
         if (result == NCCL_IN_PROGRESS)
-            nap(NAP_NS);
+            rest(begin);
     }
     if (result != NCCL_OK && result != NCCL_IN_PROGRESS)
         return lose_by(p, what, nccl->error_text(result));
@@ -426,7 +435,7 @@ static bool tend(struct pair *p, struct pair_post *post)
         return lose_by(p, "transfer", p->config.nccl->error_text(state));
     if (clock_now_ns() - post->begin_ns > p->config.times.post_ms * NS_PER_MS)
         return lose_by(p, "transfer", "the peer is silent");
-    nap(clock_now_ns() - post->begin_ns > 20 * NS_PER_MS ? SLOW_NAP_NS : NAP_NS);
+    rest(post->begin_ns);
     return true;
 }
 
