@@ -128,7 +128,8 @@ static enum status held_check(const struct chain_part *part, int64_t query_token
         if (part->stages[i].press->needs)
             part->stages[i].press->needs(&part->stages[i], query_tokens, &own);
         if (held && (own.q_plain || own.q_rotated || own.hidden || own.lse))
-            return err_set(err, ST_EINVAL, "%s cannot follow %s, which holds all layers: their queries are gone by then",
+            return err_set(err, ST_EINVAL,
+                           "%s cannot follow %s, which holds all layers: their queries are gone by then",
                            part->stages[i].press->name, part->stages[0].press->name);
         held = held || own.all_layers;
     }

@@ -69,7 +69,8 @@ enum status transport_list_check(const char *allowed, struct err *err)
 
     for (; list_next(&allowed, &word, &bytes); count++) {
         if (!find_n(word, bytes))
-            return err_set(err, ST_EINVAL, "unknown transport `%.*s`; this program has nccl, ipc and grpc", (int)bytes, word);
+            return err_set(err, ST_EINVAL, "unknown transport `%.*s`; this program has nccl, ipc and grpc", (int)bytes,
+                           word);
     }
     if (count == 0)
         return err_set(err, ST_EINVAL, "no transport is named");
