@@ -13,7 +13,7 @@
 #include <assert.h>
 
 /* Units of a panel's depth that stay in the first cache: 256 x 32 x 4 bytes = 32 KiB. */
-enum { DEPTH_UNITS = 256, TASK_BYTES = 64 << 10, AHEAD_BYTES = 2048 };
+enum { DEPTH_UNITS = 256, DEPTH_ALIGN = 16, TASK_BYTES = 64 << 10, AHEAD_BYTES = 4096 };
 
 struct product {
     const struct cpu *c;
@@ -120,6 +120,14 @@ static void product_tiles(const struct product *p, int64_t row, int64_t rows, in
         finish_rows(p, row, rows, panel, panels, room);
 }
 
+/* Pieces of the depth, of equal size but for the last: what one fetches ahead is then just the next. */
+static int32_t even_depth(int32_t units)
+{
+    int32_t pieces = (units + DEPTH_UNITS - 1) / DEPTH_UNITS;
+
+    return ((units + pieces - 1) / pieces + DEPTH_ALIGN - 1) / DEPTH_ALIGN * DEPTH_ALIGN;
+}
+
 static void product_task(void *arg, int64_t i, int worker)
 {
     const struct product *p = arg;
@@ -128,7 +136,7 @@ static void product_task(void *arg, int64_t i, int worker)
     int64_t rows = p->rows - row < p->block_rows ? p->rows - row : p->block_rows;
     int64_t end = panel + p->task_panels < p->w->panels ? panel + p->task_panels : p->w->panels;
     int64_t at_once = rows <= p->c->math->strip ? FEW_PANELS : 1;
-    int32_t depth = rows <= p->c->math->strip ? p->w->units : DEPTH_UNITS;
+    int32_t depth = rows <= p->c->math->strip ? p->w->units : even_depth(p->w->units);
 
     for (; panel < end; panel += at_once)
         product_tiles(p, row, rows, panel, end - panel < at_once ? end - panel : at_once, depth, room);

@@ -36,6 +36,7 @@ static void configure(int32_t rows)
     }
     config.rows[0] = config.rows[1] = config.rows[4] = (uint8_t)low;
     config.rows[2] = config.rows[3] = config.rows[5] = (uint8_t)high;
+    __asm__ volatile("" ::"m"(config)); /* the intrinsic tells the compiler of its first 8 bytes alone */
     _tile_loadconfig(&config);
 }
 

@@ -50,6 +50,7 @@ double NAMED(bf16, CPU_ISA)(int64_t rounds)
         config.row_bytes[i] = 64;
         config.rows[i] = 16;
     }
+    __asm__ volatile("" ::"m"(config), "m"(zeros)); /* the intrinsics do not say that they read all of them */
     _tile_loadconfig(&config);
     _tile_zero(0);
     _tile_zero(1);
