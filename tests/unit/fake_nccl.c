@@ -363,6 +363,11 @@ void fake_memory(void *base, size_t bytes)
 
 static int range(void **base, size_t *bytes, void *at)
 {
+    if (!region) { /* every address is an allocation of its own */
+        *base = at;
+        *bytes = (size_t)1 << 40;
+        return 0;
+    }
     if ((char *)at < region || (char *)at >= region + region_bytes)
         return REGION_UNKNOWN;
     *base = region;
@@ -374,13 +379,13 @@ static int ipc_get(struct cuda_ipc *out, void *at)
 {
     memset(out, 0, sizeof *out);
     memcpy(out->data, &at, sizeof at);
-    return at == region ? 0 : REGION_UNKNOWN;
+    return !region || at == region ? 0 : REGION_UNKNOWN;
 }
 
 static int ipc_open(void **at, struct cuda_ipc handle, unsigned flags)
 {
     memcpy(at, handle.data, sizeof *at);
-    if (*at != region || flags != CUDA_IPC_PEER_ACCESS)
+    if ((region && *at != region) || flags != CUDA_IPC_PEER_ACCESS)
         return REGION_UNKNOWN;
     add_to(&mapped, 1);
     return 0;

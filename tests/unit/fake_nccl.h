@@ -37,7 +37,7 @@ int32_t fake_opened(void);  /* calls of comm_open since fake_reset */
 int32_t fake_streams(void); /* streams and events that are open */
 int32_t fake_mapped(void);  /* mappings that are open */
 
-/* The one allocation that range and ipc_get know. */
+/* The one allocation that range and ipc_get know; without it, every address is one. */
 void fake_memory(void *base, size_t bytes);
 
 #endif

@@ -7,3 +7,4 @@ platen_test(test_grpc SOURCES test_grpc.c wire_maker.c LINK platen_transport LAB
 platen_test(test_transfer SOURCES test_transfer.c LINK platen_transport LABELS unit)
 platen_test(test_nccl SOURCES test_nccl.c fake_nccl.c LINK platen_transport LABELS unit)
 platen_test(test_stations SOURCES test_stations.c fake_nccl.c wire_maker.c LINK platen_transport LABELS unit)
+platen_test(test_ways SOURCES test_ways.c fake_nccl.c LINK platen_prefill platen_decode LABELS unit)
