@@ -108,12 +108,12 @@ __global__ void __launch_bounds__(WARPS * 32) attend_kernel(const __grid_constan
                 top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            float shift = top == -CUDART_INF_F ? 0.0f : top * scale2, less = exp2f(max[half] * scale2 - shift);
+            float shift = top == -CUDART_INF_F ? 0.0f : top * scale2, less = power2(max[half] * scale2 - shift);
 #pragma unroll
             for (int n = 0; n < KEYS / 8; n++)
 #pragma unroll
                 for (int i = 2 * half; i < 2 * half + 2; i++) {
-                    s[n][i] = exp2f(s[n][i] * scale2 - shift);
+                    s[n][i] = power2(s[n][i] * scale2 - shift);
                     total += s[n][i];
                 }
             sum[half] = sum[half] * less + total;

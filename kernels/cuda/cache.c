@@ -108,6 +108,8 @@ static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct 
     decode_shape_init(c, cache);
     st = device_array(c, &d->item_first, k->layers * (items + 1), 4, "other", err);
     if (st == ST_OK)
+        st = device_array(c, &d->item, k->layers * items, sizeof(struct decode_item), "other", err);
+    if (st == ST_OK)
         st = device_array(c, &d->start, (int64_t)k->layers * d->ctas, sizeof(struct decode_start), "other", err);
     if (st == ST_OK)
         st = device_array(c, &d->partial, (int64_t)d->ctas * 2 * CUDA_UNIT_QUERIES * (k->dim + 2), 4, "activations",
@@ -167,6 +169,7 @@ void cuda_cache_close(struct backend *be)
     cuda_free(be, cache->chosen);
     cuda_free(be, cache->ids);
     cuda_free(be, cache->decode.item_first);
+    cuda_free(be, cache->decode.item);
     cuda_free(be, cache->decode.start);
     cuda_free(be, cache->decode.partial);
     cuda_free(be, cache->decode.arrived);

@@ -73,6 +73,7 @@ struct weight {
     int64_t rows, cols;
     void *data;    /* act [rows][cols]; NULL for vectors */
     float *vector; /* f32 [cols] */
+    void *bias;    /* the same in act, as the products' epilogue wants it */
 };
 
 extern const struct backend_ops backend_cuda_ops;
@@ -115,14 +116,15 @@ void cuda_weight_close(struct backend *be, struct weight *w);
 /* gemm.c, tune.c */
 struct gemm_shape {
     int64_t rows, n, k;
+    bool bias;
 };
 enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err);
 void gemm_close(struct cuda *c);
 /* Times the candidates for products with a weight of n x k, for the row counts that occur. Not hot. */
 enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struct err *err);
-/* out [rows][n] = in [rows][k] . w^T (+ out) */
-void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *in, void *out,
-              bool accumulate);
+/* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias, act [n], where shape->bias) */
+void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
+              void *out, bool accumulate);
 
 /* sdpa.c */
 enum status sdpa_open(struct cuda *c, struct err *err);

@@ -18,6 +18,7 @@
  */
 #include "kernels/cuda/device.cuh"
 
+enum { MERGED = 4, PIECES_MAX = 600 }; /* query rows that four warps put together at once; thread blocks */
 enum { TILE = KV_PAGE_TOKENS, WARPS = 4, ROWS = 16, PLAN_THREADS = 1024, PLAIN_WARPS = 8 };
 
 #define LOG2E 1.4426950408889634f
@@ -41,36 +42,15 @@ __device__ __forceinline__ const struct slot_block *block_of(const struct decode
     return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * bytes);
 }
 
-/* What a thread block needs of an item. */
+/* An item as a thread block works on it. */
 struct work {
     int32_t unit_row, unit_rows, unit_tail, head;
-    int32_t block_rows, block_tiles, tail_rows;
+    int32_t block_rows, block_tiles, tail_rows, base, whole;
     const char *k, *v; /* of the head in the block */
     const int32_t *pages;
 };
 
-__device__ __forceinline__ struct work work_of(const struct decode_shape &s, int32_t layer, int32_t item)
-{
-    struct work w;
-    int32_t unit = item / s.kv_heads, slot;
-
-    w.head = item % s.kv_heads;
-    slot = s.rows.unit_slot[unit];
-    w.unit_row = s.rows.unit_row[unit];
-    w.unit_rows = s.rows.unit_rows[unit];
-    w.unit_tail = s.rows.unit_tail[unit];
-    const struct slot_block *b = block_of(s, slot, layer);
-    int32_t first = b->first[w.head];
-    w.block_rows = b->first[w.head + 1] - first;
-    w.block_tiles = (w.block_rows + TILE - 1) / TILE;
-    w.tail_rows = w.unit_tail + w.unit_rows;
-    w.k = (const char *)b->k + (int64_t)first * s.dim * 2;
-    w.v = (const char *)b->v + (int64_t)first * s.dim * 2;
-    w.pages = s.pages + (int64_t)slot * s.pages_per_slot;
-    return w;
-}
-
-__device__ __forceinline__ struct work work_of_start(const struct decode_start &at)
+__device__ __forceinline__ struct work work_of(const struct decode_item &at)
 {
     struct work w = { at.unit_row,
                       at.unit_rows,
@@ -79,6 +59,8 @@ __device__ __forceinline__ struct work work_of_start(const struct decode_start &
                       at.block_rows,
                       (at.block_rows + TILE - 1) / TILE,
                       at.unit_tail + at.unit_rows,
+                      at.base,
+                      at.whole,
                       (const char *)at.k,
                       (const char *)at.v,
                       at.pages };
@@ -87,14 +69,26 @@ __device__ __forceinline__ struct work work_of_start(const struct decode_start &
 
 /* ---- the plan ---- */
 
-__device__ int32_t item_tiles(const struct decode_shape &s, int32_t layer, int32_t item)
+/* An item without its place among the tiles. Units that stand for nobody have no tiles; they come last. */
+__device__ struct decode_item item_of(const struct decode_shape &s, int32_t layer, int32_t i)
 {
-    int32_t unit = item / s.kv_heads, g = item % s.kv_heads, rows = s.rows.unit_rows[unit];
+    struct decode_item at = {};
+    const int32_t unit = i / s.kv_heads, slot = s.rows.unit_slot[unit];
 
-    if (rows == 0)
-        return 0;
-    const struct slot_block *b = block_of(s, s.rows.unit_slot[unit], layer);
-    return (b->first[g + 1] - b->first[g] + TILE - 1) / TILE + (s.rows.unit_tail[unit] + rows + TILE - 1) / TILE;
+    at.head = i % s.kv_heads;
+    at.unit_row = s.rows.unit_row[unit];
+    at.unit_rows = s.rows.unit_rows[unit];
+    at.unit_tail = s.rows.unit_tail[unit];
+    if (at.unit_rows == 0)
+        return at;
+    const struct slot_block *b = block_of(s, slot, layer);
+    const int64_t first = b->first[at.head];
+    at.block_rows = b->first[at.head + 1] - (int32_t)first;
+    at.k = (const char *)b->k + first * s.dim * 2;
+    at.v = (const char *)b->v + first * s.dim * 2;
+    at.pages = s.pages + (int64_t)slot * s.pages_per_slot;
+    at.whole = (at.block_rows + TILE - 1) / TILE + (at.unit_tail + at.unit_rows + TILE - 1) / TILE;
+    return at;
 }
 
 __device__ int32_t block_prefix(int32_t x, int32_t *total)
@@ -134,8 +128,8 @@ __device__ __forceinline__ int32_t sharers(int32_t ctas, int32_t total)
 }
 
 /* Thread block c of `used` that share `total` tiles. */
-__device__ struct decode_start start_of(const struct decode_shape &s, int32_t layer, const int32_t *first,
-                                        int32_t items, int32_t c, int32_t total, int32_t used)
+__device__ struct decode_start start_of(const int32_t *first, const struct decode_item *item, int32_t items, int32_t c,
+                                        int32_t total, int32_t used)
 {
     struct decode_start at = {};
     int32_t low = 0, high = items;
@@ -143,19 +137,15 @@ __device__ struct decode_start start_of(const struct decode_shape &s, int32_t la
     if (c >= used)
         return at;
     const int32_t tile = (int32_t)((int64_t)c * total / used), end = (int32_t)(((int64_t)c + 1) * total / used);
-    while (high - low > 1) { /* the last item that begins at or before the tile: it is not empty */
+    while (high - low > 1) { /* the last item that begins at or before the tile, and is not empty */
         int32_t middle = (low + high) / 2;
         if (first[middle] <= tile)
             low = middle;
         else
             high = middle;
     }
-    const struct work w = work_of(s, layer, low);
-    at.k = w.k, at.v = w.v, at.pages = w.pages;
-    at.item = low, at.tile = tile - first[low], at.left = end - tile;
-    at.base = first[low], at.whole = first[low + 1] - first[low];
-    at.unit_row = w.unit_row, at.unit_rows = w.unit_rows, at.unit_tail = w.unit_tail;
-    at.head = w.head, at.block_rows = w.block_rows;
+    at.first = item[low];
+    at.item = low, at.tile = tile - first[low], at.left = end - tile, at.total = total;
     return at;
 }
 
@@ -163,22 +153,31 @@ __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constan
 {
     const int32_t layer = blockIdx.x, items = s.units * s.kv_heads;
     int32_t *first = s.item_first + (int64_t)layer * (items + 1);
+    struct decode_item *item = s.item + (int64_t)layer * items;
     int32_t carry = 0, total;
 
     chain_begin();
     for (int32_t base = 0; base < items; base += PLAN_THREADS) {
-        int32_t i = base + threadIdx.x;
-        int32_t before = block_prefix(i < items ? item_tiles(s, layer, i) : 0, &total);
+        const int32_t i = base + (int32_t)threadIdx.x;
+        struct decode_item at = {};
+
         if (i < items)
-            first[i] = carry + before;
+            at = item_of(s, layer, i);
+        at.base = carry + block_prefix(at.whole, &total);
+        if (i < items) {
+            first[i] = at.base;
+            item[i] = at;
+        }
         carry += total;
     }
-    if (threadIdx.x == 0)
-        first[items] = carry;
+    /* empty items at the end stand behind every tile, so that no search finds them */
+    for (int32_t i = threadIdx.x; i <= items; i += PLAN_THREADS)
+        if (i == items || s.rows.unit_rows[i / s.kv_heads] == 0)
+            first[i] = carry;
     __syncthreads();
     int32_t used = sharers(s.ctas, carry);
     for (int32_t c = threadIdx.x; c < s.ctas; c += PLAN_THREADS)
-        s.start[(int64_t)layer * s.ctas + c] = start_of(s, layer, first, items, c, carry, used);
+        s.start[(int64_t)layer * s.ctas + c] = start_of(first, item, items, c, carry, used);
 }
 
 /* ---- one layer ---- */
@@ -273,10 +272,10 @@ __device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t
         for (int j = 0; j < 2; j++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                p[j][2 * half + i] = exp2f(s[j][2 * half + i] * scale2 - base);
+                p[j][2 * half + i] = power2(s[j][2 * half + i] * scale2 - base);
                 sum += p[j][2 * half + i];
             }
-        float less = exp2f(run.max[half] * scale2 - base);
+        float less = power2(run.max[half] * scale2 - base);
         same = same && less == 1.0f;
         run.sum[half] = run.sum[half] * less + sum;
         run.max[half] = top;
@@ -320,30 +319,37 @@ __device__ __forceinline__ void queries_load(const struct decode_shape &s, const
     }
 }
 
-/* Leaves this warp's max (in exponents of 2), sum and out in shared memory: [16][2], then [16][D]. */
+/* Leaves this warp's max (in exponents of 2), sum and out of query rows [from, from + MERGED) in shared memory. */
+template <int D> struct merging {
+    float max[MERGED], sum[MERGED], out[MERGED][D];
+};
+
 template <int D>
-__device__ __forceinline__ void running_leave(const struct running<D> &run, float scale2, int lane, float *to)
+__device__ __forceinline__ void running_leave(const struct running<D> &run, float scale2, int from, int lane,
+                                              struct merging<D> &to)
 {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        int q = (lane >> 2) + half * 8;
+        const int q = (lane >> 2) + half * 8 - from;
         float sum = run.sum[half];
+
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if (q < 0 || q >= MERGED)
+            continue;
         if ((lane & 3) == 0) {
-            to[2 * q] = run.max[half] * scale2;
-            to[2 * q + 1] = sum;
+            to.max[q] = run.max[half] * scale2;
+            to.sum[q] = sum;
         }
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
-            *(float2 *)(to + 2 * ROWS + q * D + n * 8 + 2 * (lane & 3)) =
-                make_float2(run.out[n][2 * half], run.out[n][2 * half + 1]);
+            *(float2 *)&to.out[q][n * 8 + 2 * (lane & 3)] = make_float2(run.out[n][2 * half], run.out[n][2 * half + 1]);
     }
 }
 
 __device__ __forceinline__ float fraction(float max, float top)
 {
-    return max == -CUDART_INF_F ? 0.0f : exp2f(max - top);
+    return max == -CUDART_INF_F ? 0.0f : power2(max - top);
 }
 
 /* The thread block that holds tile `tile` of `total`, where `used` blocks share them evenly. */
@@ -364,47 +370,107 @@ __device__ __forceinline__ bf16 *out_at(const struct decode_shape &s, const stru
     return out + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.head * group + q % group) * D + c;
 }
 
-/* All pieces of an item, thread blocks [from, to], become its output. A piece is its thread block's first, unless the
- * item begins behind another in the block `from`. room: [pieces][16][2], then [pieces][16]. */
+/* All pieces of an item, thread blocks [from, to], become its output, MERGED query rows at a time: a warp finds the
+ * weights of a row's pieces, then a thread takes two channels. A piece is its thread block's first, unless the item
+ * begins behind another in the block `from`. */
 template <int D>
 __device__ __noinline__ void pieces_merge(const struct decode_shape &s, const struct work &w, int32_t layer,
-                                          int32_t item, int32_t group, int32_t from, int32_t to, float *room, bf16 *out)
+                                          int32_t item, int32_t group, int32_t from, int32_t to,
+                                          float (&factor)[PIECES_MAX][MERGED], bf16 *out)
 {
-    const int32_t rows = w.unit_rows * group, pieces = to - from + 1;
+    const int32_t rows = w.unit_rows * group, pieces = to - from + 1, lane = threadIdx.x & 31;
     const int32_t second = s.start[(int64_t)layer * s.ctas + from].item != item;
     const float *base = s.partial + (int64_t)from * 2 * piece_floats(D);
-    float *factor = room + pieces * ROWS * 2;
 
-    for (int32_t i = threadIdx.x; i < pieces * rows; i += WARPS * 32) {
-        int32_t p = i / rows, q = i % rows;
-        const float *at = base + (2 * (int64_t)p + (p == 0 ? second : 0)) * piece_floats(D) + 2 * q;
-        *(float2 *)(room + (p * ROWS + q) * 2) = __ldcg((const float2 *)at);
-    }
-    __syncthreads();
-    for (int32_t i = threadIdx.x; i < pieces * rows; i += WARPS * 32) {
-        int32_t p = i / rows, q = i % rows;
-        float top = -CUDART_INF_F, sum = 0.0f;
-        for (int32_t k = 0; k < pieces; k++)
-            top = fmaxf(top, room[(k * ROWS + q) * 2]);
-        for (int32_t k = 0; k < pieces; k++)
-            sum += fraction(room[(k * ROWS + q) * 2], top) * room[(k * ROWS + q) * 2 + 1];
-        factor[p * ROWS + q] = sum > 0.0f ? fraction(room[(p * ROWS + q) * 2], top) / sum : 0.0f;
-    }
-    __syncthreads();
-    for (int32_t i = threadIdx.x; i < rows * (D / 2); i += WARPS * 32) {
-        int32_t q = i / (D / 2), c = i % (D / 2) * 2;
-        const float *at = base + 2 * ROWS + q * D + c;
-        float2 value = __ldcg((const float2 *)(at + second * piece_floats(D)));
-        value.x *= factor[q], value.y *= factor[q];
-#pragma unroll 16
-        for (int32_t p = 1; p < pieces; p++) {
-            float2 more = __ldcg((const float2 *)(at + 2 * (int64_t)p * piece_floats(D)));
-            value.x += factor[p * ROWS + q] * more.x;
-            value.y += factor[p * ROWS + q] * more.y;
+    for (int32_t q0 = 0; q0 < rows; q0 += MERGED) {
+        const int32_t mine = threadIdx.x >> 5, q = q0 + mine;
+
+        if (q < rows) {
+            float top = -CUDART_INF_F, sum = 0.0f;
+#pragma unroll 4
+            for (int32_t p = lane; p < pieces; p += 32) {
+                const float2 x =
+                    __ldcg((const float2 *)(base + (2 * (int64_t)p + (p == 0 ? second : 0)) * piece_floats(D)) + q);
+                const float high = fmaxf(top, x.x);
+                sum = sum * fraction(top, high) + x.y * fraction(x.x, high);
+                top = high;
+                factor[p][mine] = x.x;
+            }
+            const float high = warp_max(top);
+            sum = warp_sum(sum * fraction(top, high));
+            const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
+            for (int32_t p = lane; p < pieces; p += 32)
+                factor[p][mine] = fraction(factor[p][mine], high) * scale;
         }
-        *(uint32_t *)out_at<D>(s, w, group, q, c, out) = bf16_pair(value.x, value.y);
+        __syncthreads();
+        for (int32_t i = threadIdx.x; i < min((int32_t)MERGED, rows - q0) * (D / 2); i += WARPS * 32) {
+            const int32_t k = i / (D / 2), c = i % (D / 2) * 2;
+            const float *at = base + 2 * ROWS + (q0 + k) * D + c;
+            float2 value = __ldcg((const float2 *)(at + second * piece_floats(D)));
+            value.x *= factor[0][k], value.y *= factor[0][k];
+#pragma unroll 16
+            for (int32_t p = 1; p < pieces; p++) {
+                const float2 more = __ldcg((const float2 *)(at + 2 * (int64_t)p * piece_floats(D)));
+                value.x += factor[p][k] * more.x;
+                value.y += factor[p][k] * more.y;
+            }
+            *(uint32_t *)out_at<D>(s, w, group, q0 + k, c, out) = bf16_pair(value.x, value.y);
+        }
+        __syncthreads();
     }
-    __syncthreads();
+}
+
+/* Asks for the first tiles of an item. */
+template <int D>
+__device__ __forceinline__ void item_begin(const struct decode_shape &s, const struct work &w, const char *pool,
+                                           int32_t tile, int32_t stop, int warp, int lane, uint32_t to, bool &waited)
+{
+#pragma unroll
+    for (int i = 0; i < room<D>::stages - 1; i++) {
+        if (tile + i < stop)
+            rows_fetch<D>(s, w, pool, tile + i, warp, lane, to + i * 2 * room<D>::matrix, waited);
+        copies_commit();
+    }
+}
+
+/* What the four warps have of an item becomes its output, or a piece of it. */
+template <int D>
+__device__ __forceinline__ void item_end(const struct decode_shape &s, const struct work &w,
+                                         const struct running<D> &run, int32_t group, float scale2, bool alone,
+                                         int warp, int lane, struct merging<D> *merging, float *piece, bf16 *out)
+{
+    const int32_t rows = w.unit_rows * group;
+
+    for (int32_t from = 0; from < rows; from += MERGED) {
+        const int32_t count = min((int32_t)MERGED, rows - from);
+
+        running_leave<D>(run, scale2, from, lane, merging[warp]);
+        __syncthreads();
+        for (int32_t i = threadIdx.x; i < count * (D / 2); i += WARPS * 32) {
+            const int32_t q = i / (D / 2), c = i % (D / 2) * 2;
+            float top = -CUDART_INF_F, sum = 0.0f, x = 0.0f, y = 0.0f;
+#pragma unroll
+            for (int k = 0; k < WARPS; k++)
+                top = fmaxf(top, merging[k].max[q]);
+#pragma unroll
+            for (int k = 0; k < WARPS; k++) {
+                const float f = fraction(merging[k].max[q], top);
+                const float2 more = *(const float2 *)&merging[k].out[q][c];
+                sum += f * merging[k].sum[q];
+                x += f * more.x;
+                y += f * more.y;
+            }
+            if (alone) {
+                const float f = sum > 0.0f ? 1.0f / sum : 0.0f;
+                *(uint32_t *)out_at<D>(s, w, group, from + q, c, out) = bf16_pair(x * f, y * f);
+            } else {
+                *(float2 *)(piece + 2 * ROWS + (from + q) * D + c) = make_float2(x, y);
+                if (c == 0)
+                    *(float2 *)(piece + 2 * (from + q)) = make_float2(top, sum);
+            }
+        }
+        __syncthreads();
+    }
 }
 
 template <int D>
@@ -413,48 +479,45 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
                   int32_t window, bf16 *out)
 {
     extern __shared__ __align__(128) char shared[];
+    __shared__ union {
+        struct merging<D> warps[WARPS];
+        float factor[PIECES_MAX][MERGED];
+    } desk;
     __shared__ int last;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int32_t group = s.q_heads / s.kv_heads, items = s.units * s.kv_heads, cta = blockIdx.x;
-    const int32_t *first = s.item_first + (int64_t)layer * (items + 1);
+    const int32_t group = s.q_heads / s.kv_heads, cta = blockIdx.x;
+    const struct decode_item *items = s.item + (int64_t)layer * s.units * s.kv_heads;
     const char *pool = (const char *)s.pool + (int64_t)layer * s.layer_stride * 2;
     const uint32_t mine = shared_address(shared) + warp * room<D>::warp;
     const struct decode_start begin = s.start[(int64_t)layer * s.ctas + cta];
-    int32_t item = begin.item, tile = begin.tile, left = begin.left, base = begin.base, whole = begin.whole;
-    struct work w = work_of_start(begin);
+    const int32_t used = sharers(s.ctas, begin.total);
+    int32_t item = begin.item, tile = begin.tile, left = begin.left;
+    struct work w = work_of(begin.first);
     bool waited = false;
 
     chain_next();
+    if (left > 0)
+        item_begin<D>(s, w, pool, tile, min(tile + left, w.whole), warp, lane, mine, waited);
+    if (!waited)
+        chain_wait();
+    waited = true;
     for (int32_t part = 0; left > 0; part++) {
-        if (part > 0) {
-            while (first[item + 1] == first[item])
-                item++;
-            base = first[item];
-            whole = first[item + 1] - base;
-            w = work_of(s, layer, item);
-        }
-        const int32_t stop = min(tile + left, whole);
+        const int32_t stop = min(tile + left, w.whole);
         struct running<D> run = {
             { -CUDART_INF_F, -CUDART_INF_F }, {},
             {
             }
         };
+        struct decode_item next = {};
         uint32_t query[D / 16][4];
 
-#pragma unroll
-        for (int i = 0; i < room<D>::stages - 1; i++) {
-            if (tile + i < stop)
-                rows_fetch<D>(s, w, pool, tile + i, warp, lane, mine + i * 2 * room<D>::matrix, waited);
-            copies_commit();
-        }
-        if (!waited)
-            chain_wait();
-        waited = true;
+        if (left > stop - tile)
+            next = items[item + 1];
         queries_load<D>(s, w, in, group, lane, query);
         for (int32_t t = tile, stage = 0; t < stop; t++) {
-            int32_t ahead = t + room<D>::stages - 1, next = stage == 0 ? room<D>::stages - 1 : stage - 1;
+            int32_t ahead = t + room<D>::stages - 1, slot = stage == 0 ? room<D>::stages - 1 : stage - 1;
             if (ahead < stop)
-                rows_fetch<D>(s, w, pool, ahead, warp, lane, mine + next * 2 * room<D>::matrix, waited);
+                rows_fetch<D>(s, w, pool, ahead, warp, lane, mine + slot * 2 * room<D>::matrix, waited);
             copies_commit();
             copies_wait<room<D>::stages - 1>();
             __syncwarp();
@@ -462,39 +525,18 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
             __syncwarp();
             stage = stage == room<D>::stages - 1 ? 0 : stage + 1;
         }
-        copies_wait<0>();
-        running_leave<D>(run, scale2, lane, (float *)(shared + warp * room<D>::warp));
-        __syncthreads();
-
-        /* Four warps become one: thread by (query, channel). */
-        const bool alone = tile == 0 && stop == whole;
-        const int32_t rows = w.unit_rows * group;
-        float *partial = s.partial + ((int64_t)cta * 2 + (part > 0)) * piece_floats(D);
-        for (int32_t i = threadIdx.x; i < rows * D; i += WARPS * 32) {
-            int32_t q = i / D, c = i % D;
-            float top = -CUDART_INF_F, sum = 0.0f, value = 0.0f;
-#pragma unroll
-            for (int k = 0; k < WARPS; k++)
-                top = fmaxf(top, ((float *)(shared + k * room<D>::warp))[2 * q]);
-#pragma unroll
-            for (int k = 0; k < WARPS; k++) {
-                const float *from = (const float *)(shared + k * room<D>::warp);
-                float f = fraction(from[2 * q], top);
-                sum += f * from[2 * q + 1];
-                value += f * from[2 * ROWS + i];
-            }
-            if (alone) {
-                *out_at<D>(s, w, group, q, c, out) = rounded<bf16>(sum > 0.0f ? value / sum : 0.0f);
-            } else {
-                partial[2 * ROWS + i] = value;
-                if (c == 0)
-                    *(float2 *)(partial + 2 * q) = make_float2(top, sum);
-            }
+        const struct work done = w;
+        const bool alone = tile == 0 && stop == w.whole;
+        left -= stop - tile;
+        if (left > 0) { /* its rows come in while this item is put together */
+            w = work_of(next);
+            item_begin<D>(s, w, pool, 0, min(left, w.whole), warp, lane, mine, waited);
         }
-        __syncthreads();
+        item_end<D>(s, done, run, group, scale2, alone, warp, lane, desk.warps,
+                    s.partial + ((int64_t)cta * 2 + (part > 0)) * piece_floats(D), out);
         if (!alone) {
-            const int32_t total = first[items], used = sharers(s.ctas, total);
-            const int32_t from = holder(base, total, used), to = holder(base + whole - 1, total, used);
+            const int32_t from = holder(done.base, begin.total, used);
+            const int32_t to = holder(done.base + done.whole - 1, begin.total, used);
 
             if (threadIdx.x == 0) {
                 __threadfence();
@@ -505,14 +547,12 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
             }
             __syncthreads();
             if (last)
-                pieces_merge<D>(s, w, layer, item, group, from, to, (float *)shared, out);
+                pieces_merge<D>(s, done, layer, item, group, from, to, desk.factor, out);
+            __syncthreads();
         }
-        left -= stop - tile;
         item++;
         tile = 0;
     }
-    if (!waited)
-        chain_wait();
 }
 
 /* ---- the plain kernel: any head size, f32 or bf16 ---- */
@@ -623,7 +663,7 @@ template <int D> static int32_t ctas_of(const struct cuda_queue &q)
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D>, WARPS * 32, room<D>::bytes) !=
             cudaSuccess)
         return 0;
-    return each * q.sms;
+    return min(each * q.sms, (int32_t)PIECES_MAX);
 }
 
 int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim)

@@ -140,6 +140,14 @@ __device__ __forceinline__ uint32_t bf16_pair(float low, float high)
     return *reinterpret_cast<uint32_t *>(&p);
 }
 
+/* 2^x by one instruction; results below 2^-126 are 0. */
+__device__ __forceinline__ float power2(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* ---- order within a chain of launches ----
  * A kernel that calls chain_next only after chain_wait promises its follower: when you start, everything before me is
  * done. So the follower may read before its own chain_wait what older kernels wrote, but not what this one writes. */

@@ -30,7 +30,8 @@ const struct gemm_choice *gemm_find(const struct gemm *g, const struct gemm_shap
     int64_t rows = gemm_bucket(shape->rows);
 
     for (int32_t i = 0; i < g->choices; i++)
-        if (g->choice[i].n == shape->n && g->choice[i].k == shape->k && g->choice[i].rows == rows)
+        if (g->choice[i].n == shape->n && g->choice[i].k == shape->k && g->choice[i].rows == rows &&
+            g->choice[i].bias == shape->bias)
             return &g->choice[i];
     return NULL;
 }
@@ -47,9 +48,13 @@ static bool layout_set(struct cuda *c, cublasLtMatrixLayout_t layout, uint64_t r
 
 bool gemm_layouts(struct cuda *c, const struct gemm_shape *s)
 {
+    const cublasLtEpilogue_t epilogue = s->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+
     return layout_set(c, c->gemm->w, (uint64_t)s->k, (uint64_t)s->n) &&
            layout_set(c, c->gemm->in, (uint64_t)s->k, (uint64_t)s->rows) &&
-           layout_set(c, c->gemm->out, (uint64_t)s->n, (uint64_t)s->rows);
+           layout_set(c, c->gemm->out, (uint64_t)s->n, (uint64_t)s->rows) &&
+           c->blas.cublasLtMatmulDescSetAttribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                                  sizeof epilogue) == 0;
 }
 
 cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, bool accumulate,
@@ -84,11 +89,12 @@ static const cublasLtMatmulAlgo_t *guess(struct cuda *c, const struct gemm_shape
     *room = first.algo;
     if (g->choices < GEMM_CHOICES_MAX)
         g->choice[g->choices++] =
-            (struct gemm_choice){ gemm_bucket(shape->rows), shape->n, shape->k, first.algo, 0.0f };
+            (struct gemm_choice){ gemm_bucket(shape->rows), shape->n, shape->k, shape->bias, first.algo, 0.0f };
     return room;
 }
 
-void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *in, void *out, bool accumulate)
+void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
+              void *out, bool accumulate)
 {
     const struct gemm_choice *choice = gemm_find(c->gemm, shape);
     const cublasLtMatmulAlgo_t *algo = choice ? &choice->algo : NULL;
@@ -97,7 +103,9 @@ void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, con
 
     if (shape->rows == 0)
         return;
-    if (!gemm_layouts(c, shape)) {
+    if (!gemm_layouts(c, shape) ||
+        (shape->bias && c->blas.cublasLtMatmulDescSetAttribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                                               sizeof bias) != CUBLAS_STATUS_SUCCESS)) {
         cuda_broken(c, "matmul", "cuBLASLt refuses the layouts");
         return;
     }

@@ -36,9 +36,6 @@ cudaError_t launch_embed(struct cuda_queue q, enum dtype t, const void *table, i
 cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const void *x, const float *w, float eps, int64_t rows,
                             int32_t dim, void *out);
 cudaError_t launch_add(struct cuda_queue q, enum dtype t, void *x, const void *y, int64_t count);
-/* out[r][c] = bias[c] (+ out) */
-cudaError_t launch_bias(struct cuda_queue q, enum dtype t, const float *bias, int64_t rows, int32_t cols,
-                        int32_t accumulate, void *out);
 cudaError_t launch_gated(struct cuda_queue q, enum dtype t, enum activation kind, const void *gate_up, int64_t rows,
                          int32_t ff, void *out);
 cudaError_t launch_gather_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int64_t count,
@@ -152,14 +149,17 @@ struct step_rows {
     const int32_t *unit_slot, *unit_row, *unit_rows, *unit_tail; /* [rows_pad]; unit_rows 0: nobody */
     const int32_t *output_row, *output_seq, *output_slot;        /* [outputs_pad]; output_seq -1: nobody */
 };
-/* Where a thread block begins in a layer's flattened tiles of 64 rows, with all it needs to begin reading at once. */
-struct decode_start {
+/* All that a thread block needs to read an item. */
+struct decode_item {
     const void *k, *v;    /* of the item's head in the block */
     const int32_t *pages; /* of the slot */
-    int32_t item, tile;   /* tile counts from the item's own first */
-    int32_t left;         /* tiles of this thread block */
-    int32_t base, whole;  /* the item's first tile, its tiles */
-    int32_t unit_row, unit_rows, unit_tail, head, block_rows;
+    int32_t base, whole;  /* the item's first tile in the layer, its tiles */
+    int32_t unit_row, unit_rows, unit_tail, head, block_rows, pad;
+};
+/* Where a thread block begins in a layer's flattened tiles of 64 rows. */
+struct decode_start {
+    struct decode_item first;
+    int32_t item, tile, left, total; /* tile counts from the item's own first; left: its tiles; total: the layer's */
 };
 struct decode_shape {
     int32_t units; /* padded; an item is a (unit, KV head) */
@@ -172,6 +172,7 @@ struct decode_shape {
     const void *pool;                  /* T: tail pages of layer 0 */
     int64_t page_stride, layer_stride; /* numbers */
     int32_t *item_first;               /* [layers][items + 1]: tiles before each item */
+    struct decode_item *item;          /* [layers][items] */
     struct decode_start *start;        /* [layers][ctas + 1] */
     float *partial;                    /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
     uint32_t *arrived;                 /* [items], zeros between calls */

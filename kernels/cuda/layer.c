@@ -49,7 +49,7 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
                  void *out, bool accumulate)
 {
     struct cuda *c = cuda_of(be);
-    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols };
+    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL };
 
     assert(w->data);
     if (be->act == DT_BF16 && shape.rows <= SKINNY_ROWS && shape.k % 32 == 0) {
@@ -65,10 +65,7 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
             cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
         return;
     }
-    if (bias && shape.rows > 0) /* first, so that the product's sum is rounded once */
-        cuda_failed(c, launch_bias(compute(c), be->act, bias->vector, shape.rows, (int32_t)shape.n, accumulate, out),
-                    "bias");
-    gemm_run(c, &shape, w->data, in, out, accumulate || bias);
+    gemm_run(c, &shape, w->data, bias ? bias->bias : NULL, in, out, accumulate);
 }
 
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out)

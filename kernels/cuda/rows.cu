@@ -73,15 +73,6 @@ template <typename T> __global__ void add_kernel(T *x, const T *y, int64_t count
         x[i] = rounded<T>(number(x[i]) + number(y[i]));
 }
 
-template <typename T> __global__ void bias_kernel(const float *bias, int32_t cols, int32_t accumulate, T *out)
-{
-    chain_begin();
-    T *row = out + (int64_t)blockIdx.x * cols;
-
-    for (int32_t c = threadIdx.x; c < cols; c += blockDim.x)
-        row[c] = rounded<T>(accumulate ? number(row[c]) + bias[c] : bias[c]);
-}
-
 __device__ __forceinline__ float activate(float x, int kind)
 {
     if (kind == ACT_SILU)
@@ -253,15 +244,6 @@ cudaError_t launch_add(struct cuda_queue q, enum dtype t, void *x, const void *y
 
     return t == DT_F32 ? launch_chained(q, grid, block, 0, add_kernel<float>, (float *)x, (const float *)y, count)
                        : launch_chained(q, grid, block, 0, add_kernel<bf16>, (bf16 *)x, (const bf16 *)y, count);
-}
-
-cudaError_t launch_bias(struct cuda_queue q, enum dtype t, const float *bias, int64_t rows, int32_t cols,
-                        int32_t accumulate, void *out)
-{
-    dim3 grid((unsigned)rows), block(THREADS);
-
-    return t == DT_F32 ? launch_chained(q, grid, block, 0, bias_kernel<float>, bias, cols, accumulate, (float *)out)
-                       : launch_chained(q, grid, block, 0, bias_kernel<bf16>, bias, cols, accumulate, (bf16 *)out);
 }
 
 template <typename T>

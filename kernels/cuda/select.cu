@@ -198,18 +198,6 @@ __device__ __forceinline__ uint32_t block_before(struct desk &d, uint32_t x, uin
     return before + sum - x;
 }
 
-/* Counts a digit for each thread that has one. Scores share their first digits, so equal ones of a warp go as one. */
-__device__ __forceinline__ void count_votes(uint32_t *count, uint32_t digit, bool counts, int lane)
-{
-    uint32_t active = __ballot_sync(0xffffffffu, counts);
-
-    if (counts) {
-        uint32_t peers = __match_any_sync(active, digit);
-        if (lane == __ffs((int)peers) - 1)
-            atomicAdd(&count[digit], (uint32_t)__popc(peers));
-    }
-}
-
 /* Counts of all blocks of the cluster: each adds up a slice and tells the others. Synchronises. */
 __device__ __forceinline__ const uint32_t *counts_join(struct desk &d, int rank, int blocks)
 {
@@ -249,22 +237,17 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
 
         d.count[threadIdx.x] = d.count[threadIdx.x + THREADS] = 0;
         __syncthreads();
-        if (pass == 0)
-            for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t, int32_t, uint32_t key, bool there) {
-                count_votes(d.count, key >> 21, there, lane);
-            });
-        else
-            for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
-                bool counts = there && (lower ? key == wanted[0] : ((key ^ wanted[0]) & above) == 0);
-                if (!counts)
+        for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
+            bool counts = there && (lower ? key == wanted[0] : ((key ^ wanted[0]) & above) == 0);
+            if (!counts)
+                return;
+            if (lower) {
+                key = place_of<JOINT>(l, g, i - d.at[g], key);
+                if (((key ^ wanted[1]) & above) != 0)
                     return;
-                if (lower) {
-                    key = place_of<JOINT>(l, g, i - d.at[g], key);
-                    if (((key ^ wanted[1]) & above) != 0)
-                        return;
-                }
-                atomicAdd(&d.count[key >> shift & mask], 1u);
-            });
+            }
+            atomicAdd(&d.count[key >> shift & mask], 1u);
+        });
         const uint32_t *count = counts_join(d, rank, blocks);
         const int high = BINS - 1 - 2 * (int)threadIdx.x; /* bins from the top, two to a thread */
         const uint32_t two[2] = { count[high], count[high - 1] };

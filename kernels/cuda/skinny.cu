@@ -2,8 +2,8 @@
 /*
  * skinny.cu - out = in . w^T for few rows, at the speed at which w can be read.
  *
- * A thread block of 8 warps owns R x 16 outputs; its warps take the depth K in turns of 32 (512 contiguous bytes of a
- * weight row per turn of the block) and are added up in shared memory at the end. Weights go from device memory to
+ * A thread block of 8 warps owns R x 16 outputs; its warps take the depth K in turns of 64 (1 KiB of every weight row per
+ * turn of the block) and are added up in shared memory at the end. Weights go from device memory to
  * registers in 16-byte loads and straight into the tensor cores as the 16-row side; rows of `in` are the 8-column side.
  * The order of K within a product is free, so thread c of a quad takes 8 neighbouring numbers of both sides and calls
  * them what the instruction wants.
@@ -38,6 +38,12 @@ __device__ __forceinline__ void weights_load(struct weights_of_step<R> &h, const
     }
 }
 
+/* The step that is turn `turn` of a warp: two neighbouring steps, then those of the other warps. */
+__device__ __forceinline__ int32_t step_of(int32_t turn, int warp)
+{
+    return (turn >> 1) * (2 * WARPS) + 2 * warp + (turn & 1);
+}
+
 /* RING steps' weights are on their way at any time; a slot is asked for again as soon as it was used. */
 template <int NT, int R, int RING, int BLOCKS>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS) skinny_kernel(const __grid_constant__ struct skinny_args a)
@@ -56,14 +62,14 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS) skinny_kernel(const __grid
             row[r][half] = (const bf16 *)a.w + (int64_t)min(n0 + r * 16 + half * 8 + quad, a.n - 1) * a.k + c * 8;
 #pragma unroll
     for (int u = 0; u < RING; u++)
-        if (warp + u * WARPS < steps)
-            weights_load<R>(ring[u], row, warp + u * WARPS);
+        if (step_of(u, warp) < steps)
+            weights_load<R>(ring[u], row, step_of(u, warp));
     chain_wait();
     chain_next();
-    for (int32_t base = warp; base < steps; base += RING * WARPS) {
+    for (int32_t turn = 0; step_of(turn, warp) < steps; turn += RING) {
 #pragma unroll
         for (int u = 0; u < RING; u++) {
-            const int32_t step = base + u * WARPS;
+            const int32_t step = step_of(turn + u, warp);
             if (step >= steps)
                 break;
 #pragma unroll
@@ -79,8 +85,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS) skinny_kernel(const __grid
                     multiply(sum[r][n], second, x.z, x.w);
                 }
             }
-            if (step + RING * WARPS < steps)
-                weights_load<R>(ring[u], row, step + RING * WARPS);
+            if (step_of(turn + u + RING, warp) < steps)
+                weights_load<R>(ring[u], row, step_of(turn + u + RING, warp));
         }
     }
 #pragma unroll
@@ -111,9 +117,12 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS) skinny_kernel(const __grid
 template <int NT> static cudaError_t skinny(const struct cuda_queue &q, const struct skinny_args *args)
 {
     if (args->n >= q.sms * 96) /* 32 outputs to a block still give every multiprocessor several */
-        return launch_chained(q, dim3(int_ceil(args->n, 32)), dim3(WARPS * 32), 0, skinny_kernel<NT, 2, 3, 2>, *args);
+        return launch_chained(q, dim3(int_ceil(args->n, 32)), dim3(WARPS * 32), 0, skinny_kernel<NT, 2, 4, 2>, *args);
     return launch_chained(q, dim3(int_ceil(args->n, 16)), dim3(WARPS * 32), 0, skinny_kernel < NT, 1, 4,
-                          NT < 4 ? 3 : 2 >, *args);
+                          NT == 1   ? 4
+                          : NT == 2 ? 3
+                                    : 2 >,
+                          *args);
 }
 
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args)

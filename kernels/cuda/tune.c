@@ -25,7 +25,7 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == 8 * sizeof(uint64_t), "the file ho
 
 static bool accepted(struct cuda *c, const struct gemm_choice *choice)
 {
-    const struct gemm_shape shape = { choice->rows, choice->n, choice->k };
+    const struct gemm_shape shape = { choice->rows, choice->n, choice->k, false };
     struct gemm *g = c->gemm;
     cublasLtMatmulHeuristicResult_t result;
 
@@ -63,7 +63,7 @@ static void tune_save(const struct gemm *g)
     for (int32_t i = 0; i < g->choices; i++) {
         const struct gemm_choice *h = &g->choice[i];
 
-        if (h->us <= 0.0f)
+        if (h->us <= 0.0f || h->bias)
             continue;
         fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %.2f", h->rows, h->n, h->k, (double)h->us);
         for (int j = 0; j < 8; j++)
@@ -130,7 +130,7 @@ static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, int64_t *large
 
     *largest = 0;
     for (int64_t rows = 16; rows <= gemm_bucket(c->rows_max); rows = gemm_bucket(rows + 1)) {
-        const struct gemm_shape shape = { rows, n, k };
+        const struct gemm_shape shape = { rows, n, k, false };
 
         if ((uint64_t)(rows * (n + k) * bytes) > ROOM_MOST || (n > 65536 && rows > 256))
             break;
@@ -158,7 +158,7 @@ enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struc
         cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
         cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], c->base.act, 1, 1.0f, largest * k, in), "tuning");
         for (int64_t rows = 16; rows <= largest; rows = gemm_bucket(rows + 1)) {
-            const struct gemm_shape shape = { rows, n, k };
+            const struct gemm_shape shape = { rows, n, k, false };
 
             if (!gemm_find(c->gemm, &shape))
                 tune_shape(c, &shape, w, in, out, begin, end);

@@ -52,6 +52,18 @@ static enum status fill(struct cuda *c, const struct weight_source *src, void *t
     return c->base.ops->health(&c->base, err);
 }
 
+/* A vector in the activations' dtype: biases stand in bf16 files, so this loses nothing. */
+static enum status bias_open(struct cuda *c, struct weight *w, struct err *err)
+{
+    enum status st = cuda_alloc(&c->base, (uint64_t)w->cols * act_bytes(c), "weights", &w->bias, err);
+
+    if (st != ST_OK)
+        return st;
+    cuda_failed(c, launch_convert(c->queue[LANE_COMPUTE], c->base.act, w->vector, w->cols, w->bias), "convert");
+    cuda_wait(&c->base, LANE_COMPUTE);
+    return c->base.ops->health(&c->base, err);
+}
+
 enum status cuda_weight_open(struct backend *be, const struct weight_source *src, enum weight_use use,
                              struct weight **out, struct err *err)
 {
@@ -70,6 +82,8 @@ enum status cuda_weight_open(struct backend *be, const struct weight_source *src
         w->data = at;
     if (st == ST_OK)
         st = fill(c, src, at, t, err);
+    if (st == ST_OK && use == WEIGHT_VECTOR)
+        st = bias_open(c, w, err);
     if (st == ST_OK && (use == WEIGHT_MATRIX || use == WEIGHT_BOTH))
         st = gemm_tune(c, w->rows, w->cols, w->data, err);
     if (st != ST_OK) {
@@ -86,5 +100,6 @@ void cuda_weight_close(struct backend *be, struct weight *w)
         return;
     cuda_free(be, w->data);
     cuda_free(be, w->vector);
+    cuda_free(be, w->bias);
     free(w);
 }

@@ -132,9 +132,9 @@ __device__ __forceinline__ void parts_add(float (&s)[2][2][4], const int32_t *to
         }
         float top = fmaxf(fmaxf(max[part], fmaxf(first[0], first[1])), fmaxf(second[0], second[1]));
         float shift = MASKED && top == -CUDART_INF_F ? 0.0f : top * scale2;
-        sum[part] = sum[part] * exp2f(max[part] * scale2 - shift) + exp2f(first[0] * scale2 - shift) +
-                    exp2f(first[1] * scale2 - shift) + exp2f(second[0] * scale2 - shift) +
-                    exp2f(second[1] * scale2 - shift);
+        sum[part] = sum[part] * power2(max[part] * scale2 - shift) + power2(first[0] * scale2 - shift) +
+                    power2(first[1] * scale2 - shift) + power2(second[0] * scale2 - shift) +
+                    power2(second[1] * scale2 - shift);
         max[part] = top;
     }
 }
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
 
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
             top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-            float total = max[part] == -CUDART_INF_F ? 0.0f : sum[part] * exp2f((max[part] - top) * scale2);
+            float total = max[part] == -CUDART_INF_F ? 0.0f : sum[part] * power2((max[part] - top) * scale2);
             total += __shfl_xor_sync(0xffffffffu, total, 1);
             total += __shfl_xor_sync(0xffffffffu, total, 2);
             if ((lane & 3) == 0 && m < rows)
@@ -237,7 +237,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
 #pragma unroll
                         for (int i = 0; i < 2; i++)
                             sum[n][j][i] +=
-                                weight[part] * exp2f(s[part >> 1][j][2 * (part & 1) + i] * scale2 - lse[part]);
+                                weight[part] * power2(s[part >> 1][j][2 * (part & 1) + i] * scale2 - lse[part]);
             }
         }
 #pragma unroll
@@ -316,7 +316,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
             if (token > tokens_of(in, a, g) - a.window + m / group)
                 s = -CUDART_INF_F;
             float top = fmaxf(max[m], warp_max(s)), shift = top == -CUDART_INF_F ? 0.0f : top;
-            float total = sum[m] * exp2f(max[m] - shift) + warp_sum(exp2f(s - shift));
+            float total = sum[m] * power2(max[m] - shift) + warp_sum(power2(s - shift));
             __syncwarp();
             if (lane == 0) {
                 max[m] = top;
@@ -349,7 +349,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     __syncthreads();
     for (int32_t m = warp; m < rows; m += PLAIN_WARPS) {
         float weight = a.row_weight ? a.row_weight[m / group] : 1.0f;
-        sum += weight * exp2f(plain_score<T>(in, a, g, m, tile, lane) - a.lse[(int64_t)g * rows + m]);
+        sum += weight * power2(plain_score<T>(in, a, g, m, tile, lane) - a.lse[(int64_t)g * rows + m]);
     }
     column[warp][lane] = sum;
     __syncthreads();
@@ -363,7 +363,7 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
 
 /* ---- what both share ---- */
 
-enum { JOINERS = 8, JOINED_ROWS = THREADS / JOINERS };
+enum { JOINERS = 32, JOINED_ROWS = THREADS / JOINERS };
 
 /* (max, sum) of two stretches as one; maxima in exponents of 2. */
 __device__ __forceinline__ float2 joined(float2 a, float2 b)
@@ -372,10 +372,10 @@ __device__ __forceinline__ float2 joined(float2 a, float2 b)
 
     if (top == -CUDART_INF_F)
         return a;
-    return make_float2(top, a.y * exp2f(a.x - top) + b.y * exp2f(b.x - top));
+    return make_float2(top, a.y * power2(a.x - top) + b.y * power2(b.x - top));
 }
 
-/* 8 threads own a query row and take its chunks in turns. lse is kept in exponents of 2. */
+/* 32 threads own a query row and take its chunks in turns. lse is kept in exponents of 2. */
 __global__ void __launch_bounds__(THREADS)
     joined_kernel(int32_t chunks, const __grid_constant__ struct window_args a, int32_t rows)
 {
