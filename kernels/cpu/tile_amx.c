@@ -62,7 +62,8 @@ static void panel_low(const struct tile *t, const char *b, float *c)
         _tile_zero(1);
     }
     for (int32_t u = 0; u < t->units; u += TILE_UNITS, a += TILE_UNITS * 4, b += TILE_UNITS * t->b_stride) {
-        fetch_ahead(t, b);
+        if (t->ahead[0] | t->ahead[1])
+            fetch_ahead(t, b);
         _tile_loadd(4, a, (size_t)t->a_stride);
         _tile_loadd(6, b, (size_t)t->b_stride);
         _tile_loadd(7, b + 64, (size_t)t->b_stride);
@@ -91,7 +92,8 @@ static void panel_both(const struct tile *t, const char *b, float *c)
         _tile_zero(3);
     }
     for (int32_t u = 0; u < t->units; u += TILE_UNITS, b += TILE_UNITS * t->b_stride) {
-        fetch_ahead(t, b);
+        if (t->ahead[0] | t->ahead[1])
+            fetch_ahead(t, b);
         _tile_loadd(4, a + (int64_t)u * 4, (size_t)t->a_stride);
         _tile_loadd(5, a_high + (int64_t)u * 4, (size_t)t->a_stride);
         _tile_loadd(6, b, (size_t)t->b_stride);

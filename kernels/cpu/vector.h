@@ -77,24 +77,34 @@ INLINE vf vf_max(vf a, vf b)
 /* Lane sums in a fixed order: halves are added until one lane is left. */
 INLINE float vf_sum(vf v)
 {
+#if LANES == 16
+    return _mm512_reduce_add_ps((__m512)v);
+#else
     float x[LANES];
 
     memcpy(x, &v, sizeof x);
+#pragma GCC unroll 4
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             x[i] += x[i + half];
     return x[0];
+#endif
 }
 
 INLINE float vf_largest(vf v)
 {
+#if LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
     float x[LANES];
 
     memcpy(x, &v, sizeof x);
+#pragma GCC unroll 4
     for (int half = LANES / 2; half > 0; half /= 2)
         for (int i = 0; i < half; i++)
             x[i] = x[i] > x[i + half] ? x[i] : x[i + half];
     return x[0];
+#endif
 }
 
 /* Half words to words and back. The compiler's own conversion goes by halves of a vector, at three times the cost. */

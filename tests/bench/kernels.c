@@ -116,6 +116,8 @@ static void read_body(void *arg, int64_t i, int worker)
     for (int64_t k = 0; k < j->bytes; k += 128) {
         uint64_t line[16];
 
+        __builtin_prefetch(at + k + 2048, 0, 2);
+        __builtin_prefetch(at + k + 2112, 0, 2);
         memcpy(line, at + k, sizeof line);
         for (int n = 0; n < 16; n++)
             sum[n] += line[n];
