@@ -15,9 +15,19 @@ class Skip(Exception):
     """The test needs something that is not here; ctest shows it as skipped."""
 
 
+class Pace:
+    """How much longer a program takes here than an optimised one: the promises in seconds are the optimised one's."""
+    factor = 1
+
+    @classmethod
+    def of(cls, build):
+        with open(os.path.join(build, "CMakeCache.txt")) as cache:
+            cls.factor = 6 if re.search(r"^PLATEN_SANITIZE:\w+=\w", cache.read(), re.M) else 1
+
+
 def wait_until(what, true, seconds):
     """Waits until true() is; what it gave. Fails with `what`."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * Pace.factor
     while True:
         got = true()
         if got:
@@ -131,6 +141,7 @@ class Scene:
 
     def __init__(self, build, name):
         self.build, self.name = build, name
+        Pace.of(build)
         self.root = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
         self.folder = os.path.join(build, "tests", "e2e", name)
         os.makedirs(self.folder, exist_ok=True)
@@ -165,12 +176,14 @@ class Scene:
 
     def prefill(self, name="prefill", model=None, listen="127.0.0.1:0", more=(), wait=True):
         return self.node("prefill-node", name, ["--model", model or self.tiny, "--listen", listen, "--threads", "1", "--dtype", "f32",
-                                                "--metrics", "127.0.0.1:0", *more], wait)
+                                                "--metrics", "127.0.0.1:0", "--drain-seconds", str(30 * Pace.factor),
+                                                *more], wait)
 
     def decode(self, prefills, name="decode", model=None, listen="127.0.0.1:0", more=(), wait=True):
         targets = ",".join(p if isinstance(p, str) else p.address for p in prefills)
         return self.node("decode-node", name, ["--model", model or self.tiny, "--listen", listen, "--prefill", targets,
-                                               "--threads", "1", "--dtype", "f32", "--metrics", "127.0.0.1:0", *more], wait)
+                                               "--threads", "1", "--dtype", "f32", "--metrics", "127.0.0.1:0",
+                                               "--drain-seconds", str(30 * Pace.factor), *more], wait)
 
     def pair(self, **decode):
         """One prefill node and one decode node that has met it."""
