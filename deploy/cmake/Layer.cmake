@@ -43,6 +43,7 @@ function(platen_program name)
     cmake_parse_arguments(L "" "" "SOURCES;LINK" ${ARGN})
     add_executable(${name} ${L_SOURCES})
     target_link_libraries(${name} PRIVATE platen_flags ${L_LINK})
+    set_target_properties(${name} PROPERTIES ENABLE_EXPORTS ON) # press plug-ins call presses/press.h
     install(TARGETS ${name} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endfunction()
 
