@@ -311,13 +311,14 @@ static void close_all(struct node *n)
 {
     selftest_close(n);
     front_close(n);
-    stream_close(n->stream); /* waits for every request, and so for every order; those use peers and links */
+    stream_end(n->stream); /* waits for every request, and so for every order; those use peers and links */
     links_close(n->links);
     peers_close(n->peers);
     n->peers = NULL;
-    batcher_close(n->batcher);
     rpc_client_close(n->client);
     service_close(n->service);
+    batcher_close(n->batcher); /* after the rpc threads: their last count of a request gives tails back */
+    stream_close(n->stream);   /* after everybody who posts its semaphore */
     contexts_close(n->contexts);
     orders_close(n->orders);
     intake_close(n->intake);

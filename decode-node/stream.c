@@ -312,13 +312,19 @@ enum status stream_open(struct stream **out, struct err *err)
     return ST_OK;
 }
 
-void stream_close(struct stream *s)
+void stream_end(struct stream *s)
 {
     if (s == NULL)
         return;
     __atomic_store_n(&s->stopping, 1, __ATOMIC_RELAXED);
     stream_wake(s);
     pthread_join(s->thread, NULL);
+}
+
+void stream_close(struct stream *s)
+{
+    if (s == NULL)
+        return;
     sem_destroy(&s->wake);
     pthread_mutex_destroy(&s->lock);
     text_fini(&s->text);

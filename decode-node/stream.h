@@ -16,7 +16,11 @@ struct stream;
 
 enum status stream_open(struct stream **out, struct err *err);
 
-/* Every request must be over (the server was drained). NULL is fine. */
+/* Waits until every request is over (the server was drained, the front ended), and ends the thread. Others may still
+ * wake the stream. NULL is fine. */
+void stream_end(struct stream *s);
+
+/* After stream_end, when nobody is left who could wake it. NULL is fine. */
 void stream_close(struct stream *s);
 
 /* Takes the request over: from here on the stream thread ends the call and gives its count back. Any thread. */
