@@ -178,16 +178,20 @@ void cuda_cache_close(struct backend *be)
     c->cache = NULL;
 }
 
-static void block_tie(const struct cuda_cache *cache, const struct kv_block *block, char *to)
+static void block_tie(struct cuda *c, const struct kv_block *block, char *to)
 {
+    const struct cuda_cache *cache = c->cache;
     const int32_t heads = cache->config.kv_heads;
     struct slot_block head = { 0 };
 
     memset(to, 0, (size_t)cache->block_bytes);
     if (!block)
         return;
-    assert(block->codec == KV_PLAIN && block->heads == heads && block->dim == cache->config.dim);
-    assert(block->k_dim == block->dim);
+    assert(block->heads == heads && block->dim == cache->config.dim);
+    if (block->codec != KV_PLAIN || block->k_dim != block->dim) { /* refused when the context was ordered, or never here */
+        cuda_broken(c, "slot_blocks", "this back end reads plain rows with all channels only");
+        return;
+    }
     head.k = (const char *)block->data + block->k_offset;
     head.v = (const char *)block->data + block->v_offset;
     head.codec = (int32_t)block->codec;
@@ -207,7 +211,7 @@ void cuda_slot_blocks(struct backend *be, int32_t slot, const struct kv_block *b
 
     assert(slot >= 0 && slot < cache->config.slots);
     for (int32_t l = 0; l < layers; l++)
-        block_tie(cache, blocks ? &blocks[l] : NULL, cache->blocks_host + (int64_t)l * cache->block_bytes);
+        block_tie(c, blocks ? &blocks[l] : NULL, cache->blocks_host + (int64_t)l * cache->block_bytes);
     /* from pageable memory: the driver has taken the bytes when the call returns */
     cuda_upload(be, LANE_COMPUTE, cache->blocks + (uint64_t)slot * bytes, cache->blocks_host, bytes);
 }

@@ -7,7 +7,7 @@
  *   weight.c        reading and converting weights          press.c   scores, select, pack, checksum
  *   gemm.c, tune.c  products by cuBLASLt, choice of how     library.c libraries opened at run time
  *   sdpa.c          cuDNN's fused attention                 *.cu      kernels, declared in launch.h
- *   layer.c         the half-layers, prefill, decode attention
+ *   layer.c         the half-layers, prefill             score.c   scores that single presses need
  */
 #ifndef PLATEN_KERNELS_CUDA_CUDA_H
 #define PLATEN_KERNELS_CUDA_CUDA_H
@@ -172,7 +172,26 @@ int64_t step_rows_of(const struct cuda *c, int64_t rows);
 /* The same for a count of numbers that is whole rows. */
 int64_t step_count_of(const struct cuda *c, int64_t count);
 
-/* press.c */
+/* press.c, score.c */
+struct rows_view press_view(const struct kv_rows *in);
+/* Room of at least `bytes` for one press at a time (c->press); growing waits for the device. */
+bool press_reserve(struct cuda *c, uint64_t bytes);
+void cuda_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
+                      float *v2);
+void cuda_score_key_diff(struct backend *be, const struct kv_rows *in, float *score);
+void cuda_score_key_dot(struct backend *be, const struct kv_rows *in, const float *filter, float factor, float *score);
+void cuda_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score);
+void cuda_channel_squares(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                          float *out);
+void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
+                      float *cov);
+void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
+                         const float *cov, int32_t q_heads, float *score);
+void cuda_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
+void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
+                          int32_t power, float *out);
+void cuda_linear(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
+                 int32_t outs, float *out);
 void cuda_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);
 void cuda_score_window(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
                        int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);

@@ -242,6 +242,64 @@ struct select_plan {
 cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int32_t *index, int64_t *first_out,
                           uint64_t *room);
 
+/* ---- meet.cu: every row meets a list of vectors ------------------------------------------------------------------ */
+enum meet_kind { MEET_SUM, MEET_LARGEST, MEET_NORM1, MEET_NORM2, MEET_FORM };
+struct meet_args {
+    const void *vectors; /* T; vector j of query head h at h * head_stride + j * row_stride */
+    int64_t head_stride, row_stride, count;
+    int32_t q_heads;
+    int32_t values;   /* 1: rows of V, else of K */
+    int32_t by_group; /* 1: out [group][out_stride], else [H][out_stride] */
+    int64_t out_stride;
+    float scale;
+    /* MEET_SUM, MEET_LARGEST */
+    const float *lse, *weight;    /* [H][lse_stride] natural logarithms, [count] or NULL */
+    int64_t lse_stride, position; /* query j sees tokens up to position + j; INT64_MAX: all */
+    /* MEET_FORM: out = scale * k . mean + factor * k' cov k, rows from `from` on */
+    const float *mean, *cov; /* [H][D], [H][D][D] or NULL */
+    float factor;
+    int32_t from, form_rows; /* form_rows: set by the launcher */
+};
+/* out: entry at[g] + r of the head's or group member's line */
+cudaError_t launch_meet(struct cuda_queue q, enum dtype t, enum meet_kind kind, const struct rows_view *in,
+                        const struct meet_args *a, float *out);
+/* Softmax over rows [from, rows) of each of the q_heads lines of column, in place. */
+cudaError_t launch_softmax(struct cuda_queue q, const struct rows_view *in, int32_t q_heads, int32_t from,
+                           int64_t stride, float *column);
+struct group_args {
+    const float *column, *column_weight; /* [H][stride]; [group][stride] or NULL */
+    int64_t stride;
+    int32_t group, from, largest, update;
+};
+/* score = mean (or largest) over the group's columns, or the larger of that and what is there. */
+cudaError_t launch_group(struct cuda_queue q, const struct rows_view *in, const struct group_args *a, float *score);
+
+/* ---- stats.cu ---------------------------------------------------------------------------------------------------- */
+enum { STATS_STRETCH = 512 };
+uint64_t query_stats_bytes(struct cuda_queue q, int32_t heads, int32_t dim, int64_t rows);
+/* x T [rows][heads][dim]; mean [heads][dim], cov [heads][dim][dim] or NULL; room: query_stats_bytes */
+cudaError_t launch_query_stats(struct cuda_queue q, enum dtype t, const void *x, int32_t heads, int32_t dim,
+                               int64_t rows, float *mean, float *cov, void *room);
+
+/* ---- keys.cu ----------------------------------------------------------------------------------------------------- */
+enum { KEYS_STRETCH = 256 };
+struct head_firsts {
+    int64_t at[KV_HEADS_MAX + 1];
+};
+cudaError_t launch_row_squares(struct cuda_queue q, enum dtype t, const struct rows_view *in, const float *sketch,
+                               int32_t columns, float *k2, float *v2);
+/* room: (stretches + 1) * heads * dim numbers */
+cudaError_t launch_key_diff(struct cuda_queue q, enum dtype t, const struct rows_view *in, float *room, float *score);
+cudaError_t launch_key_dot(struct cuda_queue q, enum dtype t, const struct rows_view *in, const float *filter,
+                           float factor, float *score);
+/* room: at[heads] numbers */
+cudaError_t launch_lag(struct cuda_queue q, enum dtype t, const struct rows_view *in, int32_t from, int32_t lag,
+                       float *room, float *score);
+cudaError_t launch_channel_squares(struct cuda_queue q, enum dtype t, const struct rows_view *in, const int32_t *index,
+                                   const struct head_firsts *first, float *out);
+cudaError_t launch_linear(struct cuda_queue q, enum dtype t, const void *x, int64_t rows, int64_t cols, const float *w,
+                          const float *bias, int32_t outs, float *out);
+
 /* ---- pack.cu ---------------------------------------------------------------------------------------------------- */
 struct pack_plan {
     struct rows_view rows;

@@ -12,7 +12,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-static struct rows_view view_of(const struct kv_rows *in)
+struct rows_view press_view(const struct kv_rows *in)
 {
     struct rows_view v = { .k = in->k, .v = in->v, .token = in->token, .heads = in->heads, .dim = in->dim };
 
@@ -31,8 +31,7 @@ static struct cuda_queue press(const struct cuda *c)
     return c->queue[LANE_PRESS];
 }
 
-/* Room of at least `bytes` for one press at a time. Growing waits for the device. */
-static bool press_reserve(struct cuda *c, uint64_t bytes)
+bool press_reserve(struct cuda *c, uint64_t bytes)
 {
     struct err err = { 0 };
 
@@ -52,7 +51,7 @@ static bool press_reserve(struct cuda *c, uint64_t bytes)
 void cuda_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score)
 {
     struct cuda *c = cuda_of(be);
-    const struct rows_view v = view_of(in);
+    const struct rows_view v = press_view(in);
 
     assert(in->dtype == be->kv);
     cuda_failed(c, launch_key_norm(press(c), in->dtype, &v, factor, score), "score_key_norm");
@@ -62,7 +61,7 @@ void cuda_score_window(struct backend *be, const struct kv_rows *in, const void 
                        int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score)
 {
     struct cuda *c = cuda_of(be);
-    const struct rows_view v = view_of(in);
+    const struct rows_view v = press_view(in);
     const uint64_t partial = (uint64_t)window_partial_floats(v.rows_longest, v.heads, q_heads, window);
     const uint64_t lse = (uint64_t)q_heads * (uint64_t)window, raw = (uint64_t)v.at[v.heads];
     struct window_args a = { .q = q,
@@ -92,7 +91,7 @@ void cuda_score_ranges(struct backend *be, const struct kv_rows *in, const int64
                        int32_t count, float *score)
 {
     struct cuda *c = cuda_of(be);
-    const struct rows_view v = view_of(in);
+    const struct rows_view v = press_view(in);
     struct score_ranges r = { .count = count };
 
     assert(count > 0);
@@ -108,7 +107,7 @@ void cuda_score_ranges(struct backend *be, const struct kv_rows *in, const int64
 void cuda_score_random(struct backend *be, const struct kv_rows *in, uint64_t seed, int32_t layer, float *score)
 {
     struct cuda *c = cuda_of(be);
-    const struct rows_view v = view_of(in);
+    const struct rows_view v = press_view(in);
 
     cuda_failed(c, launch_score_random(press(c), &v, seed, layer, score), "score_random");
 }
@@ -156,7 +155,7 @@ void cuda_pack(struct backend *be, const struct pack_args *args, const struct kv
     struct cuda *c = cuda_of(be);
     const struct kv_rows *in = args->rows;
     const uint64_t row = (uint64_t)in->dim * dtype_bytes(in->dtype, 1), bytes = (uint64_t)args->first[in->heads] * row;
-    struct pack_plan p = { .rows = view_of(in),
+    struct pack_plan p = { .rows = press_view(in),
                            .index = args->index,
                            .k = (char *)block->data + block->k_offset,
                            .v = (char *)block->data + block->v_offset,

@@ -1,0 +1,463 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * meet.cu - every cached row meets a long list of vectors of its head, and one number of it stays.
+ *
+ *   columns   vectors are queries:              sum (or largest) of weight * exp(q . k - lse)       score_columns
+ *   norms     vectors are rows of Wo:           sum of |v . w| or of (v . w)^2                      value_out_norms
+ *   form      vectors are rows of a covariance: sum over j of (k . C_j) k_j = k' C k                score_expected
+ *
+ * The rows x vectors matrix is never stored. A thread block owns 256 rows of one query head, a warp 32 of them as the M
+ * side of the tensor cores, in registers; vectors come through shared memory 64 at a time, the next while this one is
+ * worked on. grid: row blocks, query heads. A covariance is taken as the sum of two bf16 matrices, so that its products
+ * are as exact as f32. f32 caches and other head sizes take a plain kernel.
+ */
+#include "kernels/cuda/device.cuh"
+
+enum { WARPS = 8, BLOCK_ROWS = 256, TILE = 64, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
+
+#define LOG2E 1.4426950408889634f
+
+template <int D> struct room {
+    enum { row = D * 2 + 16, matrix = TILE * row, bytes = 2 * matrix };
+};
+
+/* Tokens of a thread's four rows, and what is kept of them. */
+struct kept {
+    float value[4];
+    int64_t token[4];
+};
+
+/* What one score contributes. seen: whether query j sees the row. */
+template <int KIND>
+__device__ __forceinline__ void keep(float &value, float s, float scale2, float lse2, float weight, bool seen)
+{
+    if (KIND == MEET_SUM && seen)
+        value += weight * power2(s * scale2 - lse2);
+    if (KIND == MEET_LARGEST && seen)
+        value = fmaxf(value, s * scale2 - lse2 + log2f(weight));
+    if (KIND == MEET_NORM1)
+        value += fabsf(s);
+    if (KIND == MEET_NORM2)
+        value += s * s;
+}
+
+template <int KIND> __device__ __forceinline__ float nothing()
+{
+    return KIND == MEET_LARGEST ? -CUDART_INF_F : 0.0f;
+}
+
+template <int KIND> __device__ __forceinline__ float joined(float a, float b)
+{
+    return KIND == MEET_LARGEST ? fmaxf(a, b) : a + b;
+}
+
+template <int KIND> __device__ __forceinline__ float finished(float value, float factor)
+{
+    return KIND == MEET_LARGEST ? power2(value)
+           : KIND == MEET_NORM2 ? sqrtf(value)
+           : KIND == MEET_FORM  ? value * factor
+                                : value;
+}
+
+__device__ __forceinline__ int64_t token_of(const struct rows_view &in, int32_t g, int32_t row)
+{
+    return in.token ? in.token[in.at[g] + row] : row;
+}
+
+/* The first query that sees row `row`, at a multiple of TILE. */
+__device__ __forceinline__ int64_t first_of(const struct rows_view &in, const struct meet_args &a, int32_t g,
+                                            int32_t row)
+{
+    const int64_t first = a.position == INT64_MAX ? 0 : token_of(in, g, row) - a.position;
+
+    return first > 0 ? first / TILE * TILE : 0;
+}
+
+template <int D>
+__device__ __forceinline__ void tile_fetch(const struct meet_args &a, const bf16 *vectors, int64_t at, uint32_t to)
+{
+    for (int unit = threadIdx.x; unit < TILE * D / 8; unit += WARPS * 32) {
+        const int r = unit / (D / 8), c = unit % (D / 8);
+        const bool there = at + r < a.count;
+        copy16_async(to + r * room<D>::row + c * 16, vectors + (there ? (at + r) * a.row_stride : 0) + c * 8, there);
+    }
+}
+
+template <int D, int KIND>
+__global__ void __launch_bounds__(WARPS * 32, 2)
+    meet_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct meet_args a, float *out)
+{
+    extern __shared__ __align__(128) char shared[];
+    __shared__ float lse[2][TILE], weight[2][TILE];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t h = blockIdx.y, group = a.q_heads / in.heads, g = h / group;
+    const int32_t row0 = blockIdx.x * BLOCK_ROWS, mine = row0 + warp * 32 + (lane >> 2), rows = in.rows[g];
+    const bf16 *from = (const bf16 *)(a.values ? in.v : in.k) + in.first[g] * D;
+    const bf16 *vectors = (const bf16 *)a.vectors + (int64_t)h * a.head_stride;
+    const uint32_t base = shared_address(shared);
+    uint32_t row[2][D / 16][4];
+    struct kept kept;
+
+    if (row0 >= rows)
+        return;
+    const int64_t begin = first_of(in, a, g, row0);
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        const int32_t r = mine + part * 8;
+        const bf16 *at = from + (int64_t)(r < rows ? r : row0) * D + 2 * (lane & 3);
+
+        kept.value[part] = nothing<KIND>();
+        kept.token[part] = a.position == INT64_MAX ? INT64_MIN : r < rows ? token_of(in, g, r) - a.position : INT64_MAX;
+#pragma unroll
+        for (int kk = 0; kk < D / 16; kk++) {
+            row[part >> 1][kk][part & 1] = *(const uint32_t *)(at + kk * 16);
+            row[part >> 1][kk][(part & 1) + 2] = *(const uint32_t *)(at + kk * 16 + 8);
+        }
+    }
+    for (int64_t at = begin - TILE, stage = 1; at < a.count; at += TILE, stage ^= 1) { /* the first turn only fetches */
+        const int64_t next = at + TILE;
+        const int ahead = (int)(stage ^ 1);
+
+        if (next < a.count) {
+            tile_fetch<D>(a, vectors, next, base + ahead * room<D>::matrix);
+            if ((KIND == MEET_SUM || KIND == MEET_LARGEST) && threadIdx.x < TILE) {
+                const int64_t i = next + threadIdx.x;
+                lse[ahead][threadIdx.x] =
+                    i < a.count ? a.lse[(int64_t)h * a.lse_stride + i] * LOG2E : CUDART_INF_F; /* contributes nothing */
+                weight[ahead][threadIdx.x] = i < a.count && a.weight ? a.weight[i] : 1.0f;
+            }
+        }
+        copies_commit();
+        if (at < begin) {
+            continue;
+        }
+        copies_wait<1>();
+        __syncthreads();
+        const uint32_t here = base + (int)stage * room<D>::matrix;
+#pragma unroll
+        for (int n = 0; n < TILE / 16; n++) {
+            float s[2][2][4] = {};
+#pragma unroll
+            for (int kk = 0; kk < D / 16; kk++) {
+                uint32_t b[4];
+                load_matrices(b, here + (n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 +
+                                     ((lane >> 3) & 1) * 16);
+#pragma unroll
+                for (int side = 0; side < 2; side++) {
+                    multiply(s[side][0], row[side][kk], b[0], b[1]);
+                    multiply(s[side][1], row[side][kk], b[2], b[3]);
+                }
+            }
+#pragma unroll
+            for (int part = 0; part < 4; part++)
+#pragma unroll
+                for (int eight = 0; eight < 2; eight++)
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        const int j = n * 16 + eight * 8 + 2 * (lane & 3) + i;
+                        keep<KIND>(kept.value[part], s[part >> 1][eight][2 * (part & 1) + i], a.scale * LOG2E,
+                                   KIND <= MEET_LARGEST ? lse[stage][j] : 0.0f,
+                                   KIND <= MEET_LARGEST ? weight[stage][j] : 1.0f,
+                                   KIND > MEET_LARGEST || at + j >= kept.token[part]);
+                    }
+        }
+        __syncthreads();
+    }
+#pragma unroll
+    for (int part = 0; part < 4; part++) {
+        float value = kept.value[part];
+        value = joined<KIND>(value, __shfl_xor_sync(0xffffffffu, value, 1));
+        value = joined<KIND>(value, __shfl_xor_sync(0xffffffffu, value, 2));
+        if ((lane & 3) == 0 && mine + part * 8 < rows)
+            out[(int64_t)(a.by_group ? h % group : h) * a.out_stride + in.at[g] + mine + part * 8] =
+                finished<KIND>(value, a.factor);
+    }
+}
+
+/* k' C k of 256 rows: all of C, both halves of it, lies in shared memory. */
+template <int D>
+__global__ void __launch_bounds__(WARPS * 32)
+    form_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct meet_args a, float *out)
+{
+    extern __shared__ __align__(128) char shared[]; /* bf16 [2][D] rows of C, padded; then mean [D] f32 */
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    const int32_t h = blockIdx.y, group = a.q_heads / in.heads, g = h / group, rows = in.rows[g];
+    const uint32_t base = shared_address(shared);
+    float *mean = (float *)(shared + 2 * D * room<D>::row);
+    const bf16 *from = (const bf16 *)in.k + in.first[g] * D;
+
+    if (a.cov)
+        for (int i = threadIdx.x; i < D * D; i += WARPS * 32) {
+            const float x = a.cov[(int64_t)h * D * D + i];
+            const bf16 high = __float2bfloat16_rn(x);
+            *(bf16 *)(shared + i / D * room<D>::row + i % D * 2) = high;
+            *(bf16 *)(shared + (D + i / D) * room<D>::row + i % D * 2) =
+                __float2bfloat16_rn(x - __bfloat162float(high));
+        }
+    for (int i = threadIdx.x; i < D; i += WARPS * 32)
+        mean[i] = a.mean[h * D + i];
+    __syncthreads();
+    for (int32_t row0 = a.from + blockIdx.x * a.form_rows;
+         row0 < min(a.from + ((int32_t)blockIdx.x + 1) * a.form_rows, rows); row0 += BLOCK_ROWS) {
+        const int32_t mine = row0 + warp * 32 + (lane >> 2);
+        uint32_t row[2][D / 16][4];
+        float form[4] = {}, dot[4] = {};
+
+        if (row0 + warp * 32 >= rows)
+            continue;
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            const bf16 *at = from + (int64_t)min(mine + part * 8, rows - 1) * D + 2 * (lane & 3);
+#pragma unroll
+            for (int kk = 0; kk < D / 16; kk++) {
+                row[part >> 1][kk][part & 1] = *(const uint32_t *)(at + kk * 16);
+                row[part >> 1][kk][(part & 1) + 2] = *(const uint32_t *)(at + kk * 16 + 8);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < D / 16; n++) {
+            float s[2][2][4] = {};
+
+            if (a.cov)
+#pragma unroll
+                for (int kk = 0; kk < D / 16; kk++)
+#pragma unroll
+                    for (int half = 0; half < 2; half++) {
+                        uint32_t b[4];
+                        load_matrices(b, base + (half * D + n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row +
+                                             kk * 32 + ((lane >> 3) & 1) * 16);
+#pragma unroll
+                        for (int side = 0; side < 2; side++) {
+                            multiply(s[side][0], row[side][kk], b[0], b[1]);
+                            multiply(s[side][1], row[side][kk], b[2], b[3]);
+                        }
+                    }
+#pragma unroll
+            for (int part = 0; part < 4; part++)
+#pragma unroll
+                for (int eight = 0; eight < 2; eight++) {
+                    /* the row's own channels, where the product's columns lie */
+                    const uint32_t own = row[part >> 1][n][(part & 1) + 2 * eight];
+                    const float2 k = __bfloat1622float2(*(const __nv_bfloat162 *)&own);
+                    const float *s2 = &s[part >> 1][eight][2 * (part & 1)],
+                                *m = mean + n * 16 + eight * 8 + 2 * (lane & 3);
+                    form[part] += s2[0] * k.x + s2[1] * k.y;
+                    dot[part] += m[0] * k.x + m[1] * k.y;
+                }
+        }
+#pragma unroll
+        for (int part = 0; part < 4; part++) {
+            float value = dot[part] * a.scale + form[part] * a.factor;
+            value += __shfl_xor_sync(0xffffffffu, value, 1);
+            value += __shfl_xor_sync(0xffffffffu, value, 2);
+            if ((lane & 3) == 0 && mine + part * 8 < rows)
+                out[(int64_t)h * a.out_stride + in.at[g] + mine + part * 8] = value;
+        }
+    }
+}
+
+/* ---- plain ---- */
+
+/* 64 rows to a block in shared memory; four threads share a row and take vectors in turns. */
+template <typename T, int KIND>
+__global__ void __launch_bounds__(PLAIN_THREADS)
+    meet_plain_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct meet_args a,
+                      float *out)
+{
+    extern __shared__ __align__(16) float tile[]; /* [64][dim + 1] */
+    __shared__ float part[4][PLAIN_ROWS];
+    const int32_t h = blockIdx.y, group = a.q_heads / in.heads, g = h / group, dim = in.dim, rows = in.rows[g];
+    const int32_t row0 = blockIdx.x * PLAIN_ROWS, local = threadIdx.x % PLAIN_ROWS, turn = threadIdx.x / PLAIN_ROWS;
+    const int32_t row = row0 + local;
+    const T *from = (const T *)(a.values ? in.v : in.k) + in.first[g] * dim;
+    const T *vectors = (const T *)a.vectors + (int64_t)h * a.head_stride;
+    const float *own = tile + local * (dim + 1);
+    float value = nothing<KIND>(), dot = 0.0f;
+
+    if (row0 >= rows)
+        return;
+    for (int i = threadIdx.x; i < PLAIN_ROWS * dim; i += PLAIN_THREADS)
+        tile[i / dim * (dim + 1) + i % dim] = row0 + i / dim < rows ? number(from[(int64_t)row0 * dim + i]) : 0.0f;
+    __syncthreads();
+    const int64_t first = a.position == INT64_MAX || row >= rows ? INT64_MIN : token_of(in, g, row) - a.position;
+    const int64_t count = KIND == MEET_FORM ? (a.cov ? dim : 0) : a.count;
+    for (int64_t j = (KIND == MEET_FORM ? 0 : first_of(in, a, g, row0)) + turn; j < count; j += 4) {
+        float s = 0.0f;
+
+        if constexpr (KIND == MEET_FORM) {
+            const float *c = a.cov + ((int64_t)h * dim + j) * dim;
+            for (int d = 0; d < dim; d++)
+                s += own[d] * c[d];
+            value += s * own[j];
+        } else {
+            for (int d = 0; d < dim; d++)
+                s += own[d] * number(vectors[j * a.row_stride + d]);
+            keep<KIND>(value, s, a.scale * LOG2E, a.lse ? a.lse[(int64_t)h * a.lse_stride + j] * LOG2E : 0.0f,
+                       a.weight ? a.weight[j] : 1.0f, j >= first);
+        }
+    }
+    part[turn][local] = value;
+    __syncthreads();
+    if (turn != 0 || row >= rows || row < a.from)
+        return;
+    for (int k = 1; k < 4; k++)
+        value = joined<KIND>(value, part[k][local]);
+    if (KIND == MEET_FORM)
+        for (int d = 0; d < dim; d++)
+            dot += own[d] * a.mean[h * dim + d];
+    out[(int64_t)(a.by_group ? h % group : h) * a.out_stride + in.at[g] + row] =
+        finished<KIND>(value, a.factor) + dot * a.scale;
+}
+
+/* ---- what follows: one number per row from its group's, and the softmax of expected attention ---- */
+
+/* grid: rows, heads */
+__global__ void group_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct group_args a,
+                             float *score)
+{
+    const int32_t g = blockIdx.y, row = blockIdx.x * THREADS + threadIdx.x;
+    float sum = 0.0f, most = 0.0f;
+
+    if (row >= in.rows[g] || row < a.from)
+        return;
+    const int64_t at = in.at[g] + row;
+    for (int32_t i = 0; i < a.group; i++) {
+        float x = a.column[(int64_t)(g * a.group + i) * a.stride + at];
+        if (a.column_weight)
+            x *= a.column_weight[(int64_t)i * a.stride + at];
+        sum += x;
+        most = fmaxf(most, x);
+    }
+    sum = a.largest ? most : sum / (float)a.group;
+    score[at] = a.update ? fmaxf(score[at], sum) : sum;
+}
+
+/* Softmax of rows [from, rows) of a query head, in place. A block owns a head. */
+__global__ void __launch_bounds__(1024) softmax_kernel(const __grid_constant__ struct rows_view in, int32_t group,
+                                                       int32_t from, int64_t stride, float *column)
+{
+    __shared__ float part[32];
+    const int32_t h = blockIdx.x, g = h / group, rows = in.rows[g], lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    float *x = column + (int64_t)h * stride + in.at[g], top = -CUDART_INF_F, sum = 0.0f;
+
+    for (int32_t r = from + (int32_t)threadIdx.x; r < rows; r += 1024)
+        top = fmaxf(top, x[r]);
+    top = warp_max(top);
+    if (lane == 0)
+        part[warp] = top;
+    __syncthreads();
+    top = warp_max(part[lane]);
+    for (int32_t r = from + (int32_t)threadIdx.x; r < rows; r += 1024)
+        sum += expf(x[r] - top);
+    sum = block_sum(sum);
+    for (int32_t r = from + (int32_t)threadIdx.x; r < rows; r += 1024)
+        x[r] = expf(x[r] - top) / sum;
+}
+
+/* ---- launchers ---- */
+
+template <int D, int KIND>
+static cudaError_t meet_fast(const struct cuda_queue &q, const struct rows_view *in, const struct meet_args *a,
+                             float *out)
+{
+    cudaError_t e = allow_shared(meet_kernel<D, KIND>, room<D>::bytes);
+
+    if (e != cudaSuccess)
+        return e;
+    meet_kernel<D, KIND>
+        <<<dim3(int_ceil(in->rows_longest, BLOCK_ROWS), (unsigned)a->q_heads), WARPS * 32, room<D>::bytes, q.stream>>>(
+            *in, *a, out);
+    return cudaGetLastError();
+}
+
+template <int D>
+static cudaError_t form_fast(const struct cuda_queue &q, const struct rows_view *in, const struct meet_args *args,
+                             float *out)
+{
+    const size_t bytes = 2 * D * room<D>::row + D * 4;
+    struct meet_args a = *args;
+    int64_t blocks = (in->rows_longest - a.from + BLOCK_ROWS - 1) / BLOCK_ROWS, most = q.sms * 4 / a.q_heads + 1;
+    cudaError_t e = allow_shared(form_kernel<D>, bytes);
+
+    if (e != cudaSuccess || blocks <= 0)
+        return e;
+    a.form_rows = BLOCK_ROWS * int_ceil(blocks, most); /* C is brought in once for as many rows as keep the card full */
+    form_kernel<D>
+        <<<dim3(int_ceil(in->rows_longest - a.from, a.form_rows), (unsigned)a.q_heads), WARPS * 32, bytes, q.stream>>>(
+            *in, a, out);
+    return cudaGetLastError();
+}
+
+template <typename T, int KIND>
+static cudaError_t meet_plain(const struct cuda_queue &q, const struct rows_view *in, const struct meet_args *a,
+                              float *out)
+{
+    const size_t bytes = (size_t)PLAIN_ROWS * (size_t)(in->dim + 1) * 4;
+    cudaError_t e = allow_shared(meet_plain_kernel<T, KIND>, bytes);
+
+    if (e != cudaSuccess)
+        return e;
+    meet_plain_kernel<T, KIND>
+        <<<dim3(int_ceil(in->rows_longest, PLAIN_ROWS), (unsigned)a->q_heads), PLAIN_THREADS, bytes, q.stream>>>(
+            *in, *a, out);
+    return cudaGetLastError();
+}
+
+template <int D, int KIND>
+static cudaError_t fast(const struct cuda_queue &q, const struct rows_view *in, const struct meet_args *a, float *out)
+{
+    if constexpr (KIND == MEET_FORM)
+        return form_fast<D>(q, in, a, out);
+    else
+        return meet_fast<D, KIND>(q, in, a, out);
+}
+
+template <int KIND>
+static cudaError_t meet(const struct cuda_queue &q, enum dtype t, const struct rows_view *in, const struct meet_args *a,
+                        float *out)
+{
+    if (t == DT_F32)
+        return meet_plain<float, KIND>(q, in, a, out);
+    if (in->dim == 64)
+        return fast<64, KIND>(q, in, a, out);
+    if (in->dim == 96)
+        return fast<96, KIND>(q, in, a, out);
+    if (in->dim == 128)
+        return fast<128, KIND>(q, in, a, out);
+    return meet_plain<bf16, KIND>(q, in, a, out);
+}
+
+cudaError_t launch_meet(struct cuda_queue q, enum dtype t, enum meet_kind kind, const struct rows_view *in,
+                        const struct meet_args *a, float *out)
+{
+    if (in->rows_longest == 0)
+        return cudaSuccess;
+    switch (kind) {
+    case MEET_SUM:
+        return meet<MEET_SUM>(q, t, in, a, out);
+    case MEET_LARGEST:
+        return meet<MEET_LARGEST>(q, t, in, a, out);
+    case MEET_NORM1:
+        return meet<MEET_NORM1>(q, t, in, a, out);
+    case MEET_NORM2:
+        return meet<MEET_NORM2>(q, t, in, a, out);
+    default:
+        return meet<MEET_FORM>(q, t, in, a, out);
+    }
+}
+
+cudaError_t launch_softmax(struct cuda_queue q, const struct rows_view *in, int32_t q_heads, int32_t from,
+                           int64_t stride, float *column)
+{
+    softmax_kernel<<<(unsigned)q_heads, 1024, 0, q.stream>>>(*in, q_heads / in->heads, from, stride, column);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_group(struct cuda_queue q, const struct rows_view *in, const struct group_args *a, float *score)
+{
+    if (in->rows_longest == 0)
+        return cudaSuccess;
+    group_kernel<<<dim3(int_ceil(in->rows_longest, THREADS), (unsigned)in->heads), THREADS, 0, q.stream>>>(*in, *a,
+                                                                                                           score);
+    return cudaGetLastError();
+}

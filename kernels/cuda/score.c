@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * score.c - scores that single presses need: statistics of rows and queries, attention by columns, norms after Wo.
+ *
+ * Not here, so that chains which want them are refused on this back end: score_cap, score_leverage, score_noncausal,
+ * merge_values.
+ */
+#include "kernels/cuda/cuda.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+static struct cuda_queue press(const struct cuda *c)
+{
+    return c->queue[LANE_PRESS];
+}
+
+void cuda_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
+                      float *v2)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+
+    cuda_failed(c, launch_row_squares(press(c), in->dtype, &v, sketch, sketch_dim, k2, v2), "row_squares");
+}
+
+void cuda_score_key_diff(struct backend *be, const struct kv_rows *in, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const uint64_t stretches = (uint64_t)(v.rows_longest + KEYS_STRETCH - 1) / KEYS_STRETCH;
+
+    if (press_reserve(c, (stretches + 1) * (uint64_t)(v.heads * v.dim) * 4))
+        cuda_failed(c, launch_key_diff(press(c), in->dtype, &v, c->press, score), "score_key_diff");
+}
+
+void cuda_score_key_dot(struct backend *be, const struct kv_rows *in, const float *filter, float factor, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+
+    cuda_failed(c, launch_key_dot(press(c), in->dtype, &v, filter, factor, score), "score_key_dot");
+}
+
+void cuda_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+
+    assert(lag > 0 && from >= 0);
+    if (press_reserve(c, (uint64_t)v.at[v.heads] * 4))
+        cuda_failed(c, launch_lag(press(c), in->dtype, &v, (int32_t)from, (int32_t)lag, c->press, score), "score_lag");
+}
+
+void cuda_channel_squares(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                          float *out)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    struct head_firsts firsts;
+
+    memcpy(firsts.at, first, (size_t)(in->heads + 1) * sizeof *first);
+    cuda_failed(c, launch_channel_squares(press(c), in->dtype, &v, index, &firsts, out), "channel_squares");
+}
+
+void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
+                      float *cov)
+{
+    struct cuda *c = cuda_of(be);
+
+    assert(rows > 0);
+    if (press_reserve(c, query_stats_bytes(press(c), q_heads, dim, rows)))
+        cuda_failed(c, launch_query_stats(press(c), be->act, q, q_heads, dim, rows, mean, cov, c->press),
+                    "query_stats");
+}
+
+void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
+                         const float *cov, int32_t q_heads, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const int64_t all = v.at[v.heads];
+    const struct meet_args form = { .q_heads = q_heads,
+                                    .out_stride = all,
+                                    .scale = 1.0f / sqrtf((float)in->dim),
+                                    .factor = 0.5f / (float)in->dim,
+                                    .mean = mean,
+                                    .cov = cov,
+                                    .position = INT64_MAX,
+                                    .from = (int32_t)from };
+    struct group_args group = { .stride = all, .group = q_heads / in->heads, .from = (int32_t)from };
+
+    if (v.rows_longest <= from || !press_reserve(c, (uint64_t)(q_heads * all) * 4))
+        return;
+    group.column = c->press;
+    cuda_failed(c, launch_meet(press(c), in->dtype, MEET_FORM, &v, &form, c->press), "score_expected");
+    cuda_failed(c, launch_softmax(press(c), &v, q_heads, (int32_t)from, all, c->press), "score_expected");
+    cuda_failed(c, launch_group(press(c), &v, &group, score), "score_expected");
+}
+
+void cuda_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const int64_t all = v.at[v.heads];
+    const struct meet_args columns = { .vectors = args->q,
+                                       .head_stride = in->dim,
+                                       .row_stride = (int64_t)args->q_heads * in->dim,
+                                       .count = args->rows,
+                                       .q_heads = args->q_heads,
+                                       .out_stride = all,
+                                       .scale = args->scale,
+                                       .lse = args->lse,
+                                       .lse_stride = args->lse_stride,
+                                       .weight = args->weight,
+                                       .position = args->position };
+    struct group_args group = { .column_weight = args->column_weight,
+                                .stride = all,
+                                .group = args->q_heads / in->heads,
+                                .largest = args->group_largest,
+                                .update = args->update };
+
+    if (!press_reserve(c, (uint64_t)(args->q_heads * all) * 4))
+        return;
+    group.column = c->press;
+    cuda_failed(c, launch_meet(press(c), in->dtype, args->largest ? MEET_LARGEST : MEET_SUM, &v, &columns, c->press),
+                "score_columns");
+    cuda_failed(c, launch_group(press(c), &v, &group, score), "score_columns");
+}
+
+void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
+                          int32_t power, float *out)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const struct meet_args norms = { .vectors = o->data,
+                                     .head_stride = in->dim,
+                                     .row_stride = o->cols,
+                                     .count = o->rows,
+                                     .q_heads = q_heads,
+                                     .values = 1,
+                                     .by_group = 1,
+                                     .out_stride = v.at[v.heads],
+                                     .position = INT64_MAX };
+
+    assert(o->data && o->cols == (int64_t)q_heads * in->dim);
+    cuda_failed(c, launch_meet(press(c), in->dtype, power == 1 ? MEET_NORM1 : MEET_NORM2, &v, &norms, out),
+                "value_out_norms");
+}
+
+void cuda_linear(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
+                 int32_t outs, float *out)
+{
+    struct cuda *c = cuda_of(be);
+
+    cuda_failed(c, launch_linear(press(c), be->act, x, rows, cols, w, bias, outs, out), "linear");
+}

@@ -1,0 +1,433 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check_statistics.c - operations that single presses need, against double precision. An operation that a back end does
+ * not have is not checked; chains that want it are refused there.
+ */
+#include "tests/ops/ops.h"
+#include "tests/ops/reference.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A dense or ragged view of random rows. */
+struct layer_view {
+    struct kv_rows rows;
+    float *k, *v;
+    int32_t *token;
+    int64_t scores;
+};
+
+static struct layer_view view_make(struct ops *o, int32_t heads, int32_t dim, int64_t tokens, bool ragged)
+{
+    struct layer_view w = { .rows = { .heads = heads, .dim = dim, .dtype = o->be->kv } };
+    const int64_t stride = tokens + 3;
+
+    w.token = arena_array(&o->arena, (size_t)(heads * tokens) + 1, sizeof *w.token);
+    for (int32_t g = 0; g < heads; g++) {
+        w.rows.first[g] = g * stride;
+        w.rows.at[g] = w.scores;
+        for (int64_t t = 0; t < tokens; t++)
+            if (!ragged || ops_below(o, heads + 1) > g)
+                w.token[w.scores++] = (int32_t)t;
+        w.rows.rows[g] = w.scores - w.rows.at[g];
+    }
+    w.rows.at[heads] = w.scores;
+    w.k = ops_random(o, heads * stride * dim, 1.0f);
+    w.v = ops_random(o, heads * stride * dim, 1.0f);
+    w.rows.k = ops_up_kv(o, w.k, heads * stride * dim);
+    w.rows.v = ops_up_kv(o, w.v, heads * stride * dim);
+    if (ragged)
+        w.rows.token = ops_up_bytes(o, w.token, (uint64_t)w.scores * sizeof *w.token);
+    return w;
+}
+
+static const float *row_of(const struct layer_view *w, const float *x, int32_t g, int64_t row)
+{
+    return x + (w->rows.first[g] + row) * w->rows.dim;
+}
+
+static double dot_of(const float *x, const float *y, int32_t dim)
+{
+    double sum = 0;
+
+    for (int32_t d = 0; d < dim; d++)
+        sum += (double)x[d] * (double)y[d];
+    return sum;
+}
+
+/* Compares scores with `want`, within `tolerance` of the largest. */
+static void judge(struct ops *o, const char *what, const void *device, const double *want, int64_t count,
+                  double tolerance)
+{
+    float *got = ops_down_bytes(o, LANE_PRESS, device, (uint64_t)count * sizeof *got);
+    double *bound = ops_doubles(o, count), most = 0;
+
+    for (int64_t i = 0; i < count; i++)
+        most = fabs(want[i]) > most ? fabs(want[i]) : most;
+    for (int64_t i = 0; i < count; i++)
+        bound[i] = tolerance * most + 1e-30;
+    ops_near(o, what, got, want, bound, count);
+}
+
+static void *score_room(struct ops *o, int64_t count)
+{
+    return ops_poisoned(o, (uint64_t)count * sizeof(float));
+}
+
+static void check_rows_alone_of(struct ops *o, const struct layer_view *w)
+{
+    enum { COLUMNS = 20 };
+    const int32_t dim = w->rows.dim;
+    float *sketch = ops_random(o, dim * COLUMNS, 1.0f), *filter = ops_random(o, w->rows.heads * dim, 1.0f);
+    double *k2 = ops_doubles(o, w->scores), *v2 = ops_doubles(o, w->scores), *dot = ops_doubles(o, w->scores);
+    double *sketched = ops_doubles(o, w->scores);
+    void *out_k = score_room(o, w->scores), *out_v = score_room(o, w->scores);
+
+    for (int32_t g = 0; g < w->rows.heads; g++)
+        for (int64_t r = 0; r < w->rows.rows[g]; r++) {
+            const float *k = row_of(w, w->k, g, r), *v = row_of(w, w->v, g, r);
+            int64_t at = w->rows.at[g] + r;
+
+            k2[at] = dot_of(k, k, dim);
+            v2[at] = dot_of(v, v, dim);
+            dot[at] = 0.5 * dot_of(k, filter + g * dim, dim);
+            for (int j = 0; j < COLUMNS; j++) {
+                double y = 0;
+
+                for (int32_t d = 0; d < dim; d++)
+                    y += (double)k[d] * (double)sketch[d * COLUMNS + j];
+                sketched[at] += y * y;
+            }
+        }
+    if (o->be->ops->row_squares) {
+        o->be->ops->row_squares(o->be, &w->rows, NULL, 0, out_k, out_v);
+        judge(o, "squares of keys", out_k, k2, w->scores, 1e-6);
+        judge(o, "squares of values", out_v, v2, w->scores, 1e-6);
+        o->be->ops->row_squares(o->be, &w->rows, ops_up_bytes(o, sketch, sizeof *sketch * (size_t)(dim * COLUMNS)),
+                                COLUMNS, out_k, NULL);
+        judge(o, "squares of sketched keys", out_k, sketched, w->scores, 1e-5);
+    }
+    if (o->be->ops->score_key_dot) {
+        o->be->ops->score_key_dot(o->be, &w->rows,
+                                  ops_up_bytes(o, filter, sizeof *filter * (size_t)(w->rows.heads * dim)), 0.5f, out_k);
+        judge(o, "key filter", out_k, dot, w->scores, 1e-5);
+    }
+}
+
+static void check_key_diff_of(struct ops *o, const struct layer_view *w)
+{
+    const int32_t dim = w->rows.dim;
+    double *want = ops_doubles(o, w->scores), *mean = ops_doubles(o, dim);
+    void *out = score_room(o, w->scores);
+
+    if (!o->be->ops->score_key_diff)
+        return;
+    for (int32_t g = 0; g < w->rows.heads; g++) {
+        double length = 0;
+
+        memset(mean, 0, (size_t)dim * sizeof *mean);
+        for (int64_t r = 0; r < w->rows.rows[g]; r++) {
+            const float *k = row_of(w, w->k, g, r);
+            double norm = sqrt(dot_of(k, k, dim));
+
+            for (int32_t d = 0; d < dim; d++)
+                mean[d] += (double)k[d] / norm;
+        }
+        for (int32_t d = 0; d < dim; d++)
+            length += mean[d] * mean[d];
+        for (int64_t r = 0; r < w->rows.rows[g]; r++) {
+            const float *k = row_of(w, w->k, g, r);
+            double sum = 0;
+
+            for (int32_t d = 0; d < dim; d++)
+                sum += (double)k[d] * mean[d];
+            want[w->rows.at[g] + r] = -sum / sqrt(dot_of(k, k, dim) * length);
+        }
+    }
+    o->be->ops->score_key_diff(o->be, &w->rows, out);
+    judge(o, "distance from the mean key", out, want, w->scores, 1e-4);
+}
+
+static double deviation(const struct layer_view *w, const float *x, int32_t g, int64_t row, int64_t next, int64_t lag)
+{
+    const int32_t dim = w->rows.dim;
+    double z[KV_HEAD_DIM_MAX], mean = 0, sum = 0;
+
+    for (int32_t d = 0; d < dim; d++) {
+        double low = INFINITY, high = -INFINITY;
+
+        for (int64_t r = next; r < next + lag; r++) {
+            low = fmin(low, (double)row_of(w, x, g, r)[d]);
+            high = fmax(high, (double)row_of(w, x, g, r)[d]);
+        }
+        z[d] = ((double)row_of(w, x, g, row)[d] - low) / (high - low);
+        mean += z[d] / dim;
+    }
+    for (int32_t d = 0; d < dim; d++)
+        sum += (z[d] - mean) * (z[d] - mean);
+    return sqrt(sum / (dim - 1));
+}
+
+static void check_lag_of(struct ops *o, const struct layer_view *w)
+{
+    enum { FROM = 4, LAG = 16 };
+    double *want = ops_doubles(o, w->scores);
+    float *zeros = arena_array(&o->arena, (size_t)w->scores + 64, sizeof *zeros);
+    void *out;
+
+    if (!o->be->ops->score_lag)
+        return;
+    memset(zeros + w->scores, 0xff, 64 * sizeof *zeros); /* the guard */
+    out = ops_up_bytes(o, zeros, (uint64_t)(w->scores + 64) * sizeof *zeros);
+    for (int32_t g = 0; g < w->rows.heads; g++)
+        for (int64_t at = FROM; at + 2 * LAG <= w->rows.rows[g]; at += LAG)
+            for (int which = 0; which < 2; which++) {
+                double u[LAG], sum = 0;
+
+                for (int t = 0; t < LAG; t++) {
+                    u[t] = exp(deviation(w, which ? w->v : w->k, g, at + t, at + LAG, LAG));
+                    sum += u[t];
+                }
+                for (int t = 0; t < LAG; t++)
+                    want[w->rows.at[g] + at + t] += 0.5 * u[t] / sum;
+            }
+    o->be->ops->score_lag(o->be, &w->rows, FROM, LAG, out);
+    judge(o, "lag", out, want, w->scores, 1e-4);
+}
+
+static void check_channels_of(struct ops *o, const struct layer_view *w)
+{
+    const int32_t dim = w->rows.dim;
+    int64_t first[KV_HEADS_MAX + 1] = { 0 };
+    int32_t *index = arena_array(&o->arena, (size_t)w->scores + 1, sizeof *index);
+    double *want = ops_doubles(o, w->rows.heads * dim);
+    void *out = score_room(o, w->rows.heads * dim);
+
+    if (!o->be->ops->channel_squares)
+        return;
+    for (int32_t g = 0; g < w->rows.heads; g++) {
+        first[g + 1] = first[g];
+        for (int64_t r = 0; r < w->rows.rows[g]; r += 3)
+            index[first[g + 1]++] = (int32_t)r;
+        for (int64_t i = first[g]; i < first[g + 1]; i++)
+            for (int32_t d = 0; d < dim; d++) {
+                double k = (double)row_of(w, w->k, g, index[i])[d];
+
+                want[g * dim + d] += k * k / (double)(first[g + 1] - first[g]);
+            }
+    }
+    o->be->ops->channel_squares(o->be, &w->rows, ops_up_bytes(o, index, sizeof *index * (size_t)w->scores), first, out);
+    judge(o, "squares of channels", out, want, w->rows.heads * dim, 1e-5);
+}
+
+/* Mean and covariance of q in double. */
+static void ref_stats(const float *q, int32_t heads, int32_t dim, int64_t rows, double *mean, double *cov)
+{
+    for (int32_t h = 0; h < heads; h++) {
+        for (int64_t r = 0; r < rows; r++)
+            for (int32_t d = 0; d < dim; d++)
+                mean[h * dim + d] += (double)q[(r * heads + h) * dim + d] / (double)rows;
+        for (int64_t r = 0; r < rows; r++)
+            for (int32_t i = 0; i < dim; i++)
+                for (int32_t j = 0; j < dim; j++)
+                    cov[(h * dim + i) * dim + j] += ((double)q[(r * heads + h) * dim + i] - mean[h * dim + i]) *
+                                                    ((double)q[(r * heads + h) * dim + j] - mean[h * dim + j]) /
+                                                    (double)rows;
+    }
+}
+
+static float *as_floats(struct ops *o, const double *x, int64_t count)
+{
+    float *out = arena_array(&o->arena, (size_t)count, sizeof *out);
+
+    for (int64_t i = 0; i < count; i++)
+        out[i] = (float)x[i];
+    return out;
+}
+
+static void ref_expected(const struct layer_view *w, int32_t q_heads, int64_t from, const float *mean, const float *cov,
+                         double *e, double *want)
+{
+    const int32_t dim = w->rows.dim, group = q_heads / w->rows.heads;
+
+    for (int32_t h = 0; h < q_heads; h++) {
+        const int32_t g = h / group;
+        double sum = 0;
+
+        for (int64_t r = from; r < w->rows.rows[g]; r++) {
+            const float *k = row_of(w, w->k, g, r);
+
+            e[r] = dot_of(k, mean + h * dim, dim) / sqrt(dim);
+            for (int32_t i = 0; cov && i < dim; i++)
+                e[r] += (double)k[i] * dot_of(k, cov + (h * dim + i) * dim, dim) / (2.0 * dim);
+            sum += exp(e[r]);
+        }
+        for (int64_t r = from; r < w->rows.rows[g]; r++)
+            want[w->rows.at[g] + r] += exp(e[r]) / sum / group;
+    }
+}
+
+static void check_expected_of(struct ops *o, const struct layer_view *w, int32_t q_heads)
+{
+    enum { ROWS = 700, FROM = 4 };
+    const int32_t dim = w->rows.dim;
+    const bool exact = o->be->act == DT_F32;
+    float *q = ops_random(o, (int64_t)ROWS * q_heads * dim, 1.0f);
+    double *mean = ops_doubles(o, q_heads * dim), *cov = ops_doubles(o, q_heads * dim * dim);
+    double *want = ops_doubles(o, w->scores), *e = ops_doubles(o, w->scores);
+    void *mean_out = score_room(o, q_heads * dim), *cov_out = score_room(o, q_heads * dim * dim);
+    float *zeros = arena_array(&o->arena, (size_t)w->scores + 64, sizeof *zeros), *mean_f, *cov_f;
+    void *out;
+
+    if (!o->be->ops->query_stats || !o->be->ops->score_expected)
+        return;
+    for (int64_t i = 0; i < ROWS * q_heads * dim; i++)
+        q[i] = bf16_to_f32(f32_to_bf16(q[i] + 0.5f)); /* a mean that is not near zero */
+    ref_stats(q, q_heads, dim, ROWS, mean, cov);
+    o->be->ops->query_stats(o->be, ops_up(o, q, (int64_t)ROWS * q_heads * dim), q_heads, dim, ROWS, mean_out, cov_out);
+    judge(o, "mean of queries", mean_out, mean, q_heads * dim, 1e-5);
+    judge(o, "covariance of queries", cov_out, cov, q_heads * dim * dim, exact ? 1e-5 : 1e-3);
+    memset(zeros + w->scores, 0xff, 64 * sizeof *zeros);
+    out = ops_up_bytes(o, zeros, (uint64_t)(w->scores + 64) * sizeof *zeros);
+    mean_f = as_floats(o, mean, q_heads * dim);
+    cov_f = as_floats(o, cov, q_heads * dim * dim);
+    ref_expected(w, q_heads, FROM, mean_f, cov_f, e, want);
+    o->be->ops->score_expected(o->be, &w->rows, FROM, ops_up_bytes(o, mean_f, sizeof(float) * (size_t)(q_heads * dim)),
+                               ops_up_bytes(o, cov_f, sizeof(float) * (size_t)(q_heads * dim * dim)), q_heads, out);
+    judge(o, "expected attention", out, want, w->scores, 2e-4);
+}
+
+static void ref_columns(const struct layer_view *w, const struct column_args *a, const float *q, const float *lse,
+                        const float *weight, const float *column_weight, double *want)
+{
+    const int32_t dim = w->rows.dim, group = a->q_heads / w->rows.heads;
+
+    for (int32_t g = 0; g < w->rows.heads; g++)
+        for (int64_t r = 0; r < w->rows.rows[g]; r++) {
+            const int64_t at = w->rows.at[g] + r;
+            double sum = 0, most = 0;
+
+            for (int32_t i = 0; i < group; i++) {
+                const int32_t h = g * group + i;
+                double column = 0;
+
+                for (int64_t j = 0; j < a->rows; j++) {
+                    double p;
+
+                    if (a->position != INT64_MAX && w->token[at] > a->position + j)
+                        continue;
+                    p = (double)a->scale * dot_of(q + (j * a->q_heads + h) * dim, row_of(w, w->k, g, r), dim);
+                    p = exp(p - (double)lse[h * a->lse_stride + j]) * (double)weight[j];
+                    column = a->largest ? fmax(column, p) : column + p;
+                }
+                column *= column_weight ? (double)column_weight[i * w->scores + at] : 1;
+                sum += column / group;
+                most = fmax(most, column);
+            }
+            want[at] = a->group_largest ? most : sum;
+        }
+}
+
+static void check_columns_of(struct ops *o, const struct layer_view *w, int32_t q_heads, bool causal, bool largest)
+{
+    enum { ROWS = 150, STRIDE = 160 };
+    const int32_t dim = w->rows.dim;
+    float *q = ops_random(o, (int64_t)ROWS * q_heads * dim, 1.0f), *lse = ops_random(o, q_heads * STRIDE, 0.5f);
+    float *weight = ops_random(o, ROWS, 1.0f), *more = ops_random(o, q_heads * w->scores, 1.0f);
+    double *want = ops_doubles(o, w->scores);
+    void *out = score_room(o, w->scores);
+    struct column_args a = { .rows = ROWS,
+                             .q_heads = q_heads,
+                             .scale = 1.0f / sqrtf((float)dim),
+                             .lse_stride = STRIDE,
+                             .position = causal ? 30 : INT64_MAX,
+                             .largest = largest,
+                             .group_largest = largest };
+
+    if (!o->be->ops->score_columns)
+        return;
+    for (int i = 0; i < ROWS; i++)
+        weight[i] = fabsf(weight[i]) + 0.1f;
+    for (int64_t i = 0; i < q_heads * w->scores; i++)
+        more[i] = fabsf(more[i]);
+    for (int i = 0; i < q_heads * STRIDE; i++)
+        lse[i] += 4.0f;
+    ref_columns(w, &a, q, lse, weight, causal ? NULL : more, want);
+    a.q = ops_up(o, q, (int64_t)ROWS * q_heads * dim);
+    a.lse = ops_up_bytes(o, lse, sizeof *lse * (size_t)(q_heads * STRIDE));
+    a.weight = ops_up_bytes(o, weight, sizeof *weight * ROWS);
+    a.column_weight = causal ? NULL : ops_up_bytes(o, more, sizeof *more * (size_t)(q_heads * w->scores));
+    o->be->ops->score_columns(o->be, &w->rows, &a, out);
+    judge(o, largest ? "largest of columns" : "sums of columns", out, want, w->scores, 1e-5);
+}
+
+static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_heads, int32_t power)
+{
+    enum { DIM = 200 };
+    const int32_t dim = w->rows.dim, group = q_heads / w->rows.heads;
+    float *values;
+    struct weight *wo = ops_weight(o, DIM, (int64_t)q_heads * dim, WEIGHT_MATRIX, 1.0f, &values);
+    double *want = ops_doubles(o, group * w->scores);
+    void *out = score_room(o, group * w->scores);
+
+    if (o->be->ops->value_out_norms) {
+        for (int32_t h = 0; h < q_heads; h++)
+            for (int64_t r = 0; r < w->rows.rows[h / group]; r++) {
+                double *to = &want[h % group * w->scores + w->rows.at[h / group] + r];
+
+                for (int n = 0; n < DIM; n++) {
+                    double x =
+                        dot_of(row_of(w, w->v, h / group, r), values + (int64_t)n * q_heads * dim + h * dim, dim);
+
+                    *to += power == 1 ? fabs(x) : x * x;
+                }
+                *to = power == 1 ? *to : sqrt(*to);
+            }
+        o->be->ops->value_out_norms(o->be, &w->rows, wo, q_heads, power, out);
+        judge(o, "norms after the output projection", out, want, group * w->scores, 1e-5);
+    }
+    o->be->ops->weight_close(o->be, wo);
+}
+
+static void check_linear_of(struct ops *o)
+{
+    enum { ROWS = 37, COLS = 300, OUTS = 11 };
+    float *x = ops_random(o, ROWS * COLS, 1.0f), *w = ops_random(o, OUTS * COLS, 1.0f),
+          *bias = ops_random(o, OUTS, 1.0f);
+    double *want = ops_doubles(o, ROWS * OUTS);
+    void *out = score_room(o, ROWS * OUTS);
+
+    if (!o->be->ops->linear)
+        return;
+    for (int r = 0; r < ROWS; r++)
+        for (int n = 0; n < OUTS; n++)
+            want[r * OUTS + n] = dot_of(x + r * COLS, w + n * COLS, COLS) + (double)bias[n];
+    o->be->ops->linear(o->be, ops_up(o, x, ROWS * COLS), ROWS, COLS, ops_up_bytes(o, w, sizeof *w * OUTS * COLS),
+                       ops_up_bytes(o, bias, sizeof *bias * OUTS), OUTS, out);
+    judge(o, "small layer", out, want, ROWS * OUTS, 1e-5);
+}
+
+void check_statistics(struct ops *o)
+{
+    static const struct {
+        int32_t q_heads, kv_heads, dim;
+        int64_t tokens;
+        bool ragged;
+    } cases[] = { { 8, 2, 64, 300, false }, { 3, 1, 128, 270, true }, { 4, 4, 80, 70, true }, { 6, 2, 96, 40, false } };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct layer_view w = view_make(o, cases[i].kv_heads, cases[i].dim, cases[i].tokens, cases[i].ragged);
+
+        check_rows_alone_of(o, &w);
+        check_key_diff_of(o, &w);
+        check_lag_of(o, &w);
+        check_channels_of(o, &w);
+        check_expected_of(o, &w, cases[i].q_heads);
+        check_columns_of(o, &w, cases[i].q_heads, true, false);
+        check_columns_of(o, &w, cases[i].q_heads, false, false);
+        check_columns_of(o, &w, cases[i].q_heads, false, true);
+        check_norms_of(o, &w, cases[i].q_heads, 1);
+        check_norms_of(o, &w, cases[i].q_heads, 2);
+    }
+    check_linear_of(o);
+}
