@@ -20,6 +20,7 @@ may_include()
     presses/*) echo "^($base|$tensor|$kv|kernels/)" ;;
     common/service/*) echo "^($base|$metrics|$rpc|proto/)" ;;
     prefill-node/* | decode-node/*) echo "^(common/|kernels/|presses/|proto/)" ;;
+    docs/examples/*) echo '^presses/press\.h$' ;; # one header is all that a plug-in includes
     client/* | tests/* | deploy/*) echo '.' ;;
     *) echo '$^' ;;
     esac
