@@ -188,7 +188,8 @@ static void block_tie(struct cuda *c, const struct kv_block *block, char *to)
     if (!block)
         return;
     assert(block->heads == heads && block->dim == cache->config.dim);
-    if (block->codec != KV_PLAIN || block->k_dim != block->dim) { /* refused when the context was ordered, or never here */
+    if (block->codec != KV_PLAIN ||
+        block->k_dim != block->dim) { /* refused when the context was ordered, or never here */
         cuda_broken(c, "slot_blocks", "this back end reads plain rows with all channels only");
         return;
     }
