@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes and clients as processes on loopback, and what may be asked of them. Python's own library only."""
 import json
+import math
 import os
 import re
 import signal
@@ -211,8 +212,21 @@ class Scene:
     def ask(self, decode, *arguments, seconds=120):
         return self.start_ask(decode, "--json", *arguments).end(seconds)
 
-    def long_context(self, tokens):
-        """A file of so many ids, whose prefill takes a while."""
+    def slowness(self):
+        """Milliseconds that this build, on this machine, takes for 2,000 tokens of the tiny model (with sanitizers: seconds)."""
+        return float(open(self.tiny + ".speed").read())
+
+    def long_tokens(self, seconds=5):
+        """So many tokens that their prefill takes about so long; a twelfth of it is one layer."""
+        return max(600, min(16000, int(2000 * math.sqrt(seconds * 1000 / self.slowness()))))
+
+    def long_answer(self):
+        """So many tokens that their generation takes some seconds."""
+        return str(max(300, min(4000, int(600000 / self.slowness()))))
+
+    def long_context(self, tokens=None):
+        """A file of so many ids; of as many as take seconds to prefill."""
+        tokens = tokens or self.long_tokens()
         return self.file(f"long-{tokens}", " ".join(str(2 + (i * 7919) % 255) for i in range(tokens)))
 
     def close(self):

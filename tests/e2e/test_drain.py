@@ -4,7 +4,7 @@ import signal
 import time
 
 from nodes import wait_until
-from test_lost import LONG, running
+from test_lost import running
 from test_refused import refused
 
 
@@ -26,19 +26,19 @@ def test_a_node_that_nobody_uses_yet_leaves_too(scene):
 
 def test_a_busy_decode_node_finishes_its_answer_and_takes_no_new_one(scene):
     prefill, decode = scene.pair()
-    asking = scene.start_ask(decode, "--json", "--context", "x" * 200, "--question", "?", "--max-new-tokens", "3000")
+    asking = scene.start_ask(decode, "--json", "--context", "x" * 200, "--question", "?", "--max-new-tokens", scene.long_answer())
     wait_until("the answer runs", lambda: decode.metrics()["platen_decode_sequences_running"] == 1, 30)
     decode.signal(signal.SIGTERM)
     time.sleep(0.3)
     refused(scene.ask(decode, "--context", "too late"), 1, "UNAVAILABLE")
-    assert len(asking.end().json()["answers"][0]["tokens"]) == 3000
+    assert len(asking.end().json()["answers"][0]["tokens"]) == int(scene.long_answer())
     code, seconds = decode.ended(10)
     assert code == 0 and seconds < 5, (code, seconds)
 
 
 def test_a_busy_prefill_node_finishes_its_order(scene):
     prefill, decode = scene.pair()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG // 2), "--max-new-tokens", "2")
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(scene.long_tokens(3)), "--max-new-tokens", "2")
     wait_until("the prefill runs", running(prefill), 30)
     prefill.signal(signal.SIGTERM)
     asking.end().json()
@@ -48,7 +48,7 @@ def test_a_busy_prefill_node_finishes_its_order(scene):
 
 def test_a_second_signal_ends_a_busy_node_at_once(scene):
     prefill, decode = scene.pair()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context())
     wait_until("the prefill runs", running(prefill), 30)
     for node in (decode, prefill):
         node.signal(signal.SIGTERM)

@@ -91,7 +91,7 @@ def test_a_cancelled_call_leaves_nothing(scene):
         wait_until("a token came", lambda: next(call).WhichOneof("has_token"), 30)
         call.cancel()
         fails(call, grpc.StatusCode.CANCELLED)
-        call = rpc.InferenceStub(channel).Generate(pb.GenerateRequest(context_tokens=[2 + i % 200 for i in range(12000)]), timeout=1)
+        call = rpc.InferenceStub(channel).Generate(pb.GenerateRequest(context_tokens=[2 + i % 200 for i in range(scene.long_tokens())]), timeout=1)
         fails(call, grpc.StatusCode.DEADLINE_EXCEEDED)
     for node, baseline in baselines:
         node.wait_idle(baseline, 8)

@@ -8,7 +8,6 @@ from nodes import wait_until
 from test_refused import refused
 
 STAGES = "order|queue|forward|press|pack|ship|adopt|commit"
-LONG = 12000  # tokens: seconds of prefill on any machine
 
 
 def running(node):
@@ -24,7 +23,7 @@ def lost(asked):
 def test_a_prefill_node_killed_before_commit_is_unavailable_with_its_stage(scene):
     prefill, decode = scene.pair()
     baseline = decode.work()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context())
     wait_until("the prefill runs", running(prefill), 30)
     prefill.signal(signal.SIGKILL)
     lost(asking.end(60))
@@ -36,7 +35,7 @@ def test_an_order_goes_on_elsewhere_when_its_prefill_node_is_killed(scene):
     decode = scene.decode([first, second])
     scene.ready(decode, 2)
     baseline = decode.work()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG), "--max-new-tokens", "3")
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(), "--max-new-tokens", "3")
     busy = wait_until("a prefill runs", lambda: next((n for n in (first, second) if n.busy()), None), 30)
     busy.signal(signal.SIGKILL)
     r = asking.end(180).json()
@@ -61,7 +60,7 @@ def test_a_decode_node_killed_leaves_the_prefill_node_idle(scene):
     baseline = prefill.work()
     decode = scene.decode([prefill])
     scene.ready(decode)
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context())
     wait_until("the prefill runs", running(prefill), 30)
     decode.signal(signal.SIGKILL)
     refused(asking.end(30), 1, "UNAVAILABLE")
@@ -71,7 +70,7 @@ def test_a_decode_node_killed_leaves_the_prefill_node_idle(scene):
 def test_a_frozen_prefill_node_ends_with_the_callers_deadline(scene):
     prefill, decode = scene.pair()
     baseline = decode.work()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG), "--timeout", "4")
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(), "--timeout", "4")
     wait_until("the prefill runs", running(prefill), 30)
     prefill.signal(signal.SIGSTOP)
     asked = asking.end(30)
@@ -83,7 +82,7 @@ def test_a_frozen_prefill_node_ends_with_the_callers_deadline(scene):
 def test_a_frozen_prefill_node_is_noticed_without_a_deadline(scene):
     prefill, decode = scene.pair()
     baseline = decode.work()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context())
     wait_until("the prefill runs", running(prefill), 30)
     prefill.signal(signal.SIGSTOP)
     asked = asking.end(100)
@@ -94,7 +93,7 @@ def test_a_frozen_prefill_node_is_noticed_without_a_deadline(scene):
 
 def test_a_frozen_decode_node_is_noticed_by_the_caller(scene):
     prefill, decode = scene.pair()
-    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context(LONG))
+    asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context())
     wait_until("the prefill runs", running(prefill), 30)
     decode.signal(signal.SIGSTOP)
     asked = asking.end(100)

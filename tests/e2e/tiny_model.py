@@ -10,6 +10,7 @@ import json
 import os
 import random
 import struct
+import subprocess
 import sys
 
 HIDDEN, LAYERS, Q_HEADS, KV_HEADS, HEAD, INTER = 64, 12, 4, 2, 16, 128
@@ -91,6 +92,11 @@ def write(folder, seed=1):
     os.rename(part, folder)
 
 
-if __name__ == "__main__":
-    if not os.path.isdir(sys.argv[1]):
-        write(sys.argv[1], *sys.argv[2:])
+if __name__ == "__main__":  # tiny_model.py FOLDER PLATEN: the model, and beside it how fast this build reads 2,000 tokens, in ms
+    folder, platen = sys.argv[1:]
+    if not os.path.isdir(folder):
+        write(folder)
+    measured = subprocess.run([platen, "bench", "--model", folder, "--prefill", "2000", "--rounds", "1", "--threads", "1",
+                               "--dtype", "f32", "--json"], check=True, capture_output=True, text=True)
+    with open(folder + ".speed", "w") as out:
+        out.write(str(json.loads(measured.stdout)["prefill_ms"]))
