@@ -122,8 +122,8 @@ enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err);
 void gemm_close(struct cuda *c);
 /* Times the candidates for products with a weight of n x k, for the row counts that occur. Not hot. */
 enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struct err *err);
-/* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias, act [n], where shape->bias) */
-void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
+/* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias, act [n], where shape->bias). false: cuBLASLt does not take it. */
+bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
               void *out, bool accumulate);
 
 /* sdpa.c */

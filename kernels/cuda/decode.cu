@@ -479,7 +479,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
                   int32_t window, bf16 *out)
 {
     extern __shared__ __align__(128) char shared[];
-    __shared__ union {
+    __shared__ __align__(16) union {
         struct merging<D> warps[WARPS];
         float factor[PIECES_MAX][MERGED];
     } desk;

@@ -93,34 +93,21 @@ static const cublasLtMatmulAlgo_t *guess(struct cuda *c, const struct gemm_shape
     return room;
 }
 
-void gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
+bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
               void *out, bool accumulate)
 {
     const struct gemm_choice *choice = gemm_find(c->gemm, shape);
     const cublasLtMatmulAlgo_t *algo = choice ? &choice->algo : NULL;
     cublasLtMatmulAlgo_t room;
-    cublasStatus_t st = CUBLAS_STATUS_NOT_SUPPORTED;
 
-    if (shape->rows == 0)
-        return;
     if (!gemm_layouts(c, shape) ||
         (shape->bias && c->blas.cublasLtMatmulDescSetAttribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                                               sizeof bias) != CUBLAS_STATUS_SUCCESS)) {
-        cuda_broken(c, "matmul", "cuBLASLt refuses the layouts");
-        return;
-    }
-    if (algo)
-        st = gemm_launch(c, w, in, out, accumulate, algo);
-    if (st != CUBLAS_STATUS_SUCCESS) { /* the bucket's choice need not fit every row count in it */
-        algo = guess(c, shape, &room);
-        st = algo ? gemm_launch(c, w, in, out, accumulate, algo) : CUBLAS_STATUS_NOT_SUPPORTED;
-    }
-    if (st != CUBLAS_STATUS_SUCCESS) {
-        char why[96];
-        snprintf(why, sizeof why, "cuBLASLt status %d for %lld x %lld x %lld", (int)st, (long long)shape->rows,
-                 (long long)shape->n, (long long)shape->k);
-        cuda_broken(c, "matmul", why);
-    }
+                                                               sizeof bias) != CUBLAS_STATUS_SUCCESS))
+        return false;
+    if (algo && gemm_launch(c, w, in, out, accumulate, algo) == CUBLAS_STATUS_SUCCESS)
+        return true;
+    algo = guess(c, shape, &room); /* the bucket's choice need not fit every row count in it */
+    return algo && gemm_launch(c, w, in, out, accumulate, algo) == CUBLAS_STATUS_SUCCESS;
 }
 
 enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)

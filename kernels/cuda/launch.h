@@ -69,6 +69,9 @@ struct skinny_args {
 /* out = in . w^T (+ bias) (+ out); rows <= CUDA_SKINNY_ROWS_MAX. */
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
 
+/* The same for any shape and dtype, slowly: what no library takes. */
+cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows);
+
 /* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
 struct rotate_args {
     int32_t q_heads, kv_heads, dim, rope_dims;

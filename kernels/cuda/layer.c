@@ -50,22 +50,22 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
 {
     struct cuda *c = cuda_of(be);
     const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL };
+    const struct skinny_args args = { .w = w->data,
+                                      .in = in,
+                                      .bias = bias ? bias->vector : NULL,
+                                      .out = out,
+                                      .rows = (int32_t)shape.rows,
+                                      .n = (int32_t)shape.n,
+                                      .k = (int32_t)shape.k,
+                                      .accumulate = accumulate };
 
     assert(w->data);
-    if (be->act == DT_BF16 && shape.rows <= SKINNY_ROWS && shape.k % 32 == 0) {
-        const struct skinny_args args = { .w = w->data,
-                                          .in = in,
-                                          .bias = bias ? bias->vector : NULL,
-                                          .out = out,
-                                          .rows = (int32_t)shape.rows,
-                                          .n = (int32_t)shape.n,
-                                          .k = (int32_t)shape.k,
-                                          .accumulate = accumulate };
-        if (shape.rows > 0)
-            cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
+    if (shape.rows == 0)
         return;
-    }
-    gemm_run(c, &shape, w->data, bias ? bias->bias : NULL, in, out, accumulate);
+    if (be->act == DT_BF16 && shape.rows <= SKINNY_ROWS && shape.k % 32 == 0)
+        cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
+    else if (!gemm_run(c, &shape, w->data, bias ? bias->bias : NULL, in, out, accumulate))
+        cuda_failed(c, launch_product(compute(c), be->act, &args, shape.rows), "matmul");
 }
 
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out)

@@ -196,6 +196,25 @@ template <typename T> __global__ void random_kernel(uint64_t seed, float scale, 
     }
 }
 
+/* A warp owns one output. grid: outputs / 8, rows */
+template <typename T> __global__ void product_kernel(const __grid_constant__ struct skinny_args a)
+{
+    chain_begin();
+    const int lane = threadIdx.x & 31;
+    const int64_t row = blockIdx.y, n = (int64_t)blockIdx.x * (THREADS / 32) + (threadIdx.x >> 5);
+    float sum = 0.0f;
+
+    if (n >= a.n)
+        return;
+    for (int64_t k = lane; k < a.k; k += 32)
+        sum += number(((const T *)a.in)[row * a.k + k]) * number(((const T *)a.w)[n * a.k + k]);
+    sum = warp_sum(sum);
+    if (lane != 0)
+        return;
+    T *to = (T *)a.out + row * a.n + n;
+    *to = rounded<T>(sum + (a.bias ? a.bias[n] : 0.0f) + (a.accumulate ? number(*to) : 0.0f));
+}
+
 /* ---- launchers ---- */
 
 static int flat_blocks(const struct cuda_queue &q, int64_t units)
@@ -305,4 +324,12 @@ cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, floa
     else
         random_kernel<bf16><<<grid, block, 0, q.stream>>>(seed, scale, count, (bf16 *)out);
     return cudaGetLastError();
+}
+
+cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows)
+{
+    const dim3 grid(int_ceil(args->n, THREADS / 32), (unsigned)rows);
+
+    return t == DT_F32 ? launch_chained(q, grid, dim3(THREADS), 0, product_kernel<float>, *args)
+                       : launch_chained(q, grid, dim3(THREADS), 0, product_kernel<bf16>, *args);
 }

@@ -24,7 +24,7 @@
 
 namespace cg = cooperative_groups;
 
-enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6 };
+enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6, COPIES = 4 };
 
 #define SAFE_SCORE 0xffffffffu /* above every score */
 
@@ -43,8 +43,8 @@ struct stretch {
 
 /* Shared memory of a block. */
 struct desk {
-    uint32_t count[BINS];
-    uint32_t total[BINS]; /* of the whole cluster */
+    uint32_t count[COPIES][BINS]; /* by lane: scores share their first digits, and equal ones would queue */
+    uint32_t total[BINS];         /* of the whole cluster */
     int32_t at[KV_HEADS_MAX + 1];
     uint32_t part[WARPS];
     uint32_t found[3]; /* digit, how many of it are wanted, how many there are */
@@ -203,14 +203,19 @@ __device__ __forceinline__ const uint32_t *counts_join(struct desk &d, int rank,
 {
     const int slice = BINS / blocks;
 
+    __syncthreads();
+    for (int b = threadIdx.x; b < BINS; b += THREADS)
+#pragma unroll
+        for (int k = 1; k < COPIES; k++)
+            d.count[0][b] += d.count[k][b];
     cluster_sync(blocks);
     if (blocks == 1)
-        return d.count;
+        return d.count[0];
     for (int b = rank * slice + (int)threadIdx.x; b < (rank + 1) * slice; b += THREADS) {
         uint32_t sum = 0;
 #pragma unroll
         for (int r = 0; r < CLUSTER_MAX; r++)
-            sum += r < blocks ? *of_block(&d.count[b], r) : 0;
+            sum += r < blocks ? *of_block(&d.count[0][b], r) : 0;
 #pragma unroll
         for (int r = 0; r < CLUSTER_MAX; r++)
             if (r < blocks)
@@ -235,7 +240,9 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
         const uint32_t mask = (1u << bits) - 1, above = pass % 3 == 0 ? 0 : ~0u << (shift + bits);
         const uint32_t wanted[2] = { known[0], known[1] };
 
-        d.count[threadIdx.x] = d.count[threadIdx.x + THREADS] = 0;
+#pragma unroll
+        for (int copy = 0; copy < COPIES; copy++)
+            d.count[copy][threadIdx.x] = d.count[copy][threadIdx.x + THREADS] = 0;
         __syncthreads();
         for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
             bool counts = there && (lower ? key == wanted[0] : ((key ^ wanted[0]) & above) == 0);
@@ -246,7 +253,7 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
                 if (((key ^ wanted[1]) & above) != 0)
                     return;
             }
-            atomicAdd(&d.count[key >> shift & mask], 1u);
+            atomicAdd(&d.count[lane % COPIES][key >> shift & mask], 1u);
         });
         const uint32_t *count = counts_join(d, rank, blocks);
         const int high = BINS - 1 - 2 * (int)threadIdx.x; /* bins from the top, two to a thread */
@@ -295,10 +302,10 @@ __device__ void rows_write(const struct select_launch &l, struct desk &d, const 
     uint32_t before = block_before(d, lane == 0 ? mine : 0, &all);
     before = __shfl_sync(0xffffffffu, before, 0);
     if (threadIdx.x == 0)
-        d.count[0] = all;
+        d.count[0][0] = all;
     cluster_sync(blocks);
     for (int r = 0; r < rank; r++)
-        to += *of_block(&d.count[0], r);
+        to += *of_block(&d.count[0][0], r);
     int64_t at = to + before;
     for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t score, bool there) {
         bool in = there && !none && is_chosen<JOINT>(l, d, i, g, score, cut);
