@@ -6,6 +6,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/thread.h"
+#include "common/kv/codec.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@ struct bench_options {
     int64_t dtype; /* index into "bf16|f32" */
     int64_t threads, prefill, decode, batch, context, rounds;
     double ragged;
-    bool json;
+    const char *kv;
+    bool probe, json;
 };
 
 #define AT(field) offsetof(struct bench_options, field)
@@ -39,6 +41,10 @@ static const struct opt rows[] = {
     { "press", OPT_TEXT, AT(press), 0, 0, NULL, NULL, "TEXT", "presses the context", false },
     { "ragged", OPT_FLOAT, AT(ragged), 0, 100, NULL, "0", "S",
       "decode: spreads head lengths by S around their mean, the sum kept", false },
+    { "kv", OPT_TEXT, AT(kv), 0, 0, NULL, NULL, "CODEC", "how rows of the cache are coded: plain, int8, fp8, int4",
+      false },
+    { "probe", OPT_FLAG, AT(probe), 0, 0, NULL, "off", NULL,
+      "adds what copy, product and attention alone reach before and after; always on devices", false },
     { "rounds", OPT_INT, AT(rounds), 1, BENCH_ROUNDS_MAX, NULL, "5", "R", "measured rounds, after one that warms up",
       false },
     { "json", OPT_FLAG, AT(json), 0, 0, NULL, "off", NULL, "prints one object", false },
@@ -62,6 +68,7 @@ struct bench_run {
     struct local local;
     struct chain *chain;
     struct bench_result result;
+    struct bench_roofs roofs;
 };
 
 static enum status open_all(struct bench_run *r, struct bench *b, struct err *err)
@@ -71,7 +78,11 @@ static enum status open_all(struct bench_run *r, struct bench *b, struct err *er
                                    (int32_t)o->threads };
     int64_t tokens = o->prefill > 0 ? o->prefill : o->context;
     const char *press = o->press ? o->press : "none";
-    enum status st = local_open_model(&r->local, &local, err);
+    enum kv_codec codec;
+    enum status st = codec_parse(o->kv, &codec, err); /* plain is all there is until other codecs are built */
+
+    if (st == ST_OK)
+        st = local_open_model(&r->local, &local, err);
 
     if (st == ST_OK && (o->press || o->decode > 0)) /* decode packs blocks, also of everything */
         st = chain_parse(&r->chain, press, strlen(press), NULL, err);
@@ -97,13 +108,31 @@ static void add_prefill(struct text *out, const struct bench_run *r)
                 r->result.press_ms);
 }
 
+/* What a step reads of the weights: every matrix once, and of the embedding only the rows asked for. */
+static double weight_bytes(const struct local *l)
+{
+    const struct hparams *hp = &l->hp;
+    double width = (double)hp->q_heads * hp->head_dim, kv_width = (double)hp->kv_heads * hp->head_dim;
+    double layer = hp->dim * (2 * width + 2 * kv_width + 3.0 * hp->ff_dim);
+
+    return (layer * hp->layers + (double)hp->vocab * hp->dim) * (double)dtype_bytes(l->be->kv, 1);
+}
+
 static void add_decode(struct text *out, const struct bench_run *r)
 {
     text_printf(out, ",\"context\":%lld,\"batch\":%lld,\"decode\":%lld,\"decode_ms\":%.3f,\"step_ms\":%.4f",
                 (long long)r->o->context, (long long)r->o->batch, (long long)r->o->decode, r->result.decode_ms,
                 r->result.decode_ms / (double)r->o->decode);
-    text_printf(out, ",\"decode_tok_s\":%.2f,\"kv_bytes\":%.0f",
-                (double)(r->o->decode * r->o->batch) * 1000 / r->result.decode_ms, r->result.kv_bytes);
+    text_printf(out, ",\"decode_tok_s\":%.2f,\"kv_bytes\":%.0f,\"bytes_per_step\":%.0f",
+                (double)(r->o->decode * r->o->batch) * 1000 / r->result.decode_ms, r->result.kv_bytes,
+                r->result.kv_bytes + weight_bytes(&r->local));
+}
+
+static void add_roofs(struct text *out, const struct bench_run *r)
+{
+    if (r->roofs.copy_gb_s > 0)
+        text_printf(out, ",\"copy_gb_s\":%.2f,\"gemm_tflops\":%.4f,\"sdpa_tflops\":%.4f", r->roofs.copy_gb_s,
+                    r->roofs.gemm_tflops, r->roofs.sdpa_tflops);
 }
 
 static void add_device(struct text *out, const struct bench_run *r)
@@ -134,6 +163,7 @@ static void print_json(const struct bench_run *r)
         text_printf(&out, "%s%d", i > 0 ? "," : "", r->result.first_token);
     text_puts(&out, "],\"press\":");
     text_json(&out, r->chain ? chain_text(r->chain) : "none", strlen(r->chain ? chain_text(r->chain) : "none"));
+    add_roofs(&out, r);
     add_device(&out, r);
     text_puts(&out, "}\n");
     fwrite(text_str(&out), 1, out.bytes, stdout);
@@ -157,6 +187,20 @@ static void print_lines(const struct bench_run *r)
            (long long)r->o->rounds);
 }
 
+/* The measurement between two looks at what the device can do. */
+static enum status measure(struct bench_run *r, const struct bench *b, struct err *err)
+{
+    bool probe = r->o->probe || !r->local.be->ops->host_is_device;
+    int64_t tokens = b->prefill > 0 ? b->prefill : b->context;
+    enum status st = probe ? bench_probe(&r->local, tokens, &r->roofs, err) : ST_OK;
+
+    if (st == ST_OK)
+        st = b->prefill > 0 ? bench_prefill(b, &r->result, err) : bench_decode(b, &r->result, err);
+    if (st == ST_OK && probe)
+        st = bench_probe(&r->local, tokens, &r->roofs, err);
+    return st;
+}
+
 static enum status run(const void *options_, struct arena *arena, struct err *err)
 {
     struct bench_run r = { .o = options_ };
@@ -171,7 +215,7 @@ static enum status run(const void *options_, struct arena *arena, struct err *er
 
     (void)arena;
     if (st == ST_OK)
-        st = r.o->prefill > 0 ? bench_prefill(&b, &r.result, err) : bench_decode(&b, &r.result, err);
+        st = measure(&r, &b, err);
     if (st == ST_OK)
         r.o->json ? print_json(&r) : print_lines(&r);
     free(b.token);

@@ -33,6 +33,16 @@ struct bench_result {
     int32_t first_token;
 };
 
+/* What the device did in the probes: the best of all that were taken. Zero-initialise. */
+struct bench_roofs {
+    double copy_gb_s;   /* device memory, bytes read and written */
+    double gemm_tflops; /* the widest product of a layer */
+    double sdpa_tflops; /* causal attention; only visible pairs counted */
+};
+
+/* Takes the probes at up to `tokens` tokens. ST_EEXHAUSTED. */
+enum status bench_probe(struct local *l, int64_t tokens, struct bench_roofs *roofs, struct err *err);
+
 /* The context of every sequence: 100 + (7919 i mod 40000), cut to the vocabulary. */
 void bench_tokens(int32_t *token, int64_t count, int32_t vocab);
 double bench_median(double *values, int32_t count);
