@@ -203,4 +203,8 @@ def test_bench_measures_prefill_and_decode(scene):
     d = scene.platen("bench", "--model", scene.tiny, "--decode", "8", "--batch", "3", "--context", "300", "--rounds", "2", "--json",
                      "--dtype", "f32").json()
     assert d["first_tokens"] == r["first_tokens"] * 3 and d["decode_tok_s"] > 0, d
+    assert d["bytes_per_step"] > d["kv_bytes"] and "copy_gb_s" not in d, d
+    p = scene.platen("bench", "--random", "tiny", "--decode", "4", "--batch", "2", "--context", "200", "--rounds", "1", "--json",
+                     "--ragged", "2", "--probe").json()
+    assert p["copy_gb_s"] > 0 and p["gemm_tflops"] > 0 and p["sdpa_tflops"] > 0 and p["batch"] == 2, p
     assert d["kv_bytes"] == 3 * LAYERS * KV_HEADS * ROW * (300 + 4.5), d
