@@ -128,7 +128,7 @@ static void fill_ask(Platen__V1__AskRequest *m, const struct ask_options *o, str
 static void show_progress(const Platen__V1__Progress *p, double seconds)
 {
     if (!p)
-        terminal_progress("waiting for a prefill node, %.1f s", seconds);
+        terminal_progress("waiting, %.1f s", seconds);
     else
         terminal_progress("prefill of %lld tokens: layer %d of %d, %.1f s", (long long)p->context_tokens,
                           p->layers_done, p->layers, seconds);

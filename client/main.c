@@ -28,8 +28,9 @@ static const struct command *const commands[] = {
 
 static void on_signal(int signal)
 {
-    static const char interrupted[] = "platen: CANCELLED: interrupted\n";
-    ssize_t ignored = write(STDERR_FILENO, interrupted, sizeof interrupted - 1);
+    static const char interrupted[] = "\r\033[Kplaten: CANCELLED: interrupted\n";
+    const size_t clear = isatty(STDERR_FILENO) ? 0 : 4; /* takes a line of progress away, where there may be one */
+    ssize_t ignored = write(STDERR_FILENO, interrupted + clear, sizeof interrupted - 1 - clear);
 
     (void)signal;
     (void)ignored;
