@@ -18,7 +18,8 @@ fi
 
 # DT_RPATH, not DT_RUNPATH: it also serves the libraries of the libraries.
 cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLATEN_TESTS=ON -DPLATEN_CUDA=$cuda \
-    -DCMAKE_EXE_LINKER_FLAGS='-Wl,--disable-new-dtags,-rpath,$ORIGIN/../lib' ${PLATEN_BUNDLE_CMAKE:-} > /dev/null
+    -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
+    ${PLATEN_BUNDLE_CMAKE:-} > /dev/null
 programs=(platen prefill-node decode-node)
 tests=(ops)
 [ $cuda = ON ] && tests+=(gpu_ops)
@@ -43,5 +44,9 @@ ldd "$stage"/bin/* | awk '$3 ~ /^\// { print $3 }' | sort -u |
         cp "/usr/share/doc/$package/copyright" "$stage/licences/$package"
     fi
 done
+if ldd "$stage"/bin/* | grep 'not found' || ! ldd "$stage/bin/platen" | grep -q "$stage/bin/../lib/libgrpc"; then
+    echo "bundle: the programs do not find their libraries beside them" >&2
+    exit 1
+fi
 tar -C "$build" -czf "$build/$name.tar.gz" "$name"
 echo "$build/$name.tar.gz $(stat -c %s "$build/$name.tar.gz") bytes, cuda=$cuda"

@@ -116,6 +116,8 @@ enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)
     const cudaDataType_t t = c->base.act == DT_F32 ? CUDA_R_32F : CUDA_R_16BF;
     const cublasOperation_t turned = CUBLAS_OP_T;
     const size_t workspace = GEMM_WORKSPACE;
+    /* parts of a split depth are added up in f32, never in bf16 */
+    const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     struct gemm *g = mem_zero(1, sizeof *g);
     bool ok;
 
@@ -131,7 +133,9 @@ enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)
          b->cublasLtMatrixLayoutCreate(&g->out, t, 1, 1, 1) == 0 &&
          b->cublasLtMatmulPreferenceCreate(&g->preference) == 0 &&
          b->cublasLtMatmulPreferenceSetAttribute(g->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                                 sizeof workspace) == 0;
+                                                 sizeof workspace) == 0 &&
+         b->cublasLtMatmulPreferenceSetAttribute(g->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
+                                                 sizeof reductions) == 0;
     if (!ok)
         return err_set(err, ST_EUNAVAILABLE, "cuBLASLt cannot be started on cuda:%d", c->device);
     tune_load(c);
