@@ -64,7 +64,7 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
         return;
     if (be->act == DT_BF16 && shape.rows <= SKINNY_ROWS && shape.k % 32 == 0)
         cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
-    else if ((bias && accumulate) || /* the library rounds between the two, and no model asks for both */
+    else if ((bias && (accumulate || shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
              !gemm_run(c, &shape, w->data, bias ? bias->bias : NULL, in, out, accumulate))
         cuda_failed(c, launch_product(compute(c), be->act, &args, shape.rows), "matmul");
 }
