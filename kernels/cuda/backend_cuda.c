@@ -165,9 +165,9 @@ static void cuda_close(struct backend *be)
 
 static void describe(struct cuda *c, const char *name, const char *missing)
 {
-    size_t version = c->dnn.handle ? c->dnn.cudnnGetVersion() : 0;
+    size_t version = c->dnn.handle ? c->dnn.get_version() : 0;
     int at = snprintf(c->describe, sizeof c->describe, "%.100s sm_%d%d cublaslt %zu", name, c->major, c->minor,
-                      c->blas.cublasLtGetVersion());
+                      c->blas.get_version());
 
     if (c->sdpa)
         snprintf(c->describe + at, sizeof c->describe - (size_t)at, " cudnn %zu", version);

@@ -41,9 +41,9 @@ static bool layout_set(struct cuda *c, cublasLtMatrixLayout_t layout, uint64_t r
     int64_t ld = (int64_t)rows;
     struct blas_library *b = &c->blas;
 
-    return b->cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, &rows, sizeof rows) == 0 &&
-           b->cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &cols, sizeof cols) == 0 &&
-           b->cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_LD, &ld, sizeof ld) == 0;
+    return b->matrix_layout_set_attribute(layout, CUBLASLT_MATRIX_LAYOUT_ROWS, &rows, sizeof rows) == 0 &&
+           b->matrix_layout_set_attribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &cols, sizeof cols) == 0 &&
+           b->matrix_layout_set_attribute(layout, CUBLASLT_MATRIX_LAYOUT_LD, &ld, sizeof ld) == 0;
 }
 
 bool gemm_layouts(struct cuda *c, const struct gemm_shape *s)
@@ -53,8 +53,8 @@ bool gemm_layouts(struct cuda *c, const struct gemm_shape *s)
     return layout_set(c, c->gemm->w, (uint64_t)s->k, (uint64_t)s->n) &&
            layout_set(c, c->gemm->in, (uint64_t)s->k, (uint64_t)s->rows) &&
            layout_set(c, c->gemm->out, (uint64_t)s->n, (uint64_t)s->rows) &&
-           c->blas.cublasLtMatmulDescSetAttribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                                  sizeof epilogue) == 0;
+           c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
+                                             sizeof epilogue) == 0;
 }
 
 cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, bool accumulate,
@@ -63,8 +63,8 @@ cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *
     const float alpha = 1.0f, beta = accumulate ? 1.0f : 0.0f;
     struct gemm *g = c->gemm;
 
-    return c->blas.cublasLtMatmul(g->handle, g->desc, &alpha, w, g->w, in, g->in, &beta, out, g->out, out, g->out, algo,
-                                  g->workspace, GEMM_WORKSPACE, c->stream[LANE_COMPUTE]);
+    return c->blas.matmul(g->handle, g->desc, &alpha, w, g->w, in, g->in, &beta, out, g->out, out, g->out, algo,
+                          g->workspace, GEMM_WORKSPACE, c->stream[LANE_COMPUTE]);
 }
 
 int gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most)
@@ -72,8 +72,8 @@ int gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int mo
     struct gemm *g = c->gemm;
     int found = 0;
 
-    if (c->blas.cublasLtMatmulAlgoGetHeuristic(g->handle, g->desc, g->w, g->in, g->out, g->out, g->preference, most,
-                                               out, &found) != CUBLAS_STATUS_SUCCESS)
+    if (c->blas.matmul_algo_get_heuristic(g->handle, g->desc, g->w, g->in, g->out, g->out, g->preference, most, out,
+                                          &found) != CUBLAS_STATUS_SUCCESS)
         return 0;
     return found;
 }
@@ -101,8 +101,8 @@ bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, con
     cublasLtMatmulAlgo_t room;
 
     if (!gemm_layouts(c, shape) ||
-        (shape->bias && c->blas.cublasLtMatmulDescSetAttribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                                               sizeof bias) != CUBLAS_STATUS_SUCCESS))
+        (shape->bias && c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                                          sizeof bias) != CUBLAS_STATUS_SUCCESS))
         return false;
     if (algo && gemm_launch(c, w, in, out, accumulate, algo) == CUBLAS_STATUS_SUCCESS)
         return true;
@@ -124,18 +124,15 @@ enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)
     c->gemm = g;
     if (cache_dir)
         snprintf(g->path, sizeof g->path, "%s/cublaslt-%d%d-%d-%s-%zu.txt", cache_dir, c->major, c->minor, c->sms,
-                 dtype_word(c->base.act), b->cublasLtGetVersion());
-    ok = b->cublasLtCreate(&g->handle) == 0 &&
-         b->cublasLtMatmulDescCreate(&g->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
-         b->cublasLtMatmulDescSetAttribute(g->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned) == 0 &&
-         b->cublasLtMatrixLayoutCreate(&g->w, t, 1, 1, 1) == 0 &&
-         b->cublasLtMatrixLayoutCreate(&g->in, t, 1, 1, 1) == 0 &&
-         b->cublasLtMatrixLayoutCreate(&g->out, t, 1, 1, 1) == 0 &&
-         b->cublasLtMatmulPreferenceCreate(&g->preference) == 0 &&
-         b->cublasLtMatmulPreferenceSetAttribute(g->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
-                                                 sizeof workspace) == 0 &&
-         b->cublasLtMatmulPreferenceSetAttribute(g->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
-                                                 sizeof reductions) == 0;
+                 dtype_word(c->base.act), b->get_version());
+    ok = b->create(&g->handle) == 0 && b->matmul_desc_create(&g->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) == 0 &&
+         b->matmul_desc_set_attribute(g->desc, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned) == 0 &&
+         b->matrix_layout_create(&g->w, t, 1, 1, 1) == 0 && b->matrix_layout_create(&g->in, t, 1, 1, 1) == 0 &&
+         b->matrix_layout_create(&g->out, t, 1, 1, 1) == 0 && b->matmul_preference_create(&g->preference) == 0 &&
+         b->matmul_preference_set_attribute(g->preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace,
+                                            sizeof workspace) == 0 &&
+         b->matmul_preference_set_attribute(g->preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
+                                            sizeof reductions) == 0;
     if (!ok)
         return err_set(err, ST_EUNAVAILABLE, "cuBLASLt cannot be started on cuda:%d", c->device);
     tune_load(c);
@@ -151,17 +148,17 @@ void gemm_close(struct cuda *c)
         return;
     cuda_free(&c->base, g->workspace);
     if (g->preference)
-        b->cublasLtMatmulPreferenceDestroy(g->preference);
+        b->matmul_preference_destroy(g->preference);
     if (g->out)
-        b->cublasLtMatrixLayoutDestroy(g->out);
+        b->matrix_layout_destroy(g->out);
     if (g->in)
-        b->cublasLtMatrixLayoutDestroy(g->in);
+        b->matrix_layout_destroy(g->in);
     if (g->w)
-        b->cublasLtMatrixLayoutDestroy(g->w);
+        b->matrix_layout_destroy(g->w);
     if (g->desc)
-        b->cublasLtMatmulDescDestroy(g->desc);
+        b->matmul_desc_destroy(g->desc);
     if (g->handle)
-        b->cublasLtDestroy(g->handle);
+        b->destroy(g->handle);
     free(g);
     c->gemm = NULL;
 }

@@ -15,9 +15,9 @@ static enum status function_find(void *handle, const char *name, void *out, stru
     return ST_OK;
 }
 
-#define FIND(name)   \
-    if (st == ST_OK) \
-        st = function_find(lib->handle, #name, &lib->name, err);
+#define FIND(member, name) \
+    if (st == ST_OK)       \
+        st = function_find(lib->handle, #name, &lib->member, err);
 
 enum status blas_library_open(struct blas_library *lib, struct err *err)
 {

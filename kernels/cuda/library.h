@@ -2,7 +2,7 @@
 /*
  * library.h - NVIDIA's libraries, opened at run time, so that one binary starts on machines that have none of them.
  *
- * A table holds one pointer per function, named and typed as in the library's own header.
+ * A table holds one pointer per function, typed as in the library's own header.
  */
 #ifndef PLATEN_KERNELS_CUDA_LIBRARY_H
 #define PLATEN_KERNELS_CUDA_LIBRARY_H
@@ -16,37 +16,37 @@
 extern "C" {
 #endif
 
-#define BLAS_FUNCTIONS(F)                   \
-    F(cublasLtCreate)                       \
-    F(cublasLtDestroy)                      \
-    F(cublasLtGetVersion)                   \
-    F(cublasLtMatmul)                       \
-    F(cublasLtMatmulDescCreate)             \
-    F(cublasLtMatmulDescDestroy)            \
-    F(cublasLtMatmulDescSetAttribute)       \
-    F(cublasLtMatrixLayoutCreate)           \
-    F(cublasLtMatrixLayoutDestroy)          \
-    F(cublasLtMatrixLayoutSetAttribute)     \
-    F(cublasLtMatmulPreferenceCreate)       \
-    F(cublasLtMatmulPreferenceDestroy)      \
-    F(cublasLtMatmulPreferenceSetAttribute) \
-    F(cublasLtMatmulAlgoGetHeuristic)       \
-    F(cublasLtMatmulAlgoCheck)
+#define BLAS_FUNCTIONS(F)                                                    \
+    F(create, cublasLtCreate)                                                \
+    F(destroy, cublasLtDestroy)                                              \
+    F(get_version, cublasLtGetVersion)                                       \
+    F(matmul, cublasLtMatmul)                                                \
+    F(matmul_desc_create, cublasLtMatmulDescCreate)                          \
+    F(matmul_desc_destroy, cublasLtMatmulDescDestroy)                        \
+    F(matmul_desc_set_attribute, cublasLtMatmulDescSetAttribute)             \
+    F(matrix_layout_create, cublasLtMatrixLayoutCreate)                      \
+    F(matrix_layout_destroy, cublasLtMatrixLayoutDestroy)                    \
+    F(matrix_layout_set_attribute, cublasLtMatrixLayoutSetAttribute)         \
+    F(matmul_preference_create, cublasLtMatmulPreferenceCreate)              \
+    F(matmul_preference_destroy, cublasLtMatmulPreferenceDestroy)            \
+    F(matmul_preference_set_attribute, cublasLtMatmulPreferenceSetAttribute) \
+    F(matmul_algo_get_heuristic, cublasLtMatmulAlgoGetHeuristic)             \
+    F(matmul_algo_check, cublasLtMatmulAlgoCheck)
 
-#define DNN_FUNCTIONS(F)             \
-    F(cudnnCreate)                   \
-    F(cudnnDestroy)                  \
-    F(cudnnSetStream)                \
-    F(cudnnGetVersion)               \
-    F(cudnnGetErrorString)           \
-    F(cudnnBackendCreateDescriptor)  \
-    F(cudnnBackendDestroyDescriptor) \
-    F(cudnnBackendSetAttribute)      \
-    F(cudnnBackendGetAttribute)      \
-    F(cudnnBackendFinalize)          \
-    F(cudnnBackendExecute)
+#define DNN_FUNCTIONS(F)                                         \
+    F(create, cudnnCreate)                                       \
+    F(destroy, cudnnDestroy)                                     \
+    F(set_stream, cudnnSetStream)                                \
+    F(get_version, cudnnGetVersion)                              \
+    F(get_error_string, cudnnGetErrorString)                     \
+    F(backend_create_descriptor, cudnnBackendCreateDescriptor)   \
+    F(backend_destroy_descriptor, cudnnBackendDestroyDescriptor) \
+    F(backend_set_attribute, cudnnBackendSetAttribute)           \
+    F(backend_get_attribute, cudnnBackendGetAttribute)           \
+    F(backend_finalize, cudnnBackendFinalize)                    \
+    F(backend_execute, cudnnBackendExecute)
 
-#define LIBRARY_MEMBER(name) __typeof__(name) *name;
+#define LIBRARY_MEMBER(member, name) __typeof__(name) *member;
 
 struct blas_library {
     void *handle;

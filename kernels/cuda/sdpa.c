@@ -90,7 +90,7 @@ static cudnnBackendDescriptor_t make(struct build *b, cudnnBackendDescriptorType
     cudnnBackendDescriptor_t d = NULL;
 
     assert(b->count < DESCRIPTORS_MAX);
-    check(b, b->dnn->cudnnBackendCreateDescriptor(type, &d), "descriptor");
+    check(b, b->dnn->backend_create_descriptor(type, &d), "descriptor");
     b->made[b->count++] = d;
     return d;
 }
@@ -99,7 +99,7 @@ static void set(struct build *b, cudnnBackendDescriptor_t d, cudnnBackendAttribu
                 cudnnBackendAttributeType_t type, int64_t count, const void *value)
 {
     if (b->status == CUDNN_STATUS_SUCCESS)
-        check(b, b->dnn->cudnnBackendSetAttribute(d, name, type, count, value), "attribute");
+        check(b, b->dnn->backend_set_attribute(d, name, type, count, value), "attribute");
 }
 
 static void set_descriptor(struct build *b, cudnnBackendDescriptor_t d, cudnnBackendAttributeName_t name,
@@ -111,7 +111,7 @@ static void set_descriptor(struct build *b, cudnnBackendDescriptor_t d, cudnnBac
 static cudnnBackendDescriptor_t final(struct build *b, cudnnBackendDescriptor_t d)
 {
     if (b->status == CUDNN_STATUS_SUCCESS)
-        check(b, b->dnn->cudnnBackendFinalize(d), "finalize");
+        check(b, b->dnn->backend_finalize(d), "finalize");
     return d;
 }
 
@@ -304,23 +304,23 @@ static cudnnBackendDescriptor_t plan_find(struct build *b, cudnnBackendDescripto
     for (int i = 0; i < CONFIGS_MAX; i++)
         config[i] = make(b, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
     check(b,
-          b->dnn->cudnnBackendGetAttribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
-                                           CONFIGS_MAX, &count, config),
+          b->dnn->backend_get_attribute(heuristics, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                        CONFIGS_MAX, &count, config),
           "heuristics");
     for (int64_t i = 0; i < count && i < CONFIGS_MAX && b->status == CUDNN_STATUS_SUCCESS; i++) {
-        cudnnStatus_t st = b->dnn->cudnnBackendCreateDescriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
+        cudnnStatus_t st = b->dnn->backend_create_descriptor(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR, &plan);
 
         if (st == CUDNN_STATUS_SUCCESS)
-            st = b->dnn->cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1,
-                                                  &b->handle);
+            st =
+                b->dnn->backend_set_attribute(plan, CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &b->handle);
         if (st == CUDNN_STATUS_SUCCESS)
-            st = b->dnn->cudnnBackendSetAttribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
-                                                  CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config[i]);
+            st = b->dnn->backend_set_attribute(plan, CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG,
+                                               CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &config[i]);
         if (st == CUDNN_STATUS_SUCCESS)
-            st = b->dnn->cudnnBackendFinalize(plan);
+            st = b->dnn->backend_finalize(plan);
         if (st == CUDNN_STATUS_SUCCESS)
             return plan;
-        b->dnn->cudnnBackendDestroyDescriptor(plan);
+        b->dnn->backend_destroy_descriptor(plan);
         plan = NULL;
     }
     check(b, CUDNN_STATUS_NOT_SUPPORTED, "no engine takes this shape");
@@ -344,7 +344,7 @@ static cudnnBackendDescriptor_t plan_build(struct build *b)
     plan = plan_find(b, heuristics);
     for (int32_t i = b->count - 1; i >= 0; i--)
         if (b->made[i])
-            b->dnn->cudnnBackendDestroyDescriptor(b->made[i]);
+            b->dnn->backend_destroy_descriptor(b->made[i]);
     return plan;
 }
 
@@ -360,7 +360,7 @@ static void plan_close(struct cuda *c, struct sdpa_plan *p)
 {
     if (p->plan) {
         (void)cudaStreamSynchronize(c->stream[LANE_COMPUTE]);
-        c->dnn.cudnnBackendDestroyDescriptor(p->plan);
+        c->dnn.backend_destroy_descriptor(p->plan);
     }
     cuda_free(&c->base, p->workspace);
     memset(p, 0, sizeof *p);
@@ -380,8 +380,8 @@ static void plan_open(struct cuda *c, struct sdpa_plan *p, const struct sdpa_key
     p->key = *key;
     p->plan = plan_build(b);
     p->refused = p->plan == NULL;
-    if (p->plan && c->dnn.cudnnBackendGetAttribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64,
-                                                   1, &got, &bytes) != CUDNN_STATUS_SUCCESS)
+    if (p->plan && c->dnn.backend_get_attribute(p->plan, CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
+                                                &got, &bytes) != CUDNN_STATUS_SUCCESS)
         p->refused = true;
     if (!p->refused && bytes > 0 && cuda_alloc(&c->base, (uint64_t)bytes, "other", &p->workspace, NULL) != ST_OK)
         p->refused = true;
@@ -420,22 +420,22 @@ static enum status execute(struct cuda *c, const struct sdpa_plan *p, int32_t co
     struct dnn_library *dnn = &c->dnn;
     cudnnBackendDescriptor_t pack = NULL;
     void *workspace = p->workspace;
-    cudnnStatus_t st = dnn->cudnnBackendCreateDescriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
+    cudnnStatus_t st = dnn->backend_create_descriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
 
     if (st == CUDNN_STATUS_SUCCESS)
-        st = dnn->cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, uid);
+        st = dnn->backend_set_attribute(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, uid);
     if (st == CUDNN_STATUS_SUCCESS)
-        st = dnn->cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, at);
+        st = dnn->backend_set_attribute(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, at);
     if (st == CUDNN_STATUS_SUCCESS)
-        st = dnn->cudnnBackendSetAttribute(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
+        st = dnn->backend_set_attribute(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &workspace);
     if (st == CUDNN_STATUS_SUCCESS)
-        st = dnn->cudnnBackendFinalize(pack);
+        st = dnn->backend_finalize(pack);
     if (st == CUDNN_STATUS_SUCCESS)
-        st = dnn->cudnnBackendExecute(c->sdpa->handle, p->plan, pack);
+        st = dnn->backend_execute(c->sdpa->handle, p->plan, pack);
     if (pack)
-        dnn->cudnnBackendDestroyDescriptor(pack);
+        dnn->backend_destroy_descriptor(pack);
     if (st != CUDNN_STATUS_SUCCESS)
-        cuda_broken(c, "cuDNN attention", dnn->cudnnGetErrorString(st));
+        cuda_broken(c, "cuDNN attention", dnn->get_error_string(st));
     return st == CUDNN_STATUS_SUCCESS ? ST_OK : ST_EINTERNAL;
 }
 
@@ -498,8 +498,8 @@ enum status sdpa_open(struct cuda *c, struct err *err)
     enum status st = ST_OK;
 
     c->sdpa = s;
-    if (c->dnn.cudnnCreate(&s->handle) != CUDNN_STATUS_SUCCESS ||
-        c->dnn.cudnnSetStream(s->handle, c->stream[LANE_COMPUTE]) != CUDNN_STATUS_SUCCESS)
+    if (c->dnn.create(&s->handle) != CUDNN_STATUS_SUCCESS ||
+        c->dnn.set_stream(s->handle, c->stream[LANE_COMPUTE]) != CUDNN_STATUS_SUCCESS)
         st = err_set(err, ST_EUNAVAILABLE, "cuDNN cannot be started");
     if (st == ST_OK)
         st = cuda_alloc(&c->base, sizeof(struct span_arrays), "other", &at, err);
@@ -519,7 +519,7 @@ void sdpa_close(struct cuda *c)
         plan_close(c, &s->plan[i]);
     cuda_free(&c->base, s->arrays);
     if (s->handle)
-        c->dnn.cudnnDestroy(s->handle);
+        c->dnn.destroy(s->handle);
     free(s);
     c->sdpa = NULL;
 }

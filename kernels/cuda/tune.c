@@ -29,8 +29,8 @@ static bool accepted(struct cuda *c, const struct gemm_choice *choice)
     struct gemm *g = c->gemm;
     cublasLtMatmulHeuristicResult_t result;
 
-    return gemm_layouts(c, &shape) && c->blas.cublasLtMatmulAlgoCheck(g->handle, g->desc, g->w, g->in, g->out, g->out,
-                                                                      &choice->algo, &result) == CUBLAS_STATUS_SUCCESS;
+    return gemm_layouts(c, &shape) && c->blas.matmul_algo_check(g->handle, g->desc, g->w, g->in, g->out, g->out,
+                                                                &choice->algo, &result) == CUBLAS_STATUS_SUCCESS;
 }
 
 void tune_load(struct cuda *c)
