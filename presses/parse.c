@@ -249,6 +249,14 @@ static enum status unknown_option(struct reader *r, const struct press *p, const
     return point(r, t->at);
 }
 
+static bool is_shown_text(const char *s, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i++)
+        if ((unsigned char)s[i] < 0x20 || s[i] == 0x7f)
+            return false;
+    return utf8_valid(s, bytes);
+}
+
 static enum status read_value(struct reader *r, const struct press *p, const struct opt *row, void *options)
 {
     struct token t = token_next(r);
@@ -267,8 +275,8 @@ static enum status read_value(struct reader *r, const struct press *p, const str
         text_fini(&allowed);
         return st;
     }
-    if (!utf8_valid(r->text + t.at, t.bytes)) {
-        (void)err_set(r->err, ST_EINVAL, "%s: a value is UTF-8 text", p->name);
+    if (!is_shown_text(r->text + t.at, t.bytes)) {
+        (void)err_set(r->err, ST_EINVAL, "%s: a value is UTF-8 text without control characters", p->name);
         return point(r, t.at);
     }
     if (options_store(p, row, options, value, r->arena, r->err) != ST_OK)

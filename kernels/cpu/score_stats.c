@@ -13,7 +13,7 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 64, ROWS_PER_TASK = 256 };
+enum { BLOCK = 64 };
 
 struct stats {
     const struct cpu *c;
@@ -338,80 +338,154 @@ static void key_plain(const struct stats *s, int32_t head, int64_t row, float *o
     s->c->loops->scale(out, 1.0f / s->rope->scale, s->rope->dims);
 }
 
-/* y[rows][width] = (x - mean) . sketch; the mean goes off afterwards, which is the same: (x - m) S = x S - m S. */
-static void leverage_project(const struct stats *s, int32_t head, float *room, float *y, int64_t width)
+/* Up to BLOCK keys from `row` on, turned back, less `centre` (NULL: as they are). */
+static int64_t plain_block(const struct stats *s, int32_t head, int64_t row, const float *centre, float *x)
 {
-    int32_t dim = s->dim, k = s->sketch_dim;
-    int64_t n = s->in->rows[head];
-    float *x = room, *packed = x + BLOCK * dim, centre[KV_HEAD_DIM_MAX];
-    double mean[KV_HEAD_DIM_MAX] = { 0 };
+    int64_t left = s->in->rows[head] - row, count = left < BLOCK ? left : BLOCK;
 
-    product_pack_rows(s->c, s->sketch + (int64_t)head * dim * k, k, k, dim, packed);
-    for (int64_t r = 0; r < n; r++) {
-        key_plain(s, head, r, x);
-        for (int32_t d = 0; d < dim; d++)
-            mean[d] += x[d];
+    for (int64_t i = 0; i < count; i++) {
+        key_plain(s, head, row + i, x + i * s->dim);
+        for (int32_t d = 0; centre && d < s->dim; d++)
+            x[i * s->dim + d] -= centre[d];
     }
-    for (int32_t d = 0; d < dim; d++)
-        centre[d] = (float)(mean[d] / (double)n);
-    for (int64_t row = 0; row < n; row += BLOCK) {
-        int64_t count = n - row < BLOCK ? n - row : BLOCK;
-
-        for (int64_t i = 0; i < count; i++) {
-            key_plain(s, head, row + i, x + i * dim);
-            for (int32_t d = 0; d < dim; d++)
-                x[i * dim + d] -= centre[d];
-        }
-        product_run(s->c, x, dim, count, packed, k, dim, y + row * width, width, false);
-    }
+    return count;
 }
 
-/* (Y'Y + jitter I)^-1, the jitter ten times as large at every failure. */
-static bool leverage_inverse(const struct stats *s, const float *y, int64_t n, int64_t width, double *gram)
-{
-    int32_t k = s->sketch_dim;
-    double *matrix = gram + k * k, *inverse = matrix + k * k, jitter = 1e-2;
+/* What one head's leverage is worked out in. */
+struct leverage_room {
+    double *gram, *small, *inverse, *form; /* [D][D], [k][k], [k][k], [D][D] */
+    double *half;                          /* [k][D] */
+    float *x, *turned, *packed, *product;
+    float centre[KV_HEAD_DIM_MAX];
+};
 
-    memset(gram, 0, (size_t)(k * k) * sizeof *gram);
-    for (int64_t r = 0; r < n; r++)
-        for (int32_t i = 0; i < k; i++)
-            for (int32_t j = 0; j <= i; j++)
-                gram[i * k + j] += (double)y[r * width + i] * y[r * width + j];
-    for (int attempt = 0; attempt < 6; attempt++, jitter *= 10) {
-        for (int32_t i = 0; i < k; i++)
-            for (int32_t j = 0; j < k; j++)
-                matrix[i * k + j] = (i >= j ? gram[i * k + j] : gram[j * k + i]) + (i == j ? jitter : 0);
-        if (spd_inverse(matrix, k, inverse))
-            return true;
+/* gram = sum of (x - mean)(x - mean)' over the head's plain keys. They are first measured from their first block's mean, so
+ * that little is lost when the rest of the mean is taken off at the end. */
+static void leverage_gram(const struct stats *s, int32_t head, struct leverage_room *r)
+{
+    const int32_t dim = s->dim;
+    const int64_t n = s->in->rows[head], width = product_width(s->c, dim);
+    double mean[KV_HEAD_DIM_MAX] = { 0 };
+    int64_t count = plain_block(s, head, 0, NULL, r->x);
+
+    for (int32_t d = 0; d < dim; d++) {
+        double sum = 0;
+
+        for (int64_t i = 0; i < count; i++)
+            sum += r->x[i * dim + d];
+        r->centre[d] = (float)(sum / (double)count);
     }
-    return false;
+    memset(r->gram, 0, (size_t)(dim * dim) * sizeof *r->gram);
+    for (int64_t row = 0; row < n; row += count) {
+        count = plain_block(s, head, row, r->centre, r->x);
+        for (int64_t i = 0; i < count; i++)
+            for (int32_t d = 0; d < dim; d++) {
+                r->turned[d * BLOCK + i] = r->x[i * dim + d];
+                mean[d] += r->x[i * dim + d];
+            }
+        product_pack_rows(s->c, r->x, dim, dim, count, r->packed);
+        product_run(s->c, r->turned, BLOCK, dim, r->packed, dim, count, r->product, width, false);
+        for (int32_t i = 0; i < dim; i++)
+            for (int32_t j = 0; j < dim; j++)
+                r->gram[i * dim + j] += r->product[i * width + j];
+    }
+    for (int32_t i = 0; i < dim; i++)
+        for (int32_t j = 0; j < dim; j++)
+            r->gram[i * dim + j] -= mean[i] * mean[j] / (double)n;
+    for (int32_t d = 0; d < dim; d++)
+        r->centre[d] += (float)(mean[d] / (double)n);
+}
+
+/* form = S (S' gram S + jitter I)^-1 S', S the sketch [D][k]; the jitter ten times as large at every failure. y = x S never
+ * has to be made: y' (Y'Y + jitter I)^-1 y = x' form x, and form has none of the inverse's large directions. */
+static void leverage_form(const float *sketch, int32_t dim, int32_t k, struct leverage_room *r)
+{
+    double jitter = 1e-2;
+    bool done = false;
+
+    for (int32_t j = 0; j < k; j++) /* half = S' gram */
+        for (int32_t d = 0; d < dim; d++) {
+            double sum = 0;
+
+            for (int32_t i = 0; i < dim; i++)
+                sum += sketch[i * k + j] * r->gram[i * dim + d];
+            r->half[j * dim + d] = sum;
+        }
+    for (int attempt = 0; attempt < 6 && !done; attempt++, jitter *= 10) {
+        for (int32_t i = 0; i < k; i++)
+            for (int32_t j = 0; j < k; j++) {
+                double sum = i == j ? jitter : 0;
+
+                for (int32_t d = 0; d < dim; d++)
+                    sum += r->half[i * dim + d] * sketch[d * k + j];
+                r->small[i * k + j] = sum;
+            }
+        done = spd_inverse(r->small, k, r->inverse);
+    }
+    for (int32_t j = 0; j < k; j++) /* half = inverse S' */
+        for (int32_t d = 0; d < dim; d++) {
+            double sum = 0;
+
+            for (int32_t i = 0; i < k; i++)
+                sum += r->inverse[j * k + i] * sketch[d * k + i];
+            r->half[j * dim + d] = done ? sum : 0;
+        }
+    for (int32_t i = 0; i < dim; i++)
+        for (int32_t d = 0; d < dim; d++) {
+            double sum = 0;
+
+            for (int32_t j = 0; j < k; j++)
+                sum += sketch[i * k + j] * r->half[j * dim + d];
+            r->form[i * dim + d] = sum;
+        }
+}
+
+static int64_t leverage_floats(const struct cpu *c, int64_t dim, int64_t k)
+{
+    int64_t width = product_width(c, dim), floats = 2 * (2 * dim * dim + 2 * k * k + k * dim);
+
+    floats += 2 * BLOCK * dim + BLOCK * width + (dim + BLOCK) * width + dim * dim;
+    return floats + floats % 2;
+}
+
+static struct leverage_room leverage_room_at(float *at, const struct cpu *c, int64_t dim, int64_t k)
+{
+    struct leverage_room r = { .gram = (double *)at };
+
+    r.form = r.gram + dim * dim;
+    r.small = r.form + dim * dim;
+    r.inverse = r.small + k * k;
+    r.half = r.inverse + k * k;
+    r.x = (float *)(r.half + k * dim);
+    r.turned = r.x + BLOCK * dim;
+    r.packed = r.turned + BLOCK * dim;
+    r.product = r.packed + BLOCK * product_width(c, dim);
+    return r;
 }
 
 static void leverage_task(void *arg, int64_t head, int worker)
 {
     const struct stats *s = arg;
-    int32_t k = s->sketch_dim;
-    int64_t n = s->in->rows[head], width = product_width(s->c, k);
-    double *gram = (double *)room_of(s, worker);
-    float *room = (float *)(gram + 3 * k * k), *y = s->logits + head * s->longest * width;
-    const double *inverse = gram + 2 * k * k;
+    const int32_t dim = s->dim, k = s->sketch_dim;
+    const int64_t n = s->in->rows[head], width = product_width(s->c, dim);
+    struct leverage_room r = leverage_room_at(room_of(s, worker), s->c, dim, k);
+    float *form = r.product + (dim + BLOCK) * width, *packed = s->packed + head * product_floats(s->c, dim, dim),
+          forms[BLOCK];
 
     if (n == 0)
         return;
-    leverage_project(s, (int32_t)head, room, y, width);
-    if (!leverage_inverse(s, y, n, width, gram))
-        memset(gram + 2 * k * k, 0, (size_t)(k * k) * sizeof *gram);
-    for (int64_t r = 0; r < n; r++) {
-        double form = 0;
+    leverage_gram(s, (int32_t)head, &r);
+    leverage_form(s->sketch + head * dim * k, dim, k, &r);
+    for (int32_t i = 0; i < dim * dim; i++)
+        form[i] = (float)r.form[i];
+    product_pack_columns(s->c, form, dim, dim, dim, packed);
+    for (int64_t row = 0; row < n; row += BLOCK) {
+        int64_t count = plain_block(s, (int32_t)head, row, r.centre, r.x);
 
-        for (int32_t i = 0; i < k; i++) {
-            double sum = 0;
-
-            for (int32_t j = 0; j < k; j++)
-                sum += inverse[i * k + j] * y[r * width + j];
-            form += sum * y[r * width + i];
-        }
-        s->score[s->in->at[head] + r] = form > 0 ? (float)form : 0.0f;
+        memset(forms, 0, sizeof forms);
+        add_forms(s, r.x, count, packed, 1.0f, r.product, forms);
+        for (int64_t i = 0; i < count; i++)
+            s->score[s->in->at[head] + row + i] = forms[i] > 0 ? forms[i] : 0.0f;
     }
 }
 
@@ -420,16 +494,12 @@ void cpu_score_leverage(struct backend *be, const struct kv_rows *in, const stru
 {
     struct cpu *c = cpu_of(be);
     struct stats s = stats_of(be, in, 0, in->heads, score);
-    int64_t width = product_width(c, sketch_dim);
 
     s.rope = rope;
     s.position = position;
     s.sketch = sketch;
     s.sketch_dim = sketch_dim;
-    s.room_floats = 6 * sketch_dim * sketch_dim + BLOCK * s.dim + product_floats(c, sketch_dim, s.dim);
-    s.room_floats += s.room_floats % 2;
-    cpu_press_reserve(c, s.room_floats * c->threads + in->heads * s.longest * width);
-    s.rooms = c->press;
-    s.logits = s.rooms + s.room_floats * c->threads;
+    s.longest = 0; /* no logits */
+    stats_reserve(c, &s, leverage_floats(c, s.dim, sketch_dim));
     pool_run(c->pool, in->heads, leverage_task, &s);
 }

@@ -107,6 +107,17 @@ static void a_broken_text_is_told_where_it_breaks(void **state)
     refused("\xc3\xa4 | ratio=0.5", "unknown press", 0);
 }
 
+static void a_value_that_cannot_be_shown_on_one_line_is_refused(void **state)
+{
+    static const char text[] = "qfilter:file=\"a\nb\" | ratio=0.5";
+    struct chain *c;
+    struct err err = { 0 };
+
+    (void)state;
+    assert_int_equal(chain_parse(&c, text, sizeof text - 1, NULL, &err), ST_EINVAL);
+    assert_non_null(strstr(err.text, "qfilter: a value is UTF-8 text without control characters\n"));
+}
+
 static void a_text_with_a_nul_byte_is_refused_whole(void **state)
 {
     static const char text[] = "knorm\0 | ratio=0.5";
@@ -168,6 +179,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_wrong_value_is_told_what_is_allowed),
     cmocka_unit_test(a_stage_where_it_cannot_stand_is_refused),
     cmocka_unit_test(a_broken_text_is_told_where_it_breaks),
+    cmocka_unit_test(a_value_that_cannot_be_shown_on_one_line_is_refused),
     cmocka_unit_test(a_text_with_a_nul_byte_is_refused_whole),
     cmocka_unit_test(a_long_text_is_shown_around_the_word),
     cmocka_unit_test(budgets_are_truncated_doubles_with_a_floor_of_one),
