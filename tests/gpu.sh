@@ -1,34 +1,113 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# gpu.sh [OPS] - every check of the CUDA back end in both dtypes, one line each; a summary line and a JSON line last.
-# OPS: the program `ops` (default: ../bin/ops beside this script, as in a bundle). SANITIZE=memcheck|racecheck|initcheck runs
-# them under compute-sanitizer. Exit code 0: all hold; 1: some do not; 77: no GPU here.
+# gpu.sh [--only WORD] [--limit SECONDS] [--tools LIST] [--each N] [--json FILE] [OPS]
+#
+# Every check of the CUDA back end in both dtypes, then the same at small sizes under compute-sanitizer, spread over all GPUs
+# of this machine: a process sees one GPU (CUDA_VISIBLE_DEVICES), --each of them (default 2) share it. One line for whatever
+# does not hold, then a summary line and a JSON line (also to FILE).
+#
+#   --only WORD      only checks with WORD in their name: f32.select, bf16.decode_step, memcheck.bf16.decode_step
+#   --limit SECONDS  none is begun after that, and what runs then is ended; what was not run counts as not held
+#   --tools LIST     of memcheck,racecheck,initcheck (default: all three; none: no sanitizer)
+#   OPS              the program `ops` (default: ../bin/ops beside this script, as in a bundle)
+#
+# Exit code 0: all hold; 1: some do not, or were not run; 77: no GPU here.
 here=$(cd "$(dirname "$0")" && pwd)
-ops=${1:-$here/../bin/ops}
+only='' limit=3600 tools=memcheck,racecheck,initcheck each=2 json=/dev/null ops=$here/../bin/ops
+while [ $# -gt 0 ]; do
+    case $1 in
+    --only) only=$2; shift ;;
+    --limit) limit=$2; shift ;;
+    --tools) tools=${2/none/}; shift ;;
+    --each) each=$2; shift ;;
+    --json) json=$2; shift ;;
+    -*) echo "gpu.sh: no option $1" >&2; exit 2 ;;
+    *) ops=$1 ;;
+    esac
+    shift
+done
 checks=$here/checks.def
 [ -f "$checks" ] || checks=$here/ops/checks.def
-tool=()
-[ -n "${SANITIZE:-}" ] && tool=(compute-sanitizer --tool "$SANITIZE" --error-exitcode 9)
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-passed=0 failed=()
+PATH=$PATH:/usr/local/cuda/bin
+command -v compute-sanitizer > /dev/null || { [ -n "$tools" ] && echo "gpu.sh: no compute-sanitizer here"; tools=; }
 
-for dtype in f32 bf16; do
-    for check in ${CHECKS:-$(sed -nE 's/^CHECK\(([a-z_]+)\)$/\1/p' "$checks")}; do
-        timeout "${LIMIT:-120}" "${tool[@]}" "$ops" --backend "${BACKEND:-cuda:0}" --dtype $dtype "$check" > "$log" 2>&1
-        code=$?
-        if [ $code = 77 ]; then
-            cat "$log"
-            exit 77
-        elif [ $code = 0 ]; then
-            passed=$((passed + 1))
-        else
-            failed+=("$dtype.$check")
-            echo "BROKEN $dtype.$check (exit $code)"
-            head -c 1500 "$log"
-        fi
+room=$(mktemp -d)
+trap 'rm -rf "$room"' EXIT
+end=$((SECONDS + limit))
+
+"$ops" --backend cuda:0 add > "$room/first" 2>&1
+if [ $? = 77 ]; then
+    cat "$room/first"
+    exit 77
+fi
+gpus=$CUDA_VISIBLE_DEVICES
+[ -n "$gpus" ] || gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | paste -sd,)
+[ -n "$gpus" ] || gpus=0
+
+# Names of what is to be done, the longest first in each group.
+names()
+{
+    local tool dtype check
+    local all
+    all=$(sed -nE 's/^CHECK\(([a-z_0-9]+)\)$/\1/p' "$checks")
+    for tool in "" ${tools//,/ }; do
+        for check in decode_step select statistics score_window replay $all; do
+            for dtype in bf16 f32; do
+                grep -qx "$check" <<< "$all" && echo "${tool:+$tool.}$dtype.$check"
+            done
+        done
     done
+}
+names | awk '!seen[$0]++' | grep -F -- "$only" > "$room/jobs"
+
+# run NAME GPU: one check, its verdict as a line of $room/done.
+run()
+{
+    local name=$1 tool=() small=() code left=$((end - SECONDS)) most=120
+    local rest=$name
+    case $name in
+    *check.*)
+        tool=(compute-sanitizer --tool "${name%%.*}" --error-exitcode 9 --print-limit 5)
+        small=(--small 1)
+        rest=${name#*.}
+        ;;
+    esac
+    [ "$left" -lt $most ] && most=$left
+    CUDA_VISIBLE_DEVICES=$2 timeout "$most" "${tool[@]}" "$ops" --backend cuda:0 --dtype "${rest%%.*}" "${small[@]}" \
+        "${rest#*.}" > "$room/log.$name" 2>&1
+    code=$?
+    echo "$code $name" >> "$room/done"
+    [ $code = 0 ] && return
+    flock "$room/print" sh -c "echo 'BROKEN $name (exit $code)'; head -c 1500 '$room/log.$name'"
+}
+
+# Takes jobs until there are none or the time is over. Every worker locks through a file that it opened itself.
+worker()
+{
+    local name
+    exec 8> "$room/lock"
+    while [ $SECONDS -lt $end ]; do
+        flock 8
+        read -r name <&9 || name=
+        flock -u 8
+        [ -n "$name" ] || return
+        run "$name" "$1"
+    done
+}
+touch "$room/done"
+exec 9< "$room/jobs"
+for gpu in ${gpus//,/ }; do
+    for _ in $(seq "$each"); do worker "$gpu" & done
 done
-printf '%d checks hold, %d do not: %s\n' $passed ${#failed[@]} "${failed[*]}"
-printf '{"passed":%d,"failed":[%s],"tool":"%s"}\n' $passed "$(printf '"%s",' "${failed[@]}" | sed 's/"",//; s/,$//')" "${SANITIZE:-}"
-[ ${#failed[@]} = 0 ]
+wait
+
+quoted() { sed 's/.*/"&"/' | paste -sd,; }
+passed=$(grep -c '^0 ' "$room/done")
+grep -v '^0 ' "$room/done" | cut -d' ' -f2 | sort > "$room/failed"
+cut -d' ' -f2 "$room/done" | sort | comm -13 - <(sort "$room/jobs") > "$room/missing"
+printf '%d checks hold, %d do not, %d were not run: %s\n' "$passed" "$(wc -l < "$room/failed")" "$(wc -l < "$room/missing")" \
+    "$(paste -sd' ' "$room/failed" "$room/missing")"
+printf '{"passed":%d,"failed":[%s],"not_run":[%s],"tools":[%s],"gpus":[%s],"seconds":%d}\n' "$passed" "$(quoted < "$room/failed")" \
+    "$(quoted < "$room/missing")" "$(tr , '\n' <<< "$tools" | grep . | quoted)" "$(tr , '\n' <<< "$gpus" | quoted)" "$SECONDS" |
+    tee "$json"
+[ "$passed" -gt 0 ] && [ ! -s "$room/failed" ] && [ ! -s "$room/missing" ]
