@@ -280,6 +280,7 @@ struct backend_ops {
     void (*cache_close)(struct backend *be);
     /* Ties a slot to its context's blocks (one per layer, host structs whose data are device memory; copied). Pages are
      * given one at a time as the tail grows: page number `page` becomes the slot's page `index`. */
+    /* A slot keeps room for the longest blocks it was ever tied to: tying it to shorter ones allocates nothing. */
     void (*slot_blocks)(struct backend *be, int32_t slot, const struct kv_block *blocks);
     void (*slot_page)(struct backend *be, int32_t slot, int32_t index, int32_t page);
     /* hot: takes the rows of a step; what follows up to step_end works on them. Returns true when a recorded graph of
@@ -301,6 +302,15 @@ struct backend_ops {
     /* Waits for the step begun `behind` steps ago (0: the last one) and gives the chosen id of each wanted sequence, in
      * the order of step.output. ids host [seqs]; -1 where none was wanted. */
     void (*step_result)(struct backend *be, int32_t behind, int32_t *ids);
+
+    /* ---- pressing while decoding (NULL: contexts whose press has a decode part that wants it are refused) ---- */
+    /* LANE_PRESS: the newest rows of a slot's layer as a plain block with all channels: of head g the last first[g+1] -
+     * first[g] rows of its block and the first `tail` rows of its tail, in order; dropped channels come as zeros. `out`
+     * is planned (kv_block_plan); its data is device memory, none of which the slot reads. No step is under way. */
+    void (*slot_gather)(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
+    /* hot, LANE_COMPUTE: out act [rows][H][D] = the queries of qkv act [rows][(H + 2G) D] with their norms, before the
+     * rotation. */
+    void (*queries_plain)(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
 
     /* ---- presses (LANE_PRESS) ------------------------------------------------------------------------------ */
     /* score = factor * ||k||_2 */

@@ -190,7 +190,9 @@ void cpu_slot_blocks(struct backend *be, int32_t slot, const struct kv_block *bl
 
         most = chunks > most ? chunks : most;
     }
-    cache->slot_chunks[slot] = most + k->kv_heads * chunks_of((int64_t)k->pages_per_slot * KV_PAGE_TOKENS);
+    most += k->kv_heads * chunks_of((int64_t)k->pages_per_slot * KV_PAGE_TOKENS);
+    if (most > cache->slot_chunks[slot])
+        cache->slot_chunks[slot] = most;
     if (partial_reserve(c, cache, &err) != ST_OK)
         cpu_break(c, &err);
 }

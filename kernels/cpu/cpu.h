@@ -164,6 +164,8 @@ void cpu_step_outputs(struct backend *be, const void *x, int32_t dim, void *out)
 void cpu_step_choose(struct backend *be, const void *logits, int32_t vocab);
 void cpu_step_end(struct backend *be);
 void cpu_step_result(struct backend *be, int32_t behind, int32_t *ids);
+void cpu_slot_gather(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
+void cpu_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
 
 /* score.c, select.c, pack.c */
 void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);

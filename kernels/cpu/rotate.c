@@ -200,3 +200,34 @@ void cpu_rotate_rows(struct backend *be, const void *in, int32_t heads, int32_t 
 
     pool_run(r.c->pool, rows, plain_task, &r);
 }
+
+/* ---- queries as a press wants them while tokens are generated ---- */
+
+struct plain_queries {
+    const struct cpu *c;
+    const struct qkv_shape *shape;
+    const float *qkv;
+    float *out;
+};
+
+static void queries_task(void *arg, int64_t row, int worker)
+{
+    const struct plain_queries *p = arg;
+    const struct qkv_shape *s = p->shape;
+    const int64_t width = (int64_t)s->q_heads * s->dim;
+    float *to = p->out + row * width;
+
+    (void)worker;
+    memcpy(to, p->qkv + row * (s->q_heads + 2 * s->kv_heads) * s->dim, (size_t)width * 4);
+    for (int32_t h = 0; h < s->q_heads && s->q_norm; h++)
+        p->c->loops->rms_norm(to + (int64_t)h * s->dim, s->q_norm->vector, s->norm_eps, s->dim,
+                              to + (int64_t)h * s->dim);
+}
+
+/* hot */
+void cpu_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out)
+{
+    struct plain_queries p = { cpu_of(be), shape, qkv, out };
+
+    pool_run(p.c->pool, rows, queries_task, &p);
+}

@@ -84,6 +84,13 @@ static void check_qkv_case(struct ops *o, const struct qkv_case *c)
     ops_near(o, "q", ops_down(o, LANE_COMPUTE, q_out, q_count), q, tolerance, q_count);
     if (c->plain)
         ops_near(o, "q before the rotation", ops_down(o, LANE_COMPUTE, plain_out, q_count), plain, tolerance, q_count);
+    if (o->be->ops->queries_plain) {
+        void *again = ops_poisoned_act(o, q_count);
+
+        o->be->ops->queries_plain(o->be, &shape, ops_up(o, qkv, (int64_t)ROWS * all * dim), ROWS, again);
+        ops_near(o, "plain queries by themselves", ops_down(o, LANE_COMPUTE, again, q_count), plain, tolerance,
+                 q_count);
+    }
     got_k = ops_down_kv(o, LANE_COMPUTE, kv.k, kv_count);
     got_v = ops_down_kv(o, LANE_COMPUTE, kv.v, kv_count);
     for (int64_t i = 0; i < q_count + kv_count; i++)

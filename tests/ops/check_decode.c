@@ -217,6 +217,47 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
     }
 }
 
+/* The newest `most` rows of every head of a slot's layer, or all, as the lists know them. */
+static void judge_gather(struct run *r, int slot, int layer, int64_t most)
+{
+    struct ops *o = r->o;
+    const struct decode_case *c = r->c;
+    const struct known *n = &r->known[slot][layer];
+    const double eps = o->be->kv == DT_BF16 ? ldexp(1, -7) : ldexp(1, -20);
+    const uint64_t row_bytes = dtype_bytes(o->be->kv, (uint64_t)c->dim);
+    struct kv_block out = { .heads = c->kv_heads, .dim = c->dim, .k_dim = c->dim, .dtype = o->be->kv };
+    double *tolerance = ops_doubles(o, c->dim);
+    float *k, *v;
+    char *host;
+
+    for (int g = 0; g < c->kv_heads; g++) {
+        int64_t rows = n->block[g] + r->tail[slot];
+
+        out.first[g + 1] = out.first[g] + (rows < most ? rows : most);
+    }
+    for (int i = 0; i < c->dim; i++)
+        tolerance[i] = 4 * eps;
+    out.v_offset = kv_align((uint64_t)kv_block_rows(&out) * row_bytes);
+    out.bytes = out.extra_offset = 2 * out.v_offset;
+    host = arena_alloc(&o->arena, out.bytes + 1);
+    memset(host, 0x5a, out.bytes);
+    out.data = ops_up_bytes(o, host, out.bytes);
+    o->be->ops->slot_gather(o->be, slot, layer, r->tail[slot], &out);
+    o->be->ops->download(o->be, LANE_PRESS, host, out.data, out.bytes);
+    o->be->ops->wait(o->be, LANE_PRESS);
+    k = arena_alloc(&o->arena, (size_t)(kv_block_rows(&out) * c->dim + 1) * sizeof *k);
+    v = arena_alloc(&o->arena, (size_t)(kv_block_rows(&out) * c->dim + 1) * sizeof *v);
+    dtype_to_f32(k, host, o->be->kv, (uint64_t)(kv_block_rows(&out) * c->dim));
+    dtype_to_f32(v, host + out.v_offset, o->be->kv, (uint64_t)(kv_block_rows(&out) * c->dim));
+    for (int g = 0; g < c->kv_heads; g++)
+        for (int64_t i = out.first[g]; i < out.first[g + 1]; i++) {
+            int64_t row = n->block[g] + r->tail[slot] - (out.first[g + 1] - i);
+
+            ops_near(o, "gathered K", k + i * c->dim, n->k + (g * n->stride + row) * c->dim, tolerance, c->dim);
+            ops_near(o, "gathered V", v + i * c->dim, n->v + (g * n->stride + row) * c->dim, tolerance, c->dim);
+        }
+}
+
 static void check_case(struct ops *o, const struct decode_case *c)
 {
     struct cache_config config = { .slots = SLOTS,
@@ -245,6 +286,12 @@ static void check_case(struct ops *o, const struct decode_case *c)
     }
     for (int step = 0; step < STEPS; step++)
         run_step(&r, table, table_values, step, chosen);
+    o->be->ops->wait(o->be, LANE_COMPUTE);
+    for (int slot = 0; slot < SLOTS && o->be->ops->slot_gather; slot++)
+        for (int layer = 0; layer < LAYERS; layer++) {
+            judge_gather(&r, slot, layer, INT64_MAX);
+            judge_gather(&r, slot, layer, c->window > 0 ? c->window : 70);
+        }
     o->be->ops->cache_close(o->be);
     o->be->ops->weight_close(o->be, table);
 }
