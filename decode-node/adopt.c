@@ -14,7 +14,6 @@
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
-#include "common/kv/codec.h"
 #include "decode-node/order_state.h"
 #include "proto/platen/internal/v1/prefill.pb-c.h"
 #include "presses/chain.h"
@@ -31,15 +30,13 @@ static uint64_t extent_bytes(const struct order *o)
 {
     const struct hparams *hp = &o->node->weights->hp;
     int64_t tokens = (int64_t)o->spec.tokens->count;
-    struct kv_shape one = o->node->shape;
     uint64_t bytes = 0;
 
-    one.heads = 1; /* per-head lengths may all differ: count rows, not heads */
     for (int32_t l = 0; l < hp->layers; l++) {
         int64_t window = hp->window[l];
         int64_t rows = window == 0 ? chain_rows_max(o->spec.chain, hp, l, tokens)
                                    : (window < tokens ? window : tokens) * hp->kv_heads;
-        bytes += kv_align(kv_block_bytes_max(&one, o->spec.codec, rows)) + kv_align((uint64_t)hp->kv_heads * 64);
+        bytes += kv_align(kv_block_bytes_most(&o->node->shape, o->spec.codec, rows));
     }
     return bytes;
 }
@@ -224,7 +221,7 @@ static void count_rows(struct order *o)
         heads += b->heads;
         rows += kv_block_rows(b);
         f->kept_bytes += (int64_t)kv_block_row_bytes(b);
-        f->dense_bytes += (int64_t)codec_row_bytes(b->codec, b->dtype, b->dim) * 2 * b->heads * f->context_tokens;
+        f->dense_bytes += (int64_t)kv_row_bytes(KV_PLAIN, b->dtype, b->dim) * 2 * b->heads * f->context_tokens;
     }
     f->rows_mean = heads > 0 ? (double)rows / (double)heads : 0;
     if (heads == 0)

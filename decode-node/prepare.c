@@ -114,6 +114,8 @@ static enum status take_words(struct request *r, const struct ask *a, struct err
     else if (strcmp(a->position, "original") != 0 && *a->position)
         return err_set(err, ST_EINVAL, "position is '%.32s', allowed are original and compact", a->position);
     st = codec_parse(a->kv, &r->codec, err);
+    if (st == ST_OK)
+        st = codec_admit(r->codec, r->node->be->ops->codecs, r->node->be->ops->name, err);
     if (st != ST_OK)
         return st;
     return chain_parse(&r->chain, a->press.data ? (const char *)a->press.data : "", a->press.len, r->node->files, err);

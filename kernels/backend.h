@@ -220,6 +220,8 @@ struct backend_ops {
     /* Host memory that the device copies from and to at full speed (pinned on CUDA). Any thread. */
     enum status (*host_alloc)(struct backend *be, uint64_t bytes, void **out, struct err *err);
     void (*host_free)(struct backend *be, void *host);
+    /* Codecs of blocks that `pack` writes and `attn_decode` reads: bit 1 << KV_... for each; KV_PLAIN always. */
+    uint32_t codecs;
     bool host_is_device; /* device pointers can be read and written by the host as they are (CPU) */
 
     /* Queued copies on a lane; host memory must stay as it is until the lane was waited for. */
@@ -291,7 +293,7 @@ struct backend_ops {
     void (*qkv_to_tail)(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope, int32_t layer,
                         const void *qkv, void *q);
     /* hot: every row attends to its slot's block of `layer` and its tail up to itself; window 0: all. Head g reads
-     * block rows [first[g], first[g+1]) and the tail. act q, out [rows][H][D]. */
+     * block rows [first[g], first[g+1]), whatever their codec, and the tail. act q, out [rows][H][D]. */
     void (*attn_decode)(struct backend *be, int32_t layer, const void *q, int32_t q_heads, float scale, int32_t window,
                         void *out);
     /* hot: rows named in step.output, gathered from x act [rows][dim] to out [count][dim] (count known at step_begin). */
@@ -334,7 +336,8 @@ struct backend_ops {
      * [G + 1]. Waits for its lane (the counts are needed on the host). */
     void (*select)(struct backend *be, const struct kv_rows *in, const struct select_args *args, int32_t *index,
                    int64_t *first);
-    /* Writes the bytes of a plain block: `block` has layer, heads, dims, first and offsets set; data is device memory. */
+    /* Writes the bytes of a block, coded as block->codec says (one of ops->codecs; common/kv/codec.h): `block` has layer,
+     * heads, dims, codec, first and offsets set; data is device memory. Rows are turned before they are coded. */
     void (*pack)(struct backend *be, const struct pack_args *args, const struct kv_block *block);
     /* out [rows][heads][D] = in [rows][heads][D] (act) rotated as position + i * step for row i. out may be in. */
     void (*rotate_rows)(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,

@@ -106,11 +106,14 @@ static enum status read_press(struct prefill_node *n, const Platen__Internal__V1
     return ST_OK;
 }
 
-static enum status read_kv(const Platen__Internal__V1__Order *o, struct err *err)
+static enum status read_kv(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job,
+                           struct err *err)
 {
-    enum kv_codec codec;
-    enum status st = codec_parse(o->kv, &codec, err);
+    const struct backend_ops *ops = n->be->ops;
+    enum status st = codec_parse(o->kv, &job->codec, err);
 
+    if (st == ST_OK)
+        st = codec_admit(job->codec, ops->codecs, ops->name, err);
     if (st != ST_OK)
         err_prefix(err, "order");
     return st;
@@ -145,7 +148,7 @@ enum status admit_order(struct prefill_node *n, const Platen__Internal__V1__Orde
     if (st == ST_OK)
         st = check_tokens(n, o, err);
     if (st == ST_OK)
-        st = read_kv(o, err);
+        st = read_kv(n, o, job, err);
     if (st == ST_OK)
         st = choose_transport(n, o->transport, o->n_transport, o->transport_hello, job, note, err);
     if (st != ST_OK)

@@ -12,9 +12,7 @@
 #include "prefill-node/handoff.h"
 
 #include "common/base/arena.h"
-#include "common/base/bytes.h"
 #include "common/base/clock.h"
-#include "common/kv/codec.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -37,6 +35,19 @@ static void slot_close(struct handoff_slot *s, struct backend *be)
     be->ops->free(be, s->device);
 }
 
+/* What the largest block takes, in whatever codec. */
+static uint64_t slot_bytes(const struct kv_shape *shape, int64_t tokens)
+{
+    uint64_t most = 0;
+
+    for (int codec = 0; codec < KV_CODECS; codec++) {
+        const uint64_t bytes = kv_block_bytes_max(shape, codec, tokens);
+
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 enum status track_open(struct track *t, struct backend *be, const struct hparams *hp, uint64_t x_bytes,
                        int64_t tokens_max, struct err *err)
 {
@@ -46,7 +57,7 @@ enum status track_open(struct track *t, struct backend *be, const struct hparams
     t->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, be->kv };
     st = be->ops->alloc(be, x_bytes, "activations", &t->x, err);
     for (int i = 0; st == ST_OK && i < SCHEDULER_SLOTS; i++)
-        st = slot_open(&t->slot[i], be, kv_block_bytes_max(&t->shape, KV_PLAIN, tokens_max), err);
+        st = slot_open(&t->slot[i], be, slot_bytes(&t->shape, tokens_max), err);
     if (st == ST_OK)
         st = press_run_open(&t->press, be, hp, tokens_max, err);
     if (st != ST_OK)
@@ -80,15 +91,14 @@ enum status handoff_begin(struct track *t, struct job *job, struct err *err)
 static void blank_padding(struct track *t, const struct kv_block *b)
 {
     static const uint8_t zeros[64];
-    const uint64_t rows = (uint64_t)kv_block_rows(b);
-    const uint64_t ends[] = { b->k_offset + rows * codec_row_bytes(b->codec, b->dtype, b->k_dim),
-                              b->v_offset + rows * codec_row_bytes(b->codec, b->dtype, b->dim) };
+    struct kv_parts parts;
 
-    for (size_t i = 0; i < ARRAY_LEN(ends); i++) {
-        const uint64_t pad = kv_align(ends[i]) - ends[i];
+    kv_block_parts(b, &parts);
+    for (int p = 0; p < KV_PARTS; p++) {
+        const uint64_t end = parts.offset[p] + parts.bytes[p], pad = kv_align(end) - end;
 
         if (pad > 0)
-            t->be->ops->upload(t->be, LANE_PRESS, (uint8_t *)b->data + ends[i], zeros, pad);
+            t->be->ops->upload(t->be, LANE_PRESS, (uint8_t *)b->data + end, zeros, pad);
     }
 }
 
@@ -118,8 +128,8 @@ static enum status window_index(struct track *t, int64_t rows, struct err *err)
 }
 
 /* The last rows of a layer with a window, unpressed. */
-static enum status pack_window(struct track *t, const struct press_layer *in, struct handoff_slot *slot,
-                               struct err *err)
+static enum status pack_window(struct track *t, const struct press_layer *in, enum kv_codec codec,
+                               struct handoff_slot *slot, struct err *err)
 {
     const int64_t window = in->hp->window[in->layer];
     const int64_t rows = window < in->tokens ? window : in->tokens;
@@ -132,6 +142,7 @@ static enum status pack_window(struct track *t, const struct press_layer *in, st
         return st;
     *b = (struct kv_block){ .layer = in->layer, .heads = in->kv.heads, .dim = in->kv.dim, .k_dim = in->kv.dim };
     b->dtype = in->kv.dtype;
+    b->codec = codec;
     view.dim = in->kv.dim;
     for (int32_t g = 0; g < view.heads; g++) {
         view.first[g] = g * in->kv.stride + in->tokens - rows;
@@ -178,7 +189,7 @@ static void settle(struct track *t, struct handoff_slot *slot, enum transport_pl
 enum status handoff_layer(struct track *t, struct job *job, const struct press_layer *in, struct err *err)
 {
     struct handoff_slot *slot = &t->slot[in->layer % SCHEDULER_SLOTS];
-    struct press_result result;
+    struct press_result result = { 0 };
     const int64_t begin = clock_now_ns();
     int64_t pressed;
     enum status st = ST_OK;
@@ -190,13 +201,15 @@ enum status handoff_layer(struct track *t, struct job *job, const struct press_l
         return st;
     }
     pressed = clock_now_ns();
-    st = hparams_layer_is_full(in->hp, in->layer) ? pack_pressed(t, &result, slot, err) : pack_window(t, in, slot, err);
+    result.codec = job->codec;
+    st = hparams_layer_is_full(in->hp, in->layer) ? pack_pressed(t, &result, slot, err)
+                                                  : pack_window(t, in, job->codec, slot, err);
     if (st != ST_OK) {
         err_prefix(err, "pack: layer %d", in->layer);
         return st;
     }
     settle(t, slot, job->transport->place);
-    assert(slot->block.bytes <= kv_block_bytes_max(&t->shape, KV_PLAIN, in->tokens));
+    assert(slot->block.bytes <= kv_block_bytes_max(&t->shape, slot->block.codec, in->tokens));
     job->times.press += pressed - begin;
     job->times.pack += clock_now_ns() - pressed;
     job->rows += (uint64_t)kv_block_rows(&slot->block);

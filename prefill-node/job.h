@@ -68,7 +68,8 @@ struct job {
     struct press_prompt prompt; /* where needs.second_pass; token and tokens are the job's */
     int32_t *suffix;            /* of the prompt; owned */
     bool compact;
-    int32_t layers; /* blocks that will be shipped */
+    enum kv_codec codec; /* of every block */
+    int32_t layers;      /* blocks that will be shipped */
     const struct transport *transport;
     struct link_config link;
     struct link *made; /* met when the order was accepted, until the shipper takes it; NULL: the shipper connects */

@@ -365,11 +365,11 @@ static int64_t longest(const int64_t *first, int32_t heads)
     return most;
 }
 
-static enum status block_plan(const struct kv_rows *view, const int64_t *first, int32_t k_dim, struct kv_block *block,
-                              struct err *err)
+static enum status block_plan(const struct kv_rows *view, const int64_t *first, int32_t k_dim, enum kv_codec codec,
+                              struct kv_block *block, struct err *err)
 {
     *block = (struct kv_block){
-        .heads = view->heads, .dim = view->dim, .k_dim = k_dim, .dtype = view->dtype, .codec = KV_PLAIN
+        .heads = view->heads, .dim = view->dim, .k_dim = k_dim, .dtype = view->dtype, .codec = codec
     };
     memcpy(block->first, first, ((size_t)view->heads + 1) * sizeof *first);
     return kv_block_plan(block, err);
@@ -381,7 +381,7 @@ static enum status survive(struct press_run *run, struct press_round *round, con
     struct kv_rows *view = &round->view;
     struct kv_block block;
     struct pack_args args = { .rows = view, .index = run->index };
-    enum status st = block_plan(view, first, view->dim, &block, err);
+    enum status st = block_plan(view, first, view->dim, KV_PLAIN, &block, err);
 
     if (st != ST_OK)
         return st;
@@ -508,7 +508,7 @@ enum status run_decode_round(struct press_run *run, struct press_round *round, c
 enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
                            struct err *err)
 {
-    enum status st = block_plan(&result->view, result->first, result->k_dim, block, err);
+    enum status st = block_plan(&result->view, result->first, result->k_dim, result->codec, block, err);
 
     (void)run;
     block->layer = result->layer;

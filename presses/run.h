@@ -38,6 +38,7 @@ struct press_result {
     bool rerotate;                   /* keys get new positions when packed */
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
     const int32_t *channel;          /* host [G][k_dim] which ones, ascending; NULL: all */
+    enum kv_codec codec;             /* of the block that plan and pack make; plain unless the caller sets it */
 };
 
 /* Opens scratch for contexts of up to tokens_max tokens. ST_EEXHAUSTED. The back end must outlive it. */
@@ -54,7 +55,7 @@ enum status press_run_begin(struct press_run *run, const struct chain *chain, in
 enum status press_run_layer(struct press_run *run, const struct press_layer *in, struct press_result *out,
                             struct err *err);
 
-/* Fills the block's layer, heads, dims, dtype, codec (plain), first and offsets. Does not touch data. */
+/* Fills the block's layer, heads, dims, dtype, codec, first and offsets. Does not touch data. */
 enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
                            struct err *err);
 

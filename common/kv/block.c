@@ -2,16 +2,15 @@
 /*
  * block.c - where the parts of a packed layer stand, and whether a header from outside may be believed.
  *
- *      0            k_offset = 0        v_offset              extra_offset           bytes
- *      | K rows of head 0, 1, ... |pad| V rows of head 0, ... |pad| scales ...   |pad|
+ *      k_offset = 0                     v_offset                    extra_offset                        bytes
+ *      | K rows of head 0, 1, ... |pad| V rows of head 0, ... |pad| scales |pad| whole rows |pad| masks |pad|
  *
- * Every part begins on a 64-byte boundary and the whole is a multiple of 64 bytes. All sums are checked for overflow: a
+ * Every part (layout.h) begins on a 64-byte boundary and the whole is a multiple of 64 bytes. All sums are checked for overflow: a
  * header is arithmetic on numbers that a stranger chose.
  */
 #include "common/kv/block.h"
 
 #include "common/base/bytes.h"
-#include "common/kv/codec.h"
 
 enum status kv_block_set_rows(struct kv_block *b, const uint32_t *rows, int32_t heads, struct err *err)
 {
@@ -34,6 +33,8 @@ static enum status kv_block_sane(const struct kv_block *b, struct err *err)
         return err_set(err, ST_EINVAL, "dtype number %d; rows are f32 or bf16", (int)b->dtype);
     if (b->heads < 1 || b->heads > KV_HEADS_MAX)
         return err_set(err, ST_EINVAL, "%d heads; 1 to %d are possible", b->heads, KV_HEADS_MAX);
+    if ((uint32_t)b->codec >= KV_CODECS)
+        return err_set(err, ST_EINVAL, "codec number %d; 0 to %d are known", (int)b->codec, KV_CODECS - 1);
     return ST_OK;
 }
 
@@ -50,22 +51,23 @@ static bool part_add(uint64_t *at, uint64_t rows, uint64_t row_bytes)
 
 enum status kv_block_plan(struct kv_block *b, struct err *err)
 {
-    uint64_t rows, at = 0;
+    uint64_t at = 0, offset[KV_PARTS];
+    int64_t coded;
     enum status st = kv_block_sane(b, err);
 
     if (st != ST_OK)
         return st;
-    rows = (uint64_t)kv_block_rows(b);
-    b->k_offset = 0;
-    if (!part_add(&at, rows, codec_row_bytes(b->codec, b->dtype, b->k_dim)))
-        return err_set(err, ST_ERANGE, "%llu rows do not fit", (unsigned long long)rows);
-    b->v_offset = at;
-    if (!part_add(&at, rows, codec_row_bytes(b->codec, b->dtype, b->dim)))
-        return err_set(err, ST_ERANGE, "%llu rows do not fit", (unsigned long long)rows);
-    b->extra_offset = at;
-    b->extra_bytes = codec_extra_bytes(b->codec, rows) + kv_block_mask_bytes(b);
-    if (!part_add(&at, b->extra_bytes, 1))
-        return err_set(err, ST_ERANGE, "%llu rows do not fit", (unsigned long long)rows);
+    coded = kv_coded_first(b, b->heads);
+    for (int p = 0; p < KV_PARTS; p++) {
+        offset[p] = at;
+        if (!part_add(&at, kv_part_items(b, p, coded), kv_part_item_bytes(b, p)))
+            return err_set(err, ST_ERANGE, "%lld rows do not fit", (long long)kv_block_rows(b));
+    }
+    b->k_offset = offset[KV_PART_K];
+    b->v_offset = offset[KV_PART_V];
+    b->extra_offset = offset[KV_PART_K_SCALE];
+    b->extra_bytes = offset[KV_PART_MASKS] - b->extra_offset +
+                     kv_part_items(b, KV_PART_MASKS, coded) * kv_part_item_bytes(b, KV_PART_MASKS);
     b->bytes = at;
     return ST_OK;
 }
@@ -91,18 +93,37 @@ enum status kv_block_check(const struct kv_block *b, const struct kv_shape *shap
 
 uint64_t kv_block_row_bytes(const struct kv_block *b)
 {
-    return (uint64_t)kv_block_rows(b) *
-           (codec_row_bytes(b->codec, b->dtype, b->k_dim) + codec_row_bytes(b->codec, b->dtype, b->dim));
+    struct kv_parts parts;
+    uint64_t bytes = 0;
+
+    kv_block_parts(b, &parts);
+    for (int p = 0; p < KV_PART_MASKS; p++)
+        bytes += parts.bytes[p];
+    return bytes;
+}
+
+/* Planned as one head that has all rows; then what other spreads and dropped channels can add to that. */
+uint64_t kv_block_bytes_most(const struct kv_shape *shape, enum kv_codec codec, int64_t rows)
+{
+    struct kv_block b = { .heads = 1, .dim = shape->dim, .k_dim = shape->dim, .dtype = shape->dtype };
+    uint64_t more = (uint64_t)shape->heads * (((uint64_t)shape->dim + 7) / 8) + 64 * KV_PARTS;
+
+    b.codec = codec;
+    b.first[1] = rows;
+    if (rows < 0 || rows > (int64_t)UINT32_MAX * KV_HEADS_MAX || shape->heads < 1 || shape->heads > KV_HEADS_MAX ||
+        kv_block_plan(&b, NULL) != ST_OK)
+        return 0;
+    if (codec == KV_INT4) {
+        int64_t whole = shape->heads * (int64_t)(2 * KV_GROUP_ROWS - 1); /* at most so many rows are not coded */
+
+        more += (uint64_t)(whole < rows ? whole : rows) * 2 * kv_row_bytes(KV_PLAIN, shape->dtype, shape->dim);
+    }
+    return b.bytes + more;
 }
 
 uint64_t kv_block_bytes_max(const struct kv_shape *shape, enum kv_codec codec, int64_t rows)
 {
-    struct kv_block b = { .heads = shape->heads, .dim = shape->dim, .k_dim = shape->dim, .dtype = shape->dtype };
-
-    b.codec = codec;
     if (rows < 0 || rows > UINT32_MAX || shape->heads < 1 || shape->heads > KV_HEADS_MAX)
         return 0;
-    for (int32_t g = 0; g < shape->heads; g++)
-        b.first[g + 1] = b.first[g] + rows;
-    return kv_block_plan(&b, NULL) == ST_OK ? b.bytes : 0;
+    return kv_block_bytes_most(shape, codec, rows * shape->heads);
 }

@@ -36,10 +36,14 @@ enum status kv_block_plan(struct kv_block *b, struct err *err);
  * a peer that was accepted and sends this is broken. */
 enum status kv_block_check(const struct kv_block *b, const struct kv_shape *shape, int64_t rows_max, struct err *err);
 
-/* Bytes of rows alone, without padding and extras: what `kept_bytes` counts. */
+/* Bytes of rows with the scales that their codec needs, without padding and masks: what `kept_bytes` counts. */
 uint64_t kv_block_row_bytes(const struct kv_block *b);
 
-/* Bytes that a block of `rows` rows in each head can take at most; 0 when that does not fit in 64 bits. */
+/* Bytes that a block of at most `rows` rows in all heads together can take at most, however they are spread over heads and
+ * whatever channels are dropped; 0 when that does not fit in 64 bits. */
+uint64_t kv_block_bytes_most(const struct kv_shape *shape, enum kv_codec codec, int64_t rows);
+
+/* The same for at most `rows` rows in each head. */
 uint64_t kv_block_bytes_max(const struct kv_shape *shape, enum kv_codec codec, int64_t rows);
 
 #ifdef __cplusplus

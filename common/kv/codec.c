@@ -1,84 +1,64 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * codec.c - the table of row codecs.
- *
- * Sizes are known for all that travel by number, so that a header can be planned before it is refused; only `plain` rows
- * can be written and read.
+ * codec.c - the words of row codecs.
  */
 #include "common/kv/codec.h"
 
-#include "common/base/bytes.h"
 #include "common/base/text.h"
 
 #include <string.h>
 
-struct codec {
-    const char *word;
-    bool built;
-    int bits;               /* of one channel; 0: as the dtype says */
-    uint64_t extra_per_row; /* bytes for one row of K and one of V together */
+static const char *const words[KV_CODECS] = {
+    [KV_PLAIN] = "plain",
+    [KV_INT8] = "int8",
+    [KV_FP8] = "fp8",
+    [KV_INT4] = "int4",
 };
-
-static const struct codec codecs[] = {
-    [KV_PLAIN] = { "plain", true, 0, 0 },
-    [KV_INT8] = { "int8", false, 8, 8 },
-    [KV_FP8] = { "fp8", false, 8, 8 },
-    [KV_INT4] = { "int4", false, 4, 8 },
-};
-
-static const struct codec *codec_at(enum kv_codec codec)
-{
-    return (size_t)codec < ARRAY_LEN(codecs) ? &codecs[codec] : NULL;
-}
 
 const char *codec_word(enum kv_codec codec)
 {
-    const struct codec *c = codec_at(codec);
-
-    return c ? c->word : "?";
+    return (uint32_t)codec < KV_CODECS ? words[codec] : "?";
 }
 
-bool codec_built(enum kv_codec codec)
+/* "plain, int8": those whose bit is set. */
+static void list_words(struct text *out, uint32_t set)
 {
-    const struct codec *c = codec_at(codec);
-
-    return c && c->built;
+    for (int i = 0; i < KV_CODECS; i++)
+        if (set >> i & 1)
+            text_printf(out, "%s%s", out->bytes > 0 ? ", " : "", words[i]);
 }
 
 enum status codec_parse(const char *word, enum kv_codec *out, struct err *err)
 {
-    const char *names[ARRAY_LEN(codecs)];
+    struct text all = { 0 };
     const char *near;
 
     if (!word || word[0] == '\0')
-        word = "plain";
-    for (size_t i = 0; i < ARRAY_LEN(codecs); i++) {
-        names[i] = codecs[i].word;
-        if (strcmp(word, codecs[i].word) != 0)
-            continue;
-        if (!codecs[i].built)
-            return err_set(err, ST_EUNIMPLEMENTED, "kv `%s` is not built yet; built is: plain", word);
-        *out = (enum kv_codec)i;
-        return ST_OK;
-    }
-    near = text_nearest(word, names, ARRAY_LEN(names));
+        word = words[KV_PLAIN];
+    for (int i = 0; i < KV_CODECS; i++)
+        if (strcmp(word, words[i]) == 0) {
+            *out = (enum kv_codec)i;
+            return ST_OK;
+        }
+    near = text_nearest(word, words, KV_CODECS);
+    list_words(&all, (1u << KV_CODECS) - 1);
     if (near)
-        return err_set(err, ST_EINVAL, "unknown kv `%.64s`; did you mean `%s`?", word, near);
-    return err_set(err, ST_EINVAL, "unknown kv `%.64s`; there are plain, int8, fp8, int4", word);
+        err_set(err, ST_EINVAL, "unknown kv `%.64s`; did you mean `%s`? There are %s", word, near, text_str(&all));
+    else
+        err_set(err, ST_EINVAL, "unknown kv `%.64s`; there are %s", word, text_str(&all));
+    text_fini(&all);
+    return ST_EINVAL;
 }
 
-uint64_t codec_row_bytes(enum kv_codec codec, enum dtype dtype, int32_t channels)
+enum status codec_admit(enum kv_codec codec, uint32_t built, const char *device, struct err *err)
 {
-    const struct codec *c = codec_at(codec);
+    struct text all = { 0 };
 
-    if (c && c->bits > 0)
-        return ((uint64_t)channels * (uint64_t)c->bits + 7) / 8;
-    return (uint64_t)channels * (uint64_t)dtype_block_bytes(dtype);
-}
-
-uint64_t codec_extra_bytes(enum kv_codec codec, uint64_t rows)
-{
-    const struct codec *c = codec_at(codec);
-
-    return c ? c->extra_per_row * rows : 0;
+    if (built >> (uint32_t)codec & 1)
+        return ST_OK;
+    list_words(&all, built);
+    err_set(err, ST_EUNIMPLEMENTED, "kv `%s` is not built for %s; built is: %s", codec_word(codec), device,
+            text_str(&all));
+    text_fini(&all);
+    return ST_EUNIMPLEMENTED;
 }

@@ -4,7 +4,6 @@
 
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
-#include "common/kv/codec.h"
 #include "common/kv/wire.h"
 
 #include <stdlib.h>
@@ -30,7 +29,7 @@ static void fill(uint8_t *to, uint64_t bytes)
 
 enum status transfer_open(struct transfer **out, const struct kv_shape *shape, uint64_t bytes, struct err *err)
 {
-    const uint64_t per_row = 2 * codec_row_bytes(KV_PLAIN, shape->dtype, shape->dim) * (uint64_t)shape->heads;
+    const uint64_t per_row = 2 * kv_row_bytes(KV_PLAIN, shape->dtype, shape->dim) * (uint64_t)shape->heads;
     uint64_t wanted = bytes < TRANSFER_BLOCK_BYTES ? bytes : TRANSFER_BLOCK_BYTES;
     uint32_t rows[KV_HEADS_MAX];
     struct transfer *t;

@@ -157,6 +157,7 @@ static int64_t block_tie(struct cache *cache, int32_t slot, const struct kv_bloc
 {
     struct slot_block *to = &cache->blocks[(int64_t)slot * cache->config.layers + layer];
     const int32_t heads = cache->config.kv_heads;
+    struct kv_parts parts;
     int64_t chunks = 0;
 
     if (!block) {
@@ -165,9 +166,8 @@ static int64_t block_tie(struct cache *cache, int32_t slot, const struct kv_bloc
     }
     assert(block->codec == KV_PLAIN && block->heads == heads && block->dim == cache->config.dim);
     to->k_dim = block->k_dim;
-    to->mask = block->k_dim < block->dim ? (const uint8_t *)block->data + block->extra_offset + block->extra_bytes -
-                                               kv_block_mask_bytes(block)
-                                         : NULL;
+    kv_block_parts(block, &parts);
+    to->mask = block->k_dim < block->dim ? (const uint8_t *)block->data + parts.offset[KV_PART_MASKS] : NULL;
     to->k = (const char *)block->data + block->k_offset;
     to->v = (const char *)block->data + block->v_offset;
     memcpy(to->first, block->first, (size_t)(heads + 1) * sizeof *to->first);

@@ -150,6 +150,7 @@ const struct backend_ops backend_cpu_ops = {
     .free = cpu_free,
     .host_alloc = cpu_host_alloc,
     .host_free = cpu_host_free,
+    .codecs = 1u << KV_PLAIN,
     .host_is_device = true,
     .upload = cpu_upload,
     .download = cpu_download,

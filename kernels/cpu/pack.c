@@ -65,9 +65,12 @@ static void copy_channels(const struct packing *p, int32_t head, const char *fro
 static void write_masks(const struct packing *p)
 {
     const int64_t mask_bytes = (p->block->dim + 7) / 8;
-    uint8_t *mask = (uint8_t *)p->block->data + p->block->extra_offset;
+    struct kv_parts parts;
+    uint8_t *mask;
 
-    memset(mask, 0, (size_t)(p->block->bytes - p->block->extra_offset));
+    kv_block_parts(p->block, &parts);
+    mask = (uint8_t *)p->block->data + parts.offset[KV_PART_MASKS];
+    memset(mask, 0, (size_t)kv_align(parts.bytes[KV_PART_MASKS]));
     for (int32_t g = 0; g < p->block->heads; g++)
         for (int32_t i = 0; i < p->block->k_dim; i++) {
             int32_t c = p->args->channel[(int64_t)g * p->block->k_dim + i];

@@ -222,6 +222,7 @@ const struct backend_ops backend_cuda_ops = {
     .free = cuda_free,
     .host_alloc = cuda_host_alloc,
     .host_free = cuda_host_free,
+    .codecs = 1u << KV_PLAIN,
     .host_is_device = false,
     .upload = cuda_upload,
     .download = cuda_download,

@@ -16,19 +16,26 @@ static void plain_is_the_default(void **state)
     assert_int_equal(codec_parse("plain", &codec, NULL), ST_OK);
 }
 
-static void known_but_unbuilt_is_not_called_unknown(void **state)
+static void words_and_numbers_belong_together(void **state)
 {
-    static const char *const words[] = { "int8", "fp8", "int4" };
-    enum kv_codec codec;
+    (void)state;
+    for (int i = 0; i < KV_CODECS; i++) {
+        enum kv_codec codec;
+
+        assert_int_equal(codec_parse(codec_word((enum kv_codec)i), &codec, NULL), ST_OK);
+        assert_int_equal(codec, i);
+    }
+    assert_string_equal(codec_word((enum kv_codec)77), "?");
+}
+
+static void what_a_device_has_not_is_told_with_what_it_has(void **state)
+{
+    struct err err = { 0 };
 
     (void)state;
-    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
-        struct err err = { 0 };
-
-        assert_int_equal(codec_parse(words[i], &codec, &err), ST_EUNIMPLEMENTED);
-        assert_non_null(strstr(err.text, words[i]));
-        assert_non_null(strstr(err.text, "not built yet"));
-    }
+    assert_int_equal(codec_admit(KV_FP8, 1u << KV_PLAIN | 1u << KV_FP8, "cpu", NULL), ST_OK);
+    assert_int_equal(codec_admit(KV_INT4, 1u << KV_PLAIN | 1u << KV_FP8, "cuda", &err), ST_EUNIMPLEMENTED);
+    assert_string_equal(err.text, "kv `int4` is not built for cuda; built is: plain, fp8");
 }
 
 static void unknown_word_names_the_nearest(void **state)
@@ -38,38 +45,42 @@ static void unknown_word_names_the_nearest(void **state)
 
     (void)state;
     assert_int_equal(codec_parse("plane", &codec, &err), ST_EINVAL);
-    assert_non_null(strstr(err.text, "`plain`"));
+    assert_non_null(strstr(err.text, "did you mean `plain`? There are plain, int8, fp8, int4"));
     err_clear(&err);
     assert_int_equal(codec_parse("zzzzzzzz", &codec, &err), ST_EINVAL);
-    assert_non_null(strstr(err.text, "fp8"));
+    assert_non_null(strstr(err.text, "there are plain, int8, fp8, int4"));
 }
 
 static void rows_weigh_what_their_channels_do(void **state)
 {
     (void)state;
-    assert_int_equal(codec_row_bytes(KV_PLAIN, DT_F32, 64), 256);
-    assert_int_equal(codec_row_bytes(KV_PLAIN, DT_BF16, 64), 128);
-    assert_int_equal(codec_row_bytes(KV_INT8, DT_BF16, 64), 64);
-    assert_int_equal(codec_row_bytes(KV_INT4, DT_BF16, 63), 32);
-    assert_int_equal(codec_extra_bytes(KV_PLAIN, 1000), 0);
-    assert_int_equal(codec_extra_bytes(KV_INT8, 1000), 8000);
+    assert_int_equal(kv_row_bytes(KV_PLAIN, DT_F32, 64), 256);
+    assert_int_equal(kv_row_bytes(KV_PLAIN, DT_BF16, 64), 128);
+    assert_int_equal(kv_row_bytes(KV_INT8, DT_BF16, 64), 64);
+    assert_int_equal(kv_row_bytes(KV_FP8, DT_F32, 64), 64);
+    assert_int_equal(kv_row_bytes(KV_INT4, DT_BF16, 63), 32);
 }
 
-static void only_plain_is_built(void **state)
+static void int4_leaves_the_last_rows_of_a_head_whole(void **state)
 {
     (void)state;
-    assert_true(codec_built(KV_PLAIN));
-    assert_false(codec_built(KV_INT8));
-    assert_false(codec_built((enum kv_codec)77));
-    assert_string_equal(codec_word((enum kv_codec)77), "?");
+    for (int64_t rows = 0; rows < 1000; rows++) {
+        const int64_t coded = kv_coded_rows(KV_INT4, rows);
+
+        assert_int_equal(coded % KV_GROUP_ROWS, 0);
+        assert_true(rows - coded < 2 * KV_GROUP_ROWS);
+        assert_true(coded == 0 || rows - coded >= KV_GROUP_ROWS);
+        assert_int_equal(kv_coded_rows(KV_INT8, rows), rows);
+    }
 }
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(plain_is_the_default),
-    cmocka_unit_test(known_but_unbuilt_is_not_called_unknown),
+    cmocka_unit_test(words_and_numbers_belong_together),
+    cmocka_unit_test(what_a_device_has_not_is_told_with_what_it_has),
     cmocka_unit_test(unknown_word_names_the_nearest),
     cmocka_unit_test(rows_weigh_what_their_channels_do),
-    cmocka_unit_test(only_plain_is_built),
+    cmocka_unit_test(int4_leaves_the_last_rows_of_a_head_whole),
 };
 
 int main(int argc, char **argv)

@@ -57,13 +57,69 @@ static void a_block_without_rows_has_no_bytes(void **state)
 static void padding_stays_within_a_thousandth_and_4_kib(void **state)
 {
     (void)state;
-    for (uint32_t rows = 1; rows < 5000; rows += 37) {
-        struct kv_block b = ragged(rows, rows / 2, rows / 3);
+    for (uint32_t rows = 1; rows < 5000 * KV_CODECS; rows += 37) {
+        struct kv_block b = ragged(rows / KV_CODECS, rows / 2 / KV_CODECS, rows / 3 / KV_CODECS);
         uint64_t kept;
 
+        b.codec = (enum kv_codec)(rows % KV_CODECS);
         assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
         kept = kv_block_row_bytes(&b);
         assert_true(b.bytes >= kept && b.bytes <= kept + kept / 1000 + 4096);
+    }
+}
+
+static void parts_of_a_codec_follow_each_other(void **state)
+{
+    static const struct {
+        enum kv_codec codec;
+        uint64_t bytes[KV_PARTS];
+    } want[] = {
+        { KV_PLAIN, { 166 * 64 * 2, 166 * 64 * 2 } },
+        { KV_INT8, { 166 * 64, 166 * 64, 166 * 4, 166 * 4 } },
+        { KV_FP8, { 166 * 64, 166 * 64, 166 * 4, 166 * 4 } },
+        /* 100 rows: 64 coded, 36 whole; 65: 32, 33; 1: 0, 1 */
+        { KV_INT4, { 96 * 32, 96 * 32, 3 * 64 * 4, 96 * 4, 70 * 64 * 2, 70 * 64 * 2 } },
+    };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(want); i++) {
+        struct kv_block b = ragged(100, 65, 1);
+        struct kv_parts parts;
+        uint64_t at = 0, kept = 0;
+
+        b.codec = want[i].codec;
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        kv_block_parts(&b, &parts);
+        for (int p = 0; p < KV_PARTS; p++) {
+            assert_int_equal(parts.offset[p], at);
+            assert_int_equal(parts.bytes[p], want[i].bytes[p]);
+            at += kv_align(parts.bytes[p]);
+            kept += parts.bytes[p];
+        }
+        assert_int_equal(b.bytes, at);
+        assert_int_equal(kv_block_row_bytes(&b), kept);
+        assert_int_equal(b.v_offset, parts.offset[KV_PART_V]);
+        assert_int_equal(b.extra_offset, parts.offset[KV_PART_K_SCALE]);
+    }
+}
+
+static void masks_of_channels_are_the_last_part(void **state)
+{
+    (void)state;
+    for (int codec = 0; codec < KV_CODECS; codec++) {
+        struct kv_block b = ragged(100, 65, 1);
+        struct kv_parts parts;
+
+        b.codec = (enum kv_codec)codec;
+        b.k_dim = 33;
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        kv_block_parts(&b, &parts);
+        assert_int_equal(parts.bytes[KV_PART_MASKS], 3 * 8);
+        assert_int_equal(b.extra_offset + b.extra_bytes, parts.offset[KV_PART_MASKS] + 3 * 8);
+        assert_int_equal(b.bytes, parts.offset[KV_PART_MASKS] + 64);
+        assert_int_equal(parts.bytes[KV_PART_K], kv_coded_first(&b, 3) * (codec == KV_PLAIN  ? 66
+                                                                          : codec == KV_INT4 ? 17
+                                                                                             : 33));
     }
 }
 
@@ -87,6 +143,12 @@ static void numbers_that_make_no_sense_are_refused(void **state)
         b.dtype = wrong[i].dtype;
         assert_int_equal(kv_block_plan(&b, &err), ST_EINVAL);
         assert_true(strlen(err.text) > 10);
+    }
+    for (int codec = -1; codec <= KV_CODECS; codec += KV_CODECS + 1) {
+        struct kv_block b = ragged(1, 2, 3);
+
+        b.codec = (enum kv_codec)codec;
+        assert_int_equal(kv_block_plan(&b, NULL), ST_EINVAL);
     }
 }
 
@@ -142,6 +204,18 @@ static void the_largest_block_is_an_upper_bound(void **state)
     (void)state;
     assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
     assert_true(b.bytes <= kv_block_bytes_max(&shape, KV_PLAIN, 100));
+    for (uint32_t rows = 0; rows < 20000; rows += 17) {
+        const uint32_t spread[] = { rows % 613, rows % 97, rows % 211 };
+        const int64_t sum = (int64_t)spread[0] + spread[1] + spread[2];
+
+        b = ragged(spread[0], spread[1], spread[2]);
+        b.codec = (enum kv_codec)(rows / 17 % KV_CODECS);
+        b.k_dim = 1 + (int32_t)(rows % 64);
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        assert_true(b.bytes <= kv_block_bytes_most(&shape, b.codec, sum));
+        assert_true(b.bytes <= kv_block_bytes_most(&shape, b.codec, sum + 63)); /* more rows may all be coded */
+        assert_true(b.bytes <= kv_block_bytes_max(&shape, b.codec, 613));
+    }
     assert_int_equal(kv_block_bytes_max(&shape, KV_PLAIN, -1), 0);
     assert_int_equal(kv_block_bytes_max(&shape, KV_PLAIN, INT64_MAX), 0);
 }
@@ -149,6 +223,8 @@ static void the_largest_block_is_an_upper_bound(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(parts_follow_each_other_on_64_byte_boundaries),
     cmocka_unit_test(dropped_channels_make_k_rows_shorter),
+    cmocka_unit_test(parts_of_a_codec_follow_each_other),
+    cmocka_unit_test(masks_of_channels_are_the_last_part),
     cmocka_unit_test(a_block_without_rows_has_no_bytes),
     cmocka_unit_test(padding_stays_within_a_thousandth_and_4_kib),
     cmocka_unit_test(numbers_that_make_no_sense_are_refused),
