@@ -170,8 +170,9 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     struct order *o = ctx;
     struct extent *e = o->spec.context->extent;
 
+    o->at.block_ns = clock_now_ns();
     if (o->at.first_block_ns == 0)
-        o->at.first_block_ns = clock_now_ns();
+        o->at.first_block_ns = o->at.block_ns;
     o->at.stage = "ship";
     if (plan->k_dim != plan->dim && !o->node->be->ops->host_is_device)
         return err_set(err, ST_EPRECONDITION,
@@ -189,11 +190,15 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
 static void on_arrived(void *ctx, const struct kv_block *block)
 {
     struct order *o = ctx;
+    const int64_t came = clock_now_ns();
 
     if (needs_staging(o))
         staging_upload(o->node->staging, o->at.place, o->at.staged, block->bytes);
     o->spec.context->block[block->layer] = *block;
     o->spec.context->block[block->layer].data = o->at.place;
+    o->at.arrived_ns = clock_now_ns();
+    trace_add(o->node->trace, TRACE_receive, o->trace_order, block->layer, o->at.block_ns, came, block->bytes);
+    trace_add(o->node->trace, TRACE_adopt, o->trace_order, block->layer, came, o->at.arrived_ns, block->bytes);
     if (o->spec.progress)
         o->spec.progress(o->spec.ctx, receiver_layers(o->at.receiver));
 }
@@ -257,6 +262,8 @@ static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
     count_rows(o);
     metric_add(node_transport_metric(o->node->m_wire_bytes, o->at.transport->name), (double)o->at.wire_bytes);
     o->at.committed = true;
+    trace_add(o->node->trace, TRACE_commit, o->trace_order, TRACE_NO_LAYER, o->at.arrived_ns, clock_now_ns(),
+              o->at.placed_bytes);
 }
 
 void adopt_open(struct order *o)

@@ -21,6 +21,7 @@
 #include "common/base/clock.h"
 #include "common/base/queue.h"
 #include "common/base/thread.h"
+#include "common/base/trace.h"
 #include "decode-node/forward.h"
 
 #include <assert.h>
@@ -377,14 +378,16 @@ static void land_all(struct batcher *b)
 
 static void run_step(struct batcher *b)
 {
-    int64_t begin = clock_now_ns();
+    int64_t begin = clock_now_ns(), end;
 
     forward_step(&b->forward, &b->step);
     b->flights++;
     if (b->flights > b->behind)
         collect(b);
     metric_add(b->m_steps, 1);
-    metric_observe(b->m_step_seconds, (double)(clock_now_ns() - begin) / 1e9);
+    end = clock_now_ns();
+    metric_observe(b->m_step_seconds, (double)(end - begin) / 1e9);
+    trace_add(b->cfg.trace, TRACE_step, 0, TRACE_NO_LAYER, begin, end, (uint64_t)b->step.rows);
     if (b->be->ops->health(b->be, NULL) != ST_OK)
         __atomic_store_n(&b->broken, 1, __ATOMIC_RELAXED);
 }

@@ -21,6 +21,7 @@ extern "C" {
 #endif
 
 struct batcher;
+struct trace;
 
 struct batcher_config {
     struct backend *be;            /* the engine thread's from open on */
@@ -32,6 +33,7 @@ struct batcher_config {
     int32_t rows_max;              /* of one step */
     sem_t *wake;                   /* posted after a step that gave tokens, and when a sequence ended */
     struct metrics *metrics;
+    struct trace *trace; /* NULL: off */
 };
 
 enum status batcher_open(struct batcher **out, const struct batcher_config *config, struct err *err);

@@ -42,6 +42,8 @@ static enum status open_model(struct node *n, struct err *err)
     if (st != ST_OK)
         return st;
     checkpoint_identify(n->checkpoint, &n->identity);
+    if (n->opt.random_weights)
+        n->identity.weights ^= RANDOM_WEIGHTS; /* a node that has the true ones is another */
     n->tokenizer_hash = tokenizer_hash(n->tokenizer);
     return ST_OK;
 }
@@ -69,7 +71,8 @@ static enum status open_device(struct node *n, struct err *err)
     enum status st = backend_open(&n->be, n->opt.backend, &config, err);
 
     if (st == ST_OK)
-        st = weights_open(&n->weights, n->be, hp, checkpoint_rows, n->checkpoint, 0, err);
+        st = weights_open(&n->weights, n->be, hp, n->opt.random_weights ? NULL : checkpoint_rows, n->checkpoint,
+                          RANDOM_WEIGHTS, err);
     if (st == ST_OK)
         st = set_rope(n, hp, err);
     if (st != ST_OK)
@@ -90,7 +93,8 @@ static enum status open_engine(struct node *n, struct err *err)
                                      .sequences_max = (int32_t)n->opt.sequences,
                                      .tail_tokens = (int32_t)n->opt.tail_tokens / KV_PAGE_TOKENS * KV_PAGE_TOKENS,
                                      .tail_tokens_max = (int32_t)tail_max,
-                                     .metrics = n->metrics };
+                                     .metrics = n->metrics,
+                                     .trace = n->trace };
     enum status st = stream_open(&n->stream, err);
 
     if (st != ST_OK)
@@ -235,6 +239,7 @@ static enum status open_doors(struct node *n, struct err *err)
     if (st != ST_OK)
         return st;
     n->name = rpc_server_address(service_server(n->service));
+    trace_name(n->trace, "decode-node", n->name);
     generate_add(n, service_server(n->service));
     control_add(n, service_server(n->service));
     selftest_add(n, service_server(n->service));
@@ -280,10 +285,42 @@ static enum status read_token(const char *path, char **out, struct err *err)
     return st;
 }
 
+/* SIGUSR1, and the end. */
+static void write_trace(void *node)
+{
+    struct node *n = node;
+    struct err err = { 0 };
+
+    if (trace_write(n->trace, &err) == ST_OK)
+        log_event(LOG_INFO, "trace", "file=%s", n->opt.trace);
+    else
+        log_event(LOG_ERROR, "trace", "why=\"%s\"", err.text);
+}
+
+static enum status open_trace(struct node *n, struct err *err)
+{
+    enum status st = trace_open(&n->trace, n->opt.trace, err);
+
+    if (n->trace)
+        signals_on_user(n->signals, write_trace, n);
+    return st;
+}
+
+static void close_trace(struct node *n)
+{
+    if (!n->trace)
+        return;
+    signals_on_user(n->signals, NULL, NULL);
+    write_trace(n);
+    trace_close(n->trace);
+}
+
 static enum status open_all(struct node *n, struct err *err)
 {
     enum status st = read_token(n->opt.token_file, &n->token, err);
 
+    if (st == ST_OK)
+        st = open_trace(n, err);
     if (st == ST_OK)
         st = read_token(n->opt.prefill_token_file, &n->prefill_token, err);
     if (st == ST_OK)
@@ -322,6 +359,7 @@ static void close_all(struct node *n)
     contexts_close(n->contexts);
     orders_close(n->orders);
     intake_close(n->intake);
+    close_trace(n); /* after everybody who adds to it */
     stations_close(n->stations);
     blocks_close(n->blocks);
     staging_close(n->staging);

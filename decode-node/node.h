@@ -6,6 +6,7 @@
 #include "common/base/file.h"
 #include "common/base/queue.h"
 #include "common/base/status.h"
+#include "common/base/trace.h"
 #include "common/kv/block.h"
 #include "common/metrics/metrics.h"
 #include "common/model/chat.h"
@@ -42,6 +43,7 @@ struct node {
     const char *name; /* HOST:PORT, unique; valid once the port is bound */
     struct signals *signals;
     struct metrics *metrics;
+    struct trace *trace; /* NULL: off */
     struct checkpoint *checkpoint;
     struct tokenizer *tokenizer;
     struct chat *chat;

@@ -63,6 +63,10 @@ static const struct opt rows[] = {
       false },
     { "cache-dir", OPT_TEXT, AT(cache_dir), 0, 0, NULL, NULL, "DIR",
       "where tuned choices of the device are kept between runs", false },
+    { "random-weights", OPT_FLAG, AT(random_weights), 0, 0, NULL, "off", NULL,
+      "random numbers instead of the model's weights, the same on every node; for benchmarks", false },
+    { "trace", OPT_TEXT, AT(trace), 0, 0, NULL, NULL, "FILE",
+      "what ran when, per layer, as JSON that Perfetto opens; written at the end and on SIGUSR1", false },
     { "log-level", OPT_TEXT, AT(log_level), 0, 0, NULL, "info", "LEVEL", "error, warn, info or debug", false },
     { "help", OPT_FLAG, AT(help), 0, 0, NULL, "off", NULL, "prints this and ends", false },
 };

@@ -10,7 +10,7 @@ extern "C" {
 #endif
 
 struct options {
-    const char *model, *listen, *metrics, *backend, *config, *chat_template, *log_level, *cache_dir, *transport;
+    const char *model, *listen, *metrics, *backend, *config, *chat_template, *log_level, *cache_dir, *transport, *trace;
     struct opt_list prefill;                  /* each may hold several, separated by commas; split by options_read */
     struct opt_list press_plugin, press_file; /* press_file: NAME=PATH, [press-files] first */
     int64_t dtype;                            /* index into "bf16|f32" */
@@ -18,7 +18,7 @@ struct options {
     double memory_fraction, link_floor_gb_s;
     const char *tls_cert, *tls_key, *tls_ca, *token_file;
     const char *prefill_tls_cert, *prefill_tls_key, *prefill_tls_ca, *prefill_token_file;
-    bool help;
+    bool help, random_weights;
 };
 
 extern const struct opt_set options_table;

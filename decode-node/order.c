@@ -450,6 +450,7 @@ struct order *order_open(struct node *node, const struct order_spec *spec)
     o->spec = *spec;
     o->refs = 1;
     o->retry_ms = -1;
+    o->trace_order = trace_order(spec->request_id);
     pthread_mutex_init(&o->lock, NULL);
     return o;
 }

@@ -29,7 +29,8 @@ struct attempt {
     void *place;                 /* of the block that is under way: device memory */
     struct stage_buffer *staged; /* where it lands first; NULL where the host writes the device's memory */
     int64_t begin_ns, accepted_ns, first_block_ns;
-    int64_t heard_ns; /* atomic: last message */
+    int64_t block_ns, arrived_ns; /* the last block got its place, was whole */
+    int64_t heard_ns;             /* atomic: last message */
     bool committed;
     struct err why; /* what we found wrong ourselves; code 0: nothing */
 };
@@ -43,6 +44,7 @@ struct order {
     bool waiting;               /* parked: no prefill node answers */
     struct order *next, **link; /* in the node's list; guarded by its lock */
     int64_t begin_ns, parked_ns;
+    uint64_t trace_order;
     int32_t attempts;
     int32_t losses_of_data;
     uint32_t shunned; /* transports that were lost in this order: bits, in the order of the node's stations */

@@ -30,6 +30,9 @@ struct weights {
     struct rope_table rope, rope_local;
 };
 
+/* The seed with which both nodes make the weights of --random-weights. */
+enum { RANDOM_WEIGHTS = 0x9e3779 };
+
 /* Reads and packs every weight. `read` gives f32 rows; where it is NULL weights are random numbers made from `seed`
  * (benchmarks). Waits for the disk: seconds for large models. Errors: the reader's; ST_EEXHAUSTED;
  * ST_EUNIMPLEMENTED for heads that are too large or too many. */

@@ -154,6 +154,8 @@ enum status admit_order(struct prefill_node *n, const Platen__Internal__V1__Orde
     if (st != ST_OK)
         return st;
     copy_name(job->request_id, o->request_id);
+    job->trace = n->trace;
+    job->trace_order = trace_order(job->request_id);
     copy_name(job->decode_node, o->decode_node);
     job->attempt = o->attempt;
     job->compact = o->compact;

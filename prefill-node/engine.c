@@ -15,6 +15,7 @@
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
 #include "common/base/thread.h"
+#include "common/base/trace.h"
 #include "prefill-node/forward.h"
 #include "prefill-node/handoff.h"
 #include "prefill-node/held.h"
@@ -53,6 +54,14 @@ static enum status begin_held(struct engine *e, struct job *job, struct err *err
     return st;
 }
 
+static void count_forward(struct job *job, int32_t layer, int64_t from)
+{
+    const int64_t now = clock_now_ns();
+
+    job->times.forward += now - from;
+    trace_add(job->trace, TRACE_compute, job->trace_order, layer, from, now, (uint64_t)job->tokens);
+}
+
 /* One turn of holding. */
 static enum status hold_layer(struct job *job, struct err *err)
 {
@@ -63,7 +72,7 @@ static enum status hold_layer(struct job *job, struct err *err)
         err_prefix(err, "forward");
     else if (held_ready(job->held))
         job->pass.layer = 0; /* from here on it counts packed layers */
-    job->times.forward += clock_now_ns() - from;
+    count_forward(job, TRACE_NO_LAYER, from);
     return st;
 }
 
@@ -109,7 +118,7 @@ static enum status one_layer(struct engine *e, struct job *job, struct err *err)
     be->ops->fence_record(be, e->computed, LANE_COMPUTE);
     be->ops->fence_after(be, LANE_PRESS, e->computed);
     be->ops->wait(be, LANE_COMPUTE);
-    job->times.forward += clock_now_ns() - from;
+    count_forward(job, layer.layer, from);
     st = handoff_layer(&e->track[job->turn.track], job, &layer, err);
     be->ops->fence_record(be, e->pressed, LANE_PRESS);
     return st;

@@ -13,6 +13,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/trace.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -191,7 +192,7 @@ enum status handoff_layer(struct track *t, struct job *job, const struct press_l
     struct handoff_slot *slot = &t->slot[in->layer % SCHEDULER_SLOTS];
     struct press_result result = { 0 };
     const int64_t begin = clock_now_ns();
-    int64_t pressed;
+    int64_t pressed, packed;
     enum status st = ST_OK;
 
     if (hparams_layer_is_full(in->hp, in->layer))
@@ -210,8 +211,11 @@ enum status handoff_layer(struct track *t, struct job *job, const struct press_l
     }
     settle(t, slot, job->transport->place);
     assert(slot->block.bytes <= kv_block_bytes_max(&t->shape, slot->block.codec, in->tokens));
+    packed = clock_now_ns();
     job->times.press += pressed - begin;
-    job->times.pack += clock_now_ns() - pressed;
+    job->times.pack += packed - pressed;
     job->rows += (uint64_t)kv_block_rows(&slot->block);
+    trace_add(job->trace, TRACE_press, job->trace_order, in->layer, begin, pressed, (uint64_t)in->tokens);
+    trace_add(job->trace, TRACE_pack, job->trace_order, in->layer, pressed, packed, slot->block.bytes);
     return ST_OK;
 }

@@ -34,6 +34,7 @@ enum { JOB_NAME_MAX = 129 };
 struct Platen__Internal__V1__FromPrefill;
 struct handoff_slot;
 struct held;
+struct trace;
 
 /* Who asked: a decode node's stream, or this node's own self test. Called by the mover only, but for `free`. */
 struct job_peer {
@@ -61,6 +62,8 @@ struct job {
     void *peer_ctx;
     char request_id[JOB_NAME_MAX], decode_node[JOB_NAME_MAX];
     int32_t attempt;
+    struct trace *trace; /* NULL: nothing is traced */
+    uint64_t trace_order;
     int32_t *token;
     int64_t tokens, query_tokens;
     struct chain *chain;
@@ -96,7 +99,7 @@ struct job {
     int32_t shipped, told;          /* layers; `ready` as the shipper knows it */
     bool moving, committed;
     int64_t moving_ns, progress_ns, beat_ns;
-    uint64_t progress_bytes;
+    uint64_t progress_bytes, shipped_bytes;
 
     pthread_mutex_t lock; /* of why */
     struct err why;

@@ -14,6 +14,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/thread.h"
+#include "common/base/trace.h"
 #include "common/kv/wire.h"
 #include "kernels/backend.h"
 #include "prefill-node/handoff.h"
@@ -145,7 +146,12 @@ static bool next_block(struct mover *m, struct job *j)
 
 static void block_left(struct mover *m, struct job *j)
 {
-    j->times.ship += clock_now_ns() - j->moving_ns;
+    const int64_t now = clock_now_ns();
+
+    j->times.ship += now - j->moving_ns;
+    trace_add(j->trace, TRACE_send, j->trace_order, j->shipped, j->moving_ns, now,
+              shipper_bytes(j->shipper) - j->shipped_bytes);
+    j->shipped_bytes = shipper_bytes(j->shipper);
     j->moving = false;
     j->shipped++;
     if (j->transfer)

@@ -44,6 +44,8 @@ static enum status open_model(struct prefill_node *n, struct err *err)
     if (st != ST_OK)
         return st;
     checkpoint_identify(n->checkpoint, &n->identity);
+    if (n->opt.random_weights)
+        n->identity.weights ^= RANDOM_WEIGHTS; /* a node that has the true ones is another */
     n->tokenizer_hash = tokenizer_hash(tokenizer);
     st = prompt_texts_open(&n->texts, tokenizer, err);
     tokenizer_close(tokenizer); /* orders come as tokens */
@@ -92,7 +94,8 @@ static enum status open_device(struct prefill_node *n, struct err *err)
     free(name);
     st = backend_open(&n->be, n->opt.backend, &config, err);
     if (st == ST_OK)
-        st = weights_open(&n->weights, n->be, hp, checkpoint_rows, n->checkpoint, 0, err);
+        st = weights_open(&n->weights, n->be, hp, n->opt.random_weights ? NULL : checkpoint_rows, n->checkpoint,
+                          RANDOM_WEIGHTS, err);
     if (st == ST_OK)
         n->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, n->be->kv };
     return st;
@@ -223,6 +226,7 @@ static enum status bind_door(struct prefill_node *n, struct err *err)
     if (st != ST_OK)
         return st;
     n->name = rpc_server_address(service_server(n->service));
+    trace_name(n->trace, "prefill-node", n->name);
     run_add(n, service_server(n->service));
     prefill_control_add(n, service_server(n->service));
     return ST_OK;
@@ -267,10 +271,42 @@ static enum status read_token(struct prefill_node *n, struct err *err)
     return st;
 }
 
+/* SIGUSR1, and the end. */
+static void write_trace(void *node)
+{
+    struct prefill_node *n = node;
+    struct err err = { 0 };
+
+    if (trace_write(n->trace, &err) == ST_OK)
+        log_event(LOG_INFO, "trace", "file=%s", n->opt.trace);
+    else
+        log_event(LOG_ERROR, "trace", "why=\"%s\"", err.text);
+}
+
+static enum status open_trace(struct prefill_node *n, struct err *err)
+{
+    enum status st = trace_open(&n->trace, n->opt.trace, err);
+
+    if (n->trace)
+        signals_on_user(n->signals, write_trace, n);
+    return st;
+}
+
+static void close_trace(struct prefill_node *n)
+{
+    if (!n->trace)
+        return;
+    signals_on_user(n->signals, NULL, NULL);
+    write_trace(n);
+    trace_close(n->trace);
+}
+
 static enum status open_all(struct prefill_node *n, struct err *err)
 {
     enum status st = n->opt.transport ? transport_list_check(n->opt.transport, err) : ST_OK;
 
+    if (st == ST_OK)
+        st = open_trace(n, err);
     if (st == ST_OK)
         st = read_token(n, err);
     if (st == ST_OK)
@@ -309,6 +345,7 @@ static void close_all(struct prefill_node *n)
     mover_close(n->mover);
     scheduler_close(n->scheduler);
     service_close(n->service);
+    close_trace(n); /* after everybody who adds to it */
     stations_close(n->stations);
     if (n->transfer_device)
         n->be->ops->free(n->be, n->transfer_device);

@@ -4,6 +4,7 @@
 #define PLATEN_PREFILL_NODE_H
 
 #include "common/base/status.h"
+#include "common/base/trace.h"
 #include "common/kv/block.h"
 #include "common/metrics/metrics.h"
 #include "common/model/checkpoint.h"
@@ -34,6 +35,7 @@ struct prefill_node {
     int32_t threads;      /* of the back end */
     struct signals *signals;
     struct metrics *metrics;
+    struct trace *trace; /* NULL: off */
     struct stats stats;
     struct checkpoint *checkpoint;
     struct checkpoint_identity identity;

@@ -10,14 +10,14 @@ extern "C" {
 #endif
 
 struct prefill_options {
-    const char *model, *listen, *metrics, *backend, *config, *log_level, *cache_dir, *transport;
+    const char *model, *listen, *metrics, *backend, *config, *log_level, *cache_dir, *transport, *trace;
     struct opt_list press_plugin;
     struct opt_list press_file; /* NAME=PATH each; the file's section [press-files] is added to it */
     int64_t dtype;              /* index into "bf16|f32" */
     int64_t threads, context_tokens, queue_tokens, queue_orders, drain_s;
     double memory_fraction;
     const char *tls_cert, *tls_key, *tls_ca, *token_file;
-    bool help;
+    bool help, random_weights;
 };
 
 extern const struct opt_set prefill_options_table;

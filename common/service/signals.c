@@ -25,6 +25,9 @@ struct signals {
     pthread_cond_t changed;
     atomic_bool raised; /* written under lock */
     atomic_bool closing;
+    pthread_mutex_t user_lock; /* of what follows; held while on_user runs, so that its arg can be taken away safely */
+    void (*on_user)(void *arg);
+    void *user_arg;
 };
 
 /* True for the one who raised it. */
@@ -39,6 +42,22 @@ static bool raise_once(struct signals *s)
     return first;
 }
 
+static void tell_user(struct signals *s)
+{
+    pthread_mutex_lock(&s->user_lock);
+    if (s->on_user != NULL)
+        s->on_user(s->user_arg);
+    pthread_mutex_unlock(&s->user_lock);
+}
+
+void signals_on_user(struct signals *s, void (*on_user)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&s->user_lock);
+    s->on_user = on_user;
+    s->user_arg = arg;
+    pthread_mutex_unlock(&s->user_lock);
+}
+
 /* The first signal raises, and so may signals_raise; a signal after either ends the process. */
 static void *signals_run(void *arg)
 {
@@ -50,6 +69,10 @@ static void *signals_run(void *arg)
             continue;
         if (atomic_load(&s->closing))
             return NULL;
+        if (number == SIGUSR1) {
+            tell_user(s);
+            continue;
+        }
         if (!raise_once(s))
             _exit(1);
         if (s->on_first != NULL)
@@ -66,6 +89,7 @@ enum status signals_open(struct signals **out, void (*on_first)(void *arg), void
     s->on_first = on_first;
     s->arg = arg;
     pthread_mutex_init(&s->lock, NULL);
+    pthread_mutex_init(&s->user_lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&s->changed, &attr);
@@ -73,6 +97,7 @@ enum status signals_open(struct signals **out, void (*on_first)(void *arg), void
     sigemptyset(&s->set);
     sigaddset(&s->set, SIGTERM);
     sigaddset(&s->set, SIGINT);
+    sigaddset(&s->set, SIGUSR1);
     sigaddset(&s->set, SIGRTMIN);
     pthread_sigmask(SIG_BLOCK, &s->set, NULL);
     st = thread_start(&s->thread, "signals", signals_run, s, err);
@@ -116,6 +141,7 @@ void signals_close(struct signals *s)
     pthread_kill(s->thread, SIGRTMIN); /* wakes it */
     pthread_join(s->thread, NULL);
     pthread_cond_destroy(&s->changed);
+    pthread_mutex_destroy(&s->user_lock);
     pthread_mutex_destroy(&s->lock);
     free(s);
 }

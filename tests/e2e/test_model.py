@@ -2,6 +2,8 @@
 """The default model, as quickstart uses it: real answers about a real document."""
 import os
 import re
+import subprocess
+import sys
 
 
 def peak(node):
@@ -58,3 +60,23 @@ def test_a_prefill_holds_layers_of_its_context_and_never_the_model(scene):
     r = ask(8000)
     grown = peak(prefill) - before
     assert grown < r["dense_bytes"] / 2, (grown, r["dense_bytes"])
+
+
+def test_random_weights_need_shapes_only(scene):
+    """As benchmarks use it: a directory whose weights are a hole; both nodes make the same numbers."""
+    folder = os.path.join(scene.folder, "shape")
+    script = os.path.join(scene.root, "tests", "bench", "shape_model.py")
+    subprocess.run([sys.executable, "-B", script, "tiny", folder], check=True)
+    prefill = scene.prefill(model=folder, more=["--random-weights"])
+    decode = scene.decode([prefill], model=folder, more=["--random-weights"])
+    scene.ready(decode)
+    arguments = ["--context-tokens", scene.long_context(800), "--question", "And?", "--max-new-tokens", "12"]
+    first = scene.ask(decode, *arguments).json()["answers"][0]["tokens"]
+    second = scene.ask(decode, *arguments).json()["answers"][0]["tokens"]
+    assert first == second and len(first) == 12 and len(set(first)) > 1
+    true = scene.decode([prefill], name="true", model=folder)
+    refused = scene.ask(true, *arguments)
+    assert refused.code != 0 and "weights" in refused.err, refused.err
+    for path in os.listdir(folder):
+        os.unlink(os.path.join(folder, path))
+    os.rmdir(folder)

@@ -67,19 +67,15 @@ def write_safetensors(path, seed):
         out.write(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 
-def write(folder, seed=1):
-    """Whole or not at all: other tests may be looking."""
-    part = f"{folder}.{os.getpid()}"
-    os.makedirs(part)
+def write_texts(part, numbers):
+    """Everything but the weights: config.json with these numbers, and the tokenizer of bytes."""
     save = lambda name, what: json.dump(what, open(os.path.join(part, name), "w"))
     vocab = vocabulary()
     special = [{"id": i, "content": w, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
                 "special": True} for i, w in enumerate(("<s>", "</s>"))]
     save("config.json", {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS,
-        "num_attention_heads": Q_HEADS, "num_key_value_heads": KV_HEADS, "head_dim": HEAD, "intermediate_size": INTER,
-        "vocab_size": len(vocab), "max_position_embeddings": 1 << 20, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-        "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 1, "torch_dtype": "float32"})
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        "bos_token_id": 0, "eos_token_id": 1, **numbers})
     save("generation_config.json", {"bos_token_id": 0, "eos_token_id": 1})
     save("tokenizer_config.json", {"bos_token": "<s>", "eos_token": "</s>"})
     save("tokenizer.json", {
@@ -88,6 +84,16 @@ def write(folder, seed=1):
         "post_processor": None, "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                   "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": vocab, "merges": []}})
+
+
+def write(folder, seed=1):
+    """Whole or not at all: other tests may be looking."""
+    part = f"{folder}.{os.getpid()}"
+    os.makedirs(part)
+    write_texts(part, {
+        "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": Q_HEADS, "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD, "intermediate_size": INTER, "vocab_size": len(vocabulary()), "max_position_embeddings": 1 << 20,
+        "rope_theta": 10000.0, "tie_word_embeddings": True, "torch_dtype": "float32"})
     write_safetensors(os.path.join(part, "model.safetensors"), seed)
     os.rename(part, folder)
 

@@ -2,3 +2,5 @@
 foreach(file arena bytes clock file log opt pool queue status text thread)
     platen_test(test_${file} SOURCES test_${file}.c LINK platen_base LABELS unit)
 endforeach()
+pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
+platen_test(test_trace SOURCES test_trace.c LINK platen_base PkgConfig::JANSSON m LABELS unit)

@@ -91,6 +91,30 @@ static void the_second_signal_ends_at_once_with_one(void **state)
     close(in);
 }
 
+static void count(void *arg)
+{
+    __atomic_fetch_add((int *)arg, 1, __ATOMIC_RELAXED);
+}
+
+static void sigusr1_tells_and_ends_nothing(void **state)
+{
+    struct signals *s = NULL;
+    int told = 0;
+
+    (void)state;
+    assert_int_equal(signals_open(&s, NULL, NULL, NULL), ST_OK);
+    kill(getpid(), SIGUSR1); /* nobody wants it yet */
+    usleep(50000);
+    signals_on_user(s, count, &told);
+    kill(getpid(), SIGUSR1);
+    for (int64_t end = clock_in_ms(5000); __atomic_load_n(&told, __ATOMIC_RELAXED) == 0 && clock_now_ns() < end;)
+        usleep(1000);
+    assert_int_equal(__atomic_load_n(&told, __ATOMIC_RELAXED), 1);
+    assert_false(signals_raised(s));
+    signals_on_user(s, NULL, NULL);
+    signals_close(s);
+}
+
 static void a_program_may_raise_it_itself(void **state)
 {
     struct signals *s = NULL;
@@ -113,6 +137,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_first_signal_asks),
         cmocka_unit_test(the_second_signal_ends_at_once_with_one),
+        cmocka_unit_test(sigusr1_tells_and_ends_nothing),
         cmocka_unit_test(a_program_may_raise_it_itself),
     };
 
