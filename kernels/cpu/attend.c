@@ -17,6 +17,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { CACHE_LINE_BYTES = 64 };
+
 struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int32_t window, float scale)
 {
     const int32_t align = c->math->units_align, numbers = cpu_unit_numbers(c);
@@ -158,13 +160,14 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
     math->tile(&t);
 }
 
-/* The rows behind these are likely to come next. Many query rows hide the wait by themselves. */
-static void fetch_ahead(const struct attend *a, const void *rows, int32_t count)
+/* Rows are asked for in one sweep before they are laid out: a loop that only loads keeps many cache misses going at once,
+ * where laying out waits for them a few at a time. */
+static void bring(const struct attend *a, const void *rows, int32_t count)
 {
     const int64_t bytes = count * a->dim * cpu_kv_bytes(a->c);
 
-    for (int64_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch((const char *)rows + bytes + i, 0, 2);
+    for (int64_t i = 0; i < bytes; i += CACHE_LINE_BYTES)
+        (void)*((const volatile char *)rows + i);
 }
 
 void attend_tokens(const struct attend *a, struct cpu_room *room, const void *k, const void *v, int32_t count,
@@ -173,9 +176,9 @@ void attend_tokens(const struct attend *a, struct cpu_room *room, const void *k,
     const int32_t strip = a->c->math->strip;
     int32_t units;
 
-    if (rows <= strip) {
-        fetch_ahead(a, k, count);
-        fetch_ahead(a, v, count);
+    if (rows <= strip) { /* many query rows hide the wait by themselves */
+        bring(a, v, count);
+        bring(a, k, count);
     }
     units = load_values(a, room, &v, count);
     attend_load_keys(a, room, k, count);

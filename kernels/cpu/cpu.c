@@ -63,6 +63,7 @@ static void cpu_close(struct backend *be)
         room_close(&c->room[t]);
     free(c->room);
     cpu_free(be, c->operand);
+    cpu_slab_close(c);
     free(c->press);
     free(c);
 }

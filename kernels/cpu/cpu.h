@@ -64,6 +64,7 @@ struct cpu {
     int64_t press_floats;
     uint64_t capacity;
     uint64_t used[PURPOSE_COUNT]; /* atomic */
+    struct slab *slab;            /* the one that is filled; memory.c */
     struct cache *cache;
     char describe[64];
     bool is_broken; /* atomic: set by the engine thread after `broken` is written, read by any */
@@ -116,6 +117,8 @@ void cpu_fence_after(struct backend *be, enum lane lane, struct fence *f);
 enum status cpu_fence_wait(struct backend *be, struct fence *f, int64_t deadline_ns);
 void cpu_device_bytes(struct backend *be, struct device_bytes *out);
 uint64_t cpu_memory_limit(double fraction);
+/* Gives back the slab that is filled, once its pieces are gone. */
+void cpu_slab_close(struct cpu *c);
 
 /* weight.c */
 enum status cpu_weight_open(struct backend *be, const struct weight_source *src, enum weight_use use,

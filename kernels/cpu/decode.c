@@ -5,13 +5,14 @@
  *   rows of a head      [ block: first[g] .. first[g+1) ][ tail: pages of 64 ]
  *   chunks of 256       [ 0 ][ 1 ][ 2 ][ 3 .. ]          [ 4 ][ 5 .. ]
  *
- * The chunks of all (sequence, head) pairs of the layer are dealt out to the pool as they come, so unequal heads cost
- * nothing. Each leaves max, sum and out for its query rows; these are merged in the order of the chunks. Chunks are
- * counted from the beginning of the block and of the tail, never from the batch: a row's result does not depend on what
- * else is in the step.
+ * A (sequence, head) pair of few chunks is one task, which reads its rows from end to end and merges as it goes. A pair
+ * that would hold up the others is cut: its chunks are dealt out as they come, each leaves max, sum and out for its query
+ * rows, and these are merged in the order of the chunks - the same sums in the same order. Chunks are counted from the
+ * beginning of the block and of the tail, never from the batch: a row's result does not depend on what else is in the
+ * step.
  *
- * A sequence with several rows (a question) shares one reading of the cache: a task then takes all chunks of a head for
- * as many rows as fit, and merges as it goes - the same sums in the same order.
+ * A sequence with several rows (a question) shares one reading of the cache: a task takes all chunks of a head for as
+ * many rows as fit.
  */
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/cache.h"
@@ -20,7 +21,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { MERGE_IN_CALLER = 64 };
+/* Tasks that each worker should get at least, so that nobody waits long for the last. */
+enum { MERGE_IN_CALLER = 64, TASKS_PER_WORKER = 8 };
 
 struct decode {
     struct attend a;
@@ -30,6 +32,7 @@ struct decode {
     float *out;
     int32_t task_tokens; /* tokens of a sequence with several rows that a task takes */
     int64_t pairs;
+    int64_t whole_chunks; /* a pair of one row with more chunks than these is cut */
 };
 
 /* One (sequence, head). */
@@ -51,6 +54,11 @@ static struct pair pair_at(const struct decode *d, int64_t i)
     p.block_chunks = (p.block_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
     p.chunks = p.block_chunks + (p.tail_rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
     return p;
+}
+
+static bool is_cut(const struct decode *d, const struct pair *p)
+{
+    return p->seq->rows == 1 && p->chunks > d->whole_chunks;
 }
 
 /* Where the cache rows [at, at + count) of a pair's block or tail stand; count stays inside one page. */
@@ -145,7 +153,7 @@ static void write_row(const struct attend *a, float sum, const float *from, floa
         out[i] = from[i] * factor;
 }
 
-/* A sequence with one row: one chunk, left for merging. */
+/* One chunk of a pair that is cut, left for merging. */
 static void chunk_task(const struct decode *d, struct cpu_room *room, const struct pair *p, int64_t chunk, float *to)
 {
     const struct attend *a = &d->a;
@@ -159,7 +167,7 @@ static void chunk_task(const struct decode *d, struct cpu_room *room, const stru
     }
 }
 
-/* A sequence with several rows: all chunks, merged on the way. */
+/* All chunks of a pair for some of its rows, merged on the way. */
 static void rows_task(const struct decode *d, struct cpu_room *room, const struct pair *p, int32_t token,
                       int32_t tokens)
 {
@@ -212,7 +220,7 @@ static void decode_task(void *arg, int64_t i, int worker)
     int64_t at = pair_of(d, i), part = i - d->cache->task_first[at];
     struct pair p = pair_at(d, at);
 
-    if (p.seq->rows == 1) {
+    if (is_cut(d, &p)) {
         int64_t floats = (int64_t)d->a.group * (d->a.width + 2);
 
         chunk_task(d, room, &p, part, d->cache->partial + (d->cache->partial_first[at] + part) * floats);
@@ -231,7 +239,7 @@ static void merge_pair(void *arg, int64_t i, int worker)
     struct pair p = pair_at(d, i);
     float *merged = a->c->room[worker].merged;
 
-    if (p.seq->rows != 1)
+    if (!is_cut(d, &p))
         return;
     for (int32_t h = 0; h < a->group; h++) {
         const float *from = d->cache->partial + (d->cache->partial_first[i] * a->group + h) * stride;
@@ -247,16 +255,18 @@ static void merge_pair(void *arg, int64_t i, int worker)
 /* Tasks and places of partial results by pair. Returns the number of tasks. */
 static int64_t plan(struct decode *d, struct cache *cache)
 {
-    int64_t tasks = 0, partial = 0;
+    int64_t tasks = 0, partial = 0, chunks = 0;
 
+    for (int64_t i = 0; i < d->pairs; i++)
+        chunks += pair_at(d, i).chunks;
+    d->whole_chunks = chunks / ((int64_t)d->a.c->threads * TASKS_PER_WORKER);
     for (int64_t i = 0; i < d->pairs; i++) {
         struct pair p = pair_at(d, i);
 
         cache->task_first[i] = tasks;
         cache->partial_first[i] = partial;
-        if (p.seq->rows == 1)
-            partial += p.chunks;
-        tasks += p.seq->rows == 1 ? p.chunks : (p.seq->rows + d->task_tokens - 1) / d->task_tokens;
+        partial += is_cut(d, &p) ? p.chunks : 0;
+        tasks += is_cut(d, &p) ? p.chunks : (p.seq->rows + d->task_tokens - 1) / d->task_tokens;
     }
     assert(partial * d->a.group * (d->a.width + 2) <= cache->partial_floats);
     return tasks;

@@ -5,7 +5,10 @@
  *      [ header: bytes, purpose | pad to 256 ][ what the caller sees, 256-byte aligned ]
  *
  * Every lane runs at once in the caller, so copies are done when they return, fences have always passed, and waiting is
- * nothing. Large pieces are asked for in huge pages: weights are streamed, and a 4 KiB page ends every 64 lines.
+ * nothing. What is streamed stands in huge pages, since a 4 KiB page ends every 64 lines: large pieces by themselves, middling
+ * ones (the matrices of a small model, blocks) side by side in slabs. A slab goes back with its last piece.
+ *
+ *      slab   [ struct slab | pad ][ header, piece ][ header, piece ] ...
  */
 #include "kernels/cpu/cpu.h"
 
@@ -17,14 +20,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { ALIGN_BYTES = 256, HUGE_BYTES = 2 << 20 };
+enum { ALIGN_BYTES = 256, HUGE_BYTES = 2 << 20, SLAB_BYTES = 32 << 20, SLAB_PIECE_BYTES = 64 << 10 };
+
+/* owned by: its pieces, and cpu.slab while it is the one that is filled */
+struct slab {
+    uint64_t used;
+    int64_t pieces;
+};
 
 struct piece {
     uint64_t bytes;
     enum purpose purpose;
+    struct slab *slab; /* NULL: stands alone */
 };
 
-_Static_assert(sizeof(struct piece) <= ALIGN_BYTES, "the header fits before the bytes");
+_Static_assert(sizeof(struct piece) <= ALIGN_BYTES && sizeof(struct slab) <= ALIGN_BYTES,
+               "headers fit before the bytes");
 
 /* Nothing to remember: what was queued before it is done. */
 struct fence {
@@ -65,24 +76,92 @@ uint64_t cpu_memory_limit(double fraction)
     return (uint64_t)((double)bytes * fraction);
 }
 
+/* `bytes` that begin at a multiple of ALIGN_BYTES, in huge pages where that many fill one; NULL: no memory. */
+static void *pages_take(uint64_t bytes)
+{
+    size_t align = bytes >= HUGE_BYTES ? HUGE_BYTES : ALIGN_BYTES;
+    void *base = NULL;
+
+    if (posix_memalign(&base, align, bytes) != 0)
+        return NULL;
+    if (align == HUGE_BYTES)
+        (void)madvise(base, bytes, MADV_HUGEPAGE); /* a wish: 4 KiB pages work too */
+    return base;
+}
+
+static void slab_drop(struct cpu *c, struct slab *s)
+{
+    if (s && s->pieces == 0 && s != c->slab)
+        free(s);
+}
+
+/* A slab with `bytes` left. */
+static struct slab *slab_with(struct cpu *c, uint64_t bytes)
+{
+    struct slab *full = c->slab;
+
+    if (full && SLAB_BYTES - full->used >= bytes)
+        return full;
+    c->slab = pages_take(SLAB_BYTES);
+    if (c->slab)
+        *c->slab = (struct slab){ .used = ALIGN_BYTES };
+    slab_drop(c, full);
+    return c->slab;
+}
+
+void cpu_slab_close(struct cpu *c)
+{
+    struct slab *last = c->slab;
+
+    c->slab = NULL;
+    slab_drop(c, last);
+}
+
+static struct piece *piece_take(struct cpu *c, uint64_t bytes)
+{
+    uint64_t room = (bytes + 2 * ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
+    struct slab *slab = NULL;
+    struct piece *piece;
+
+    if (bytes >= SLAB_PIECE_BYTES && bytes < HUGE_BYTES)
+        slab = slab_with(c, room);
+    piece = slab ? (struct piece *)((char *)slab + slab->used) : pages_take(room);
+    if (slab) {
+        slab->used += room;
+        slab->pieces++;
+    }
+    if (piece)
+        *piece = (struct piece){ .bytes = bytes, .slab = slab };
+    return piece;
+}
+
+static void piece_drop(struct cpu *c, struct piece *piece)
+{
+    struct slab *slab = piece->slab;
+
+    if (!slab) {
+        free(piece);
+        return;
+    }
+    slab->pieces--;
+    if (slab->pieces == 0)
+        slab->used = ALIGN_BYTES;
+    slab_drop(c, slab);
+}
+
 enum status cpu_alloc(struct backend *be, uint64_t bytes, const char *what, void **out, struct err *err)
 {
     struct cpu *c = cpu_of(be);
     enum purpose purpose = purpose_of(what);
     uint64_t used = used_bytes(c), left = c->capacity > used ? c->capacity - used : 0;
-    size_t align = bytes >= HUGE_BYTES ? HUGE_BYTES : ALIGN_BYTES;
-    void *base = NULL;
-    struct piece *piece;
+    struct piece *piece = bytes <= left ? piece_take(c, bytes) : NULL;
 
-    if (bytes > left || posix_memalign(&base, align, bytes + ALIGN_BYTES) != 0)
+    if (!piece)
         return err_set(err, ST_EEXHAUSTED, "%s: %llu bytes asked, %llu left of the CPU's memory", what,
                        (unsigned long long)bytes, (unsigned long long)left);
-    if (align == HUGE_BYTES)
-        (void)madvise(base, bytes + ALIGN_BYTES, MADV_HUGEPAGE); /* a wish: 4 KiB pages work too */
-    piece = base;
-    *piece = (struct piece){ bytes, purpose };
+    piece->purpose = purpose;
     __atomic_fetch_add(&c->used[purpose], bytes, __ATOMIC_RELAXED); /* a gauge, orders nothing */
-    *out = (char *)base + ALIGN_BYTES;
+    *out = (char *)piece + ALIGN_BYTES;
     return ST_OK;
 }
 
@@ -94,7 +173,7 @@ void cpu_free(struct backend *be, void *device)
         return;
     piece = (struct piece *)((char *)device - ALIGN_BYTES);
     __atomic_fetch_sub(&cpu_of(be)->used[piece->purpose], piece->bytes, __ATOMIC_RELAXED);
-    free(piece);
+    piece_drop(cpu_of(be), piece);
 }
 
 void cpu_device_bytes(struct backend *be, struct device_bytes *out)
