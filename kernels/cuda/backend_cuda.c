@@ -270,8 +270,12 @@ const struct backend_ops backend_cuda_ops = {
     .channel_squares = cuda_channel_squares,
     .query_stats = cuda_query_stats,
     .score_expected = cuda_score_expected,
+    .score_cap = cuda_score_cap,
+    .score_leverage = cuda_score_leverage,
+    .score_noncausal = cuda_score_noncausal,
     .score_columns = cuda_score_columns,
     .value_out_norms = cuda_value_out_norms,
     .linear = cuda_linear,
+    .merge_values = cuda_merge_values,
     .checksum = cuda_checksum,
 };

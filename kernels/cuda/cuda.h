@@ -187,6 +187,14 @@ void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_
                       float *cov);
 void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
                          const float *cov, int32_t q_heads, float *score);
+void cuda_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,
+                    float tau, float eps, float *score);
+void cuda_score_leverage(struct backend *be, const struct kv_rows *in, const struct rope_table *rope, int64_t position,
+                         const float *sketch, int32_t sketch_dim, float *score);
+void cuda_score_noncausal(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int64_t chunk,
+                          float *score);
+void cuda_merge_values(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                       float threshold, double fraction);
 void cuda_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
 void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
                           int32_t power, float *out);

@@ -5,46 +5,9 @@
  * A warp owns a row and holds its channels, lane by lane, in registers. Sums over rows are made per stretch of 256 rows
  * and then added in order. PRESSES 2.1 (KeyDiff, LagKV, CUR), 2.2 (ThinK), 2.3 (Q-filters), 2.5 (KVzap, Fast-KVzip).
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/rowwise.cuh"
 
-enum { THREADS = 256, WARPS = THREADS / 32, STRETCH = KEYS_STRETCH, CHANNELS = KV_HEAD_DIM_MAX / 32, OUTS = 8 };
-
-/* A row's channels lane, lane + 32, ...; zeros past the last. */
-template <typename T> struct channels {
-    float x[CHANNELS];
-    __device__ channels(const T *row, int32_t dim, int lane)
-    {
-#pragma unroll
-        for (int i = 0; i < CHANNELS; i++)
-            x[i] = lane + 32 * i < dim ? number(row[lane + 32 * i]) : 0.0f;
-    }
-    __device__ float square() const
-    {
-        float sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < CHANNELS; i++)
-            sum += x[i] * x[i];
-        return warp_sum(sum);
-    }
-    __device__ float dot(const float *y, int32_t dim, int lane) const
-    {
-        float sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < CHANNELS; i++)
-            if (lane + 32 * i < dim)
-                sum += x[i] * y[lane + 32 * i];
-        return warp_sum(sum);
-    }
-};
-
-template <typename T> __device__ __forceinline__ const T *key_row(const struct rows_view &in, int32_t g, int32_t row)
-{
-    return (const T *)in.k + (in.first[g] + row) * in.dim;
-}
-template <typename T> __device__ __forceinline__ const T *value_row(const struct rows_view &in, int32_t g, int32_t row)
-{
-    return (const T *)in.v + (in.first[g] + row) * in.dim;
-}
+enum { THREADS = 256, WARPS = THREADS / 32, STRETCH = KEYS_STRETCH, OUTS = 8 };
 
 /* Sum over the sketch's columns of (row . column)^2. */
 __device__ __forceinline__ float sketched(const float *row, const float *sketch, int32_t columns, int32_t dim, int lane)

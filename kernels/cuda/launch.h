@@ -303,6 +303,63 @@ cudaError_t launch_channel_squares(struct cuda_queue q, enum dtype t, const stru
 cudaError_t launch_linear(struct cuda_queue q, enum dtype t, const void *x, int64_t rows, int64_t cols, const float *w,
                           const float *bias, int32_t outs, float *out);
 
+/* ---- solve.cu ---------------------------------------------------------------------------------------------------- */
+enum { SOLVE_STRETCH = 256 };
+/* What the kernels of both scores read; the launchers fill it. A form is a matrix [dim][dim]. */
+struct solve_args {
+    int32_t forms, from, split_rows; /* forms: query heads (cap) or KV heads (leverage) */
+    int64_t stride;                  /* from one form's line of numbers to the next */
+    const float *weight;             /* [forms][stride] */
+    float eps;
+    const float *inv_freq; /* keys are turned back by it; NULL: they are plain */
+    int32_t rope_dims;
+    float rope_scale;
+    int64_t position;    /* of row 0, where the view has no tokens */
+    const float *centre; /* [G][dim] */
+};
+/* How much room a call needs: `doubles` f64, then `floats` f32. sketch_dim 0: cap, forms is H; else leverage, G. */
+struct solve_room {
+    int64_t doubles, floats;
+    int32_t splits, stretches;
+};
+struct solve_room solve_room_for(struct cuda_queue q, const struct rows_view *in, int32_t forms, int32_t from,
+                                 int32_t sketch_dim);
+struct cap_args {
+    const float *mean; /* [H][dim] */
+    int32_t q_heads, from;
+    float tau, eps;
+};
+cudaError_t launch_cap(struct cuda_queue q, enum dtype t, const struct rows_view *in, const struct cap_args *c,
+                       void *room, float *score);
+struct leverage_args {
+    const float *inv_freq, *sketch; /* [rope_dims / 2] or NULL; [G][dim][sketch_dim] */
+    int32_t rope_dims, sketch_dim;  /* sketch_dim <= KV_HEAD_DIM_MAX */
+    float rope_scale;
+    int64_t position;
+};
+cudaError_t launch_leverage(struct cuda_queue q, enum dtype t, const struct rows_view *in,
+                            const struct leverage_args *l, void *room, float *score);
+
+/* ---- pairs.cu ---------------------------------------------------------------------------------------------------- */
+struct chunk_args {
+    const void *q; /* T [.][H][D] */
+    int32_t q_heads, chunk;
+    int64_t stride; /* at[G] */
+    float *lse;     /* room: [H][stride] */
+};
+cudaError_t launch_noncausal(struct cuda_queue q, enum dtype t, const struct rows_view *in, const struct chunk_args *a,
+                             float *score);
+struct merge_args {
+    const int32_t *index;
+    struct head_firsts first;
+    float threshold;
+    double fraction;
+    /* room: [at[G]] each, gate [G] */
+    float *k2, *v2, *cosine, *gate;
+    int32_t *gone, *nearest;
+};
+cudaError_t launch_merge(struct cuda_queue q, enum dtype t, const struct rows_view *in, const struct merge_args *a);
+
 /* ---- pack.cu ---------------------------------------------------------------------------------------------------- */
 struct pack_plan {
     struct rows_view rows;

@@ -11,7 +11,7 @@
  * worked on. grid: row blocks, query heads. A covariance is taken as the sum of two bf16 matrices, so that its products
  * are as exact as f32. f32 caches and other head sizes take a plain kernel.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/rowwise.cuh"
 
 enum { WARPS = 8, BLOCK_ROWS = 256, TILE = 64, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
 
@@ -57,11 +57,6 @@ template <int KIND> __device__ __forceinline__ float finished(float value, float
            : KIND == MEET_NORM2 ? sqrtf(value)
            : KIND == MEET_FORM  ? value * factor
                                 : value;
-}
-
-__device__ __forceinline__ int64_t token_of(const struct rows_view &in, int32_t g, int32_t row)
-{
-    return in.token ? in.token[in.at[g] + row] : row;
 }
 
 /* The first query that sees row `row`, at a multiple of TILE. */

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * score.c - scores that single presses need: statistics of rows and queries, attention by columns, norms after Wo.
- *
- * Not here, so that chains which want them are refused on this back end: score_cap, score_leverage, score_noncausal,
- * merge_values.
+ * score.c - scores that single presses need: statistics of rows and queries, attention by columns, norms after Wo,
+ * systems per head, and values merged.
  */
 #include "kernels/cuda/cuda.h"
 
@@ -97,6 +95,70 @@ void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t f
     cuda_failed(c, launch_meet(press(c), in->dtype, MEET_FORM, &v, &form, c->press), "score_expected");
     cuda_failed(c, launch_softmax(press(c), &v, q_heads, (int32_t)from, all, c->press), "score_expected");
     cuda_failed(c, launch_group(press(c), &v, &group, score), "score_expected");
+}
+
+void cuda_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,
+                    float tau, float eps, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const struct cap_args cap = { .mean = mean, .q_heads = q_heads, .from = (int32_t)from, .tau = tau, .eps = eps };
+    const struct solve_room r = solve_room_for(press(c), &v, q_heads, (int32_t)from, 0);
+
+    if (v.rows_longest > from && press_reserve(c, 8 * (uint64_t)r.doubles + 4 * (uint64_t)r.floats))
+        cuda_failed(c, launch_cap(press(c), in->dtype, &v, &cap, c->press, score), "score_cap");
+}
+
+void cuda_score_leverage(struct backend *be, const struct kv_rows *in, const struct rope_table *rope, int64_t position,
+                         const float *sketch, int32_t sketch_dim, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const struct leverage_args l = { .inv_freq = rope->inv_freq,
+                                     .sketch = sketch,
+                                     .rope_dims = rope->dims,
+                                     .sketch_dim = sketch_dim,
+                                     .rope_scale = rope->scale,
+                                     .position = position };
+    const struct solve_room r = solve_room_for(press(c), &v, in->heads, 0, sketch_dim);
+
+    assert(sketch_dim > 0 && sketch_dim <= KV_HEAD_DIM_MAX);
+    if (press_reserve(c, 8 * (uint64_t)r.doubles + 4 * (uint64_t)r.floats))
+        cuda_failed(c, launch_leverage(press(c), in->dtype, &v, &l, c->press, score), "score_leverage");
+}
+
+void cuda_score_noncausal(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int64_t chunk,
+                          float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    struct chunk_args a = { .q = q, .q_heads = q_heads, .chunk = (int32_t)chunk, .stride = v.at[v.heads] };
+
+    assert(in->dtype == be->act && chunk > 0);
+    if (!press_reserve(c, (uint64_t)(q_heads * a.stride) * 4))
+        return;
+    a.lse = c->press;
+    cuda_failed(c, launch_noncausal(press(c), in->dtype, &v, &a, score), "score_noncausal");
+}
+
+void cuda_merge_values(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                       float threshold, double fraction)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const int64_t all = v.at[v.heads];
+    struct merge_args a = { .index = index, .threshold = threshold, .fraction = fraction };
+
+    memcpy(a.first.at, first, (size_t)(in->heads + 1) * sizeof *first);
+    if (!press_reserve(c, (uint64_t)(5 * all + in->heads) * 4))
+        return;
+    a.k2 = c->press;
+    a.v2 = a.k2 + all;
+    a.cosine = a.v2 + all;
+    a.gate = a.cosine + all;
+    a.gone = (int32_t *)(a.gate + in->heads);
+    a.nearest = a.gone + all;
+    cuda_failed(c, launch_merge(press(c), in->dtype, &v, &a), "merge_values");
 }
 
 void cuda_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score)

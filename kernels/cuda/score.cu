@@ -5,7 +5,7 @@
  * grid: rows, heads. Norms: 8 or 16 lanes share a row, and each has its
  * 16-byte loads of several rows in flight; the bound is reading K once. The others: a thread owns a row.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/rowwise.cuh"
 #include "kernels/random.h"
 
 enum { THREADS = 256, NORM_ROWS = 64 };
@@ -59,11 +59,6 @@ __global__ void key_norm_plain_kernel(const __grid_constant__ struct rows_view i
     for (int32_t c = 0; c < in.dim; c++)
         sum += number(k[c]) * number(k[c]);
     score[in.at[g] + row] = factor * sqrtf(sum);
-}
-
-__device__ __forceinline__ int64_t token_of(const struct rows_view &in, int32_t g, int32_t row)
-{
-    return in.token ? in.token[in.at[g] + row] : row;
 }
 
 __global__ void ranges_kernel(const __grid_constant__ struct rows_view in,

@@ -13,16 +13,11 @@
  * cores. Otherwise plain multiplications, tiles of 32 rows.
  * Li et al. 2024, arXiv:2404.14469; PRESSES 2.2.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/rowwise.cuh"
 
 enum { CHUNK = CUDA_WINDOW_CHUNK, WARPS = 8, PLAIN_WARPS = 8, PLAIN_ROWS = 32, THREADS = 256 };
 
 #define LOG2E 1.4426950408889634f
-
-__device__ __forceinline__ int64_t token_of(const struct rows_view &in, int32_t g, int32_t row)
-{
-    return in.token ? in.token[in.at[g] + row] : row;
-}
 
 /* Tokens of the context; 0 means that rows are counted by their place in each head. */
 __device__ __forceinline__ int64_t tokens_of(const struct rows_view &in, const struct window_args &a, int32_t g)

@@ -5,74 +5,10 @@
  */
 #include "tests/ops/ops.h"
 #include "tests/ops/reference.h"
+#include "tests/ops/view.h"
 
 #include <math.h>
 #include <string.h>
-
-/* A dense or ragged view of random rows. */
-struct layer_view {
-    struct kv_rows rows;
-    float *k, *v;
-    int32_t *token;
-    int64_t scores;
-};
-
-static struct layer_view view_make(struct ops *o, int32_t heads, int32_t dim, int64_t tokens, bool ragged)
-{
-    struct layer_view w = { .rows = { .heads = heads, .dim = dim, .dtype = o->be->kv } };
-    const int64_t stride = tokens + 3;
-
-    w.token = arena_array(&o->arena, (size_t)(heads * tokens) + 1, sizeof *w.token);
-    for (int32_t g = 0; g < heads; g++) {
-        w.rows.first[g] = g * stride;
-        w.rows.at[g] = w.scores;
-        for (int64_t t = 0; t < tokens; t++)
-            if (!ragged || ops_below(o, heads + 1) > g)
-                w.token[w.scores++] = (int32_t)t;
-        w.rows.rows[g] = w.scores - w.rows.at[g];
-    }
-    w.rows.at[heads] = w.scores;
-    w.k = ops_random(o, heads * stride * dim, 1.0f);
-    w.v = ops_random(o, heads * stride * dim, 1.0f);
-    w.rows.k = ops_up_kv(o, w.k, heads * stride * dim);
-    w.rows.v = ops_up_kv(o, w.v, heads * stride * dim);
-    if (ragged)
-        w.rows.token = ops_up_bytes(o, w.token, (uint64_t)w.scores * sizeof *w.token);
-    return w;
-}
-
-static const float *row_of(const struct layer_view *w, const float *x, int32_t g, int64_t row)
-{
-    return x + (w->rows.first[g] + row) * w->rows.dim;
-}
-
-static double dot_of(const float *x, const float *y, int32_t dim)
-{
-    double sum = 0;
-
-    for (int32_t d = 0; d < dim; d++)
-        sum += (double)x[d] * (double)y[d];
-    return sum;
-}
-
-/* Compares scores with `want`, within `tolerance` of the largest. */
-static void judge(struct ops *o, const char *what, const void *device, const double *want, int64_t count,
-                  double tolerance)
-{
-    float *got = ops_down_bytes(o, LANE_PRESS, device, (uint64_t)count * sizeof *got);
-    double *bound = ops_doubles(o, count), most = 0;
-
-    for (int64_t i = 0; i < count; i++)
-        most = fabs(want[i]) > most ? fabs(want[i]) : most;
-    for (int64_t i = 0; i < count; i++)
-        bound[i] = tolerance * most + 1e-30;
-    ops_near(o, what, got, want, bound, count);
-}
-
-static void *score_room(struct ops *o, int64_t count)
-{
-    return ops_poisoned(o, (uint64_t)count * sizeof(float));
-}
 
 static void check_rows_alone_of(struct ops *o, const struct layer_view *w)
 {
@@ -81,16 +17,16 @@ static void check_rows_alone_of(struct ops *o, const struct layer_view *w)
     float *sketch = ops_random(o, dim * COLUMNS, 1.0f), *filter = ops_random(o, w->rows.heads * dim, 1.0f);
     double *k2 = ops_doubles(o, w->scores), *v2 = ops_doubles(o, w->scores), *dot = ops_doubles(o, w->scores);
     double *sketched = ops_doubles(o, w->scores);
-    void *out_k = score_room(o, w->scores), *out_v = score_room(o, w->scores);
+    void *out_k = view_scores(o, w->scores), *out_v = view_scores(o, w->scores);
 
     for (int32_t g = 0; g < w->rows.heads; g++)
         for (int64_t r = 0; r < w->rows.rows[g]; r++) {
-            const float *k = row_of(w, w->k, g, r), *v = row_of(w, w->v, g, r);
+            const float *k = view_row(w, w->k, g, r), *v = view_row(w, w->v, g, r);
             int64_t at = w->rows.at[g] + r;
 
-            k2[at] = dot_of(k, k, dim);
-            v2[at] = dot_of(v, v, dim);
-            dot[at] = 0.5 * dot_of(k, filter + g * dim, dim);
+            k2[at] = view_dot(k, k, dim);
+            v2[at] = view_dot(v, v, dim);
+            dot[at] = 0.5 * view_dot(k, filter + g * dim, dim);
             for (int j = 0; j < COLUMNS; j++) {
                 double y = 0;
 
@@ -101,16 +37,16 @@ static void check_rows_alone_of(struct ops *o, const struct layer_view *w)
         }
     if (o->be->ops->row_squares) {
         o->be->ops->row_squares(o->be, &w->rows, NULL, 0, out_k, out_v);
-        judge(o, "squares of keys", out_k, k2, w->scores, 1e-6);
-        judge(o, "squares of values", out_v, v2, w->scores, 1e-6);
+        view_judge(o, "squares of keys", out_k, k2, w->scores, 1e-6);
+        view_judge(o, "squares of values", out_v, v2, w->scores, 1e-6);
         o->be->ops->row_squares(o->be, &w->rows, ops_up_bytes(o, sketch, sizeof *sketch * (size_t)(dim * COLUMNS)),
                                 COLUMNS, out_k, NULL);
-        judge(o, "squares of sketched keys", out_k, sketched, w->scores, 1e-5);
+        view_judge(o, "squares of sketched keys", out_k, sketched, w->scores, 1e-5);
     }
     if (o->be->ops->score_key_dot) {
         o->be->ops->score_key_dot(o->be, &w->rows,
                                   ops_up_bytes(o, filter, sizeof *filter * (size_t)(w->rows.heads * dim)), 0.5f, out_k);
-        judge(o, "key filter", out_k, dot, w->scores, 1e-5);
+        view_judge(o, "key filter", out_k, dot, w->scores, 1e-5);
     }
 }
 
@@ -118,7 +54,7 @@ static void check_key_diff_of(struct ops *o, const struct layer_view *w)
 {
     const int32_t dim = w->rows.dim;
     double *want = ops_doubles(o, w->scores), *mean = ops_doubles(o, dim);
-    void *out = score_room(o, w->scores);
+    void *out = view_scores(o, w->scores);
 
     if (!o->be->ops->score_key_diff)
         return;
@@ -127,8 +63,8 @@ static void check_key_diff_of(struct ops *o, const struct layer_view *w)
 
         memset(mean, 0, (size_t)dim * sizeof *mean);
         for (int64_t r = 0; r < w->rows.rows[g]; r++) {
-            const float *k = row_of(w, w->k, g, r);
-            double norm = sqrt(dot_of(k, k, dim));
+            const float *k = view_row(w, w->k, g, r);
+            double norm = sqrt(view_dot(k, k, dim));
 
             for (int32_t d = 0; d < dim; d++)
                 mean[d] += (double)k[d] / norm;
@@ -136,16 +72,16 @@ static void check_key_diff_of(struct ops *o, const struct layer_view *w)
         for (int32_t d = 0; d < dim; d++)
             length += mean[d] * mean[d];
         for (int64_t r = 0; r < w->rows.rows[g]; r++) {
-            const float *k = row_of(w, w->k, g, r);
+            const float *k = view_row(w, w->k, g, r);
             double sum = 0;
 
             for (int32_t d = 0; d < dim; d++)
                 sum += (double)k[d] * mean[d];
-            want[w->rows.at[g] + r] = -sum / sqrt(dot_of(k, k, dim) * length);
+            want[w->rows.at[g] + r] = -sum / sqrt(view_dot(k, k, dim) * length);
         }
     }
     o->be->ops->score_key_diff(o->be, &w->rows, out);
-    judge(o, "distance from the mean key", out, want, w->scores, 1e-4);
+    view_judge(o, "distance from the mean key", out, want, w->scores, 1e-4);
 }
 
 static double deviation(const struct layer_view *w, const float *x, int32_t g, int64_t row, int64_t next, int64_t lag)
@@ -157,10 +93,10 @@ static double deviation(const struct layer_view *w, const float *x, int32_t g, i
         double low = INFINITY, high = -INFINITY;
 
         for (int64_t r = next; r < next + lag; r++) {
-            low = fmin(low, (double)row_of(w, x, g, r)[d]);
-            high = fmax(high, (double)row_of(w, x, g, r)[d]);
+            low = fmin(low, (double)view_row(w, x, g, r)[d]);
+            high = fmax(high, (double)view_row(w, x, g, r)[d]);
         }
-        z[d] = ((double)row_of(w, x, g, row)[d] - low) / (high - low);
+        z[d] = ((double)view_row(w, x, g, row)[d] - low) / (high - low);
         mean += z[d] / dim;
     }
     for (int32_t d = 0; d < dim; d++)
@@ -192,7 +128,7 @@ static void check_lag_of(struct ops *o, const struct layer_view *w)
                     want[w->rows.at[g] + at + t] += 0.5 * u[t] / sum;
             }
     o->be->ops->score_lag(o->be, &w->rows, FROM, LAG, out);
-    judge(o, "lag", out, want, w->scores, 1e-4);
+    view_judge(o, "lag", out, want, w->scores, 1e-4);
 }
 
 static void check_channels_of(struct ops *o, const struct layer_view *w)
@@ -201,7 +137,7 @@ static void check_channels_of(struct ops *o, const struct layer_view *w)
     int64_t first[KV_HEADS_MAX + 1] = { 0 };
     int32_t *index = arena_array(&o->arena, (size_t)w->scores + 1, sizeof *index);
     double *want = ops_doubles(o, w->rows.heads * dim);
-    void *out = score_room(o, w->rows.heads * dim);
+    void *out = view_scores(o, w->rows.heads * dim);
 
     if (!o->be->ops->channel_squares)
         return;
@@ -211,13 +147,13 @@ static void check_channels_of(struct ops *o, const struct layer_view *w)
             index[first[g + 1]++] = (int32_t)r;
         for (int64_t i = first[g]; i < first[g + 1]; i++)
             for (int32_t d = 0; d < dim; d++) {
-                double k = (double)row_of(w, w->k, g, index[i])[d];
+                double k = (double)view_row(w, w->k, g, index[i])[d];
 
                 want[g * dim + d] += k * k / (double)(first[g + 1] - first[g]);
             }
     }
     o->be->ops->channel_squares(o->be, &w->rows, ops_up_bytes(o, index, sizeof *index * (size_t)w->scores), first, out);
-    judge(o, "squares of channels", out, want, w->rows.heads * dim, 1e-5);
+    view_judge(o, "squares of channels", out, want, w->rows.heads * dim, 1e-5);
 }
 
 /* Mean and covariance of q in double. */
@@ -255,11 +191,11 @@ static void ref_expected(const struct layer_view *w, int32_t q_heads, int64_t fr
         double sum = 0;
 
         for (int64_t r = from; r < w->rows.rows[g]; r++) {
-            const float *k = row_of(w, w->k, g, r);
+            const float *k = view_row(w, w->k, g, r);
 
-            e[r] = dot_of(k, mean + h * dim, dim) / sqrt(dim);
+            e[r] = view_dot(k, mean + h * dim, dim) / sqrt(dim);
             for (int32_t i = 0; cov && i < dim; i++)
-                e[r] += (double)k[i] * dot_of(k, cov + (h * dim + i) * dim, dim) / (2.0 * dim);
+                e[r] += (double)k[i] * view_dot(k, cov + (h * dim + i) * dim, dim) / (2.0 * dim);
             sum += exp(e[r]);
         }
         for (int64_t r = from; r < w->rows.rows[g]; r++)
@@ -275,7 +211,7 @@ static void check_expected_of(struct ops *o, const struct layer_view *w, int32_t
     float *q = ops_random(o, (int64_t)ROWS * q_heads * dim, 1.0f);
     double *mean = ops_doubles(o, q_heads * dim), *cov = ops_doubles(o, q_heads * dim * dim);
     double *want = ops_doubles(o, w->scores), *e = ops_doubles(o, w->scores);
-    void *mean_out = score_room(o, q_heads * dim), *cov_out = score_room(o, q_heads * dim * dim);
+    void *mean_out = view_scores(o, q_heads * dim), *cov_out = view_scores(o, q_heads * dim * dim);
     float *zeros = arena_array(&o->arena, (size_t)w->scores + 64, sizeof *zeros), *mean_f, *cov_f;
     void *out;
 
@@ -285,8 +221,8 @@ static void check_expected_of(struct ops *o, const struct layer_view *w, int32_t
         q[i] = bf16_to_f32(f32_to_bf16(q[i] + 0.5f)); /* a mean that is not near zero */
     ref_stats(q, q_heads, dim, ROWS, mean, cov);
     o->be->ops->query_stats(o->be, ops_up(o, q, (int64_t)ROWS * q_heads * dim), q_heads, dim, ROWS, mean_out, cov_out);
-    judge(o, "mean of queries", mean_out, mean, q_heads * dim, 1e-5);
-    judge(o, "covariance of queries", cov_out, cov, q_heads * dim * dim, exact ? 1e-5 : 1e-3);
+    view_judge(o, "mean of queries", mean_out, mean, q_heads * dim, 1e-5);
+    view_judge(o, "covariance of queries", cov_out, cov, q_heads * dim * dim, exact ? 1e-5 : 1e-3);
     memset(zeros + w->scores, 0xff, 64 * sizeof *zeros);
     out = ops_up_bytes(o, zeros, (uint64_t)(w->scores + 64) * sizeof *zeros);
     mean_f = as_floats(o, mean, q_heads * dim);
@@ -294,7 +230,7 @@ static void check_expected_of(struct ops *o, const struct layer_view *w, int32_t
     ref_expected(w, q_heads, FROM, mean_f, cov_f, e, want);
     o->be->ops->score_expected(o->be, &w->rows, FROM, ops_up_bytes(o, mean_f, sizeof(float) * (size_t)(q_heads * dim)),
                                ops_up_bytes(o, cov_f, sizeof(float) * (size_t)(q_heads * dim * dim)), q_heads, out);
-    judge(o, "expected attention", out, want, w->scores, 2e-4);
+    view_judge(o, "expected attention", out, want, w->scores, 2e-4);
 }
 
 static void ref_columns(const struct layer_view *w, const struct column_args *a, const float *q, const float *lse,
@@ -316,7 +252,7 @@ static void ref_columns(const struct layer_view *w, const struct column_args *a,
 
                     if (a->position != INT64_MAX && w->token[at] > a->position + j)
                         continue;
-                    p = (double)a->scale * dot_of(q + (j * a->q_heads + h) * dim, row_of(w, w->k, g, r), dim);
+                    p = (double)a->scale * view_dot(q + (j * a->q_heads + h) * dim, view_row(w, w->k, g, r), dim);
                     p = exp(p - (double)lse[h * a->lse_stride + j]) * (double)weight[j];
                     column = a->largest ? fmax(column, p) : column + p;
                 }
@@ -335,7 +271,7 @@ static void check_columns_of(struct ops *o, const struct layer_view *w, int32_t 
     float *q = ops_random(o, (int64_t)ROWS * q_heads * dim, 1.0f), *lse = ops_random(o, q_heads * STRIDE, 0.5f);
     float *weight = ops_random(o, ROWS, 1.0f), *more = ops_random(o, q_heads * w->scores, 1.0f);
     double *want = ops_doubles(o, w->scores);
-    void *out = score_room(o, w->scores);
+    void *out = view_scores(o, w->scores);
     struct column_args a = { .rows = ROWS,
                              .q_heads = q_heads,
                              .scale = 1.0f / sqrtf((float)dim),
@@ -358,7 +294,7 @@ static void check_columns_of(struct ops *o, const struct layer_view *w, int32_t 
     a.weight = ops_up_bytes(o, weight, sizeof *weight * ROWS);
     a.column_weight = causal ? NULL : ops_up_bytes(o, more, sizeof *more * (size_t)(q_heads * w->scores));
     o->be->ops->score_columns(o->be, &w->rows, &a, out);
-    judge(o, largest ? "largest of columns" : "sums of columns", out, want, w->scores, 1e-5);
+    view_judge(o, largest ? "largest of columns" : "sums of columns", out, want, w->scores, 1e-5);
 }
 
 static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_heads, int32_t power)
@@ -368,7 +304,7 @@ static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_
     float *values;
     struct weight *wo = ops_weight(o, DIM, (int64_t)q_heads * dim, WEIGHT_MATRIX, 1.0f, &values);
     double *want = ops_doubles(o, group * w->scores);
-    void *out = score_room(o, group * w->scores);
+    void *out = view_scores(o, group * w->scores);
 
     if (o->be->ops->value_out_norms) {
         for (int32_t h = 0; h < q_heads; h++)
@@ -377,14 +313,14 @@ static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_
 
                 for (int n = 0; n < DIM; n++) {
                     double x =
-                        dot_of(row_of(w, w->v, h / group, r), values + (int64_t)n * q_heads * dim + h * dim, dim);
+                        view_dot(view_row(w, w->v, h / group, r), values + (int64_t)n * q_heads * dim + h * dim, dim);
 
                     *to += power == 1 ? fabs(x) : x * x;
                 }
                 *to = power == 1 ? *to : sqrt(*to);
             }
         o->be->ops->value_out_norms(o->be, &w->rows, wo, q_heads, power, out);
-        judge(o, "norms after the output projection", out, want, group * w->scores, 1e-5);
+        view_judge(o, "norms after the output projection", out, want, group * w->scores, 1e-5);
     }
     o->be->ops->weight_close(o->be, wo);
 }
@@ -395,16 +331,16 @@ static void check_linear_of(struct ops *o)
     float *x = ops_random(o, ROWS * COLS, 1.0f), *w = ops_random(o, OUTS * COLS, 1.0f),
           *bias = ops_random(o, OUTS, 1.0f);
     double *want = ops_doubles(o, ROWS * OUTS);
-    void *out = score_room(o, ROWS * OUTS);
+    void *out = view_scores(o, ROWS * OUTS);
 
     if (!o->be->ops->linear)
         return;
     for (int r = 0; r < ROWS; r++)
         for (int n = 0; n < OUTS; n++)
-            want[r * OUTS + n] = dot_of(x + r * COLS, w + n * COLS, COLS) + (double)bias[n];
+            want[r * OUTS + n] = view_dot(x + r * COLS, w + n * COLS, COLS) + (double)bias[n];
     o->be->ops->linear(o->be, ops_up(o, x, ROWS * COLS), ROWS, COLS, ops_up_bytes(o, w, sizeof *w * OUTS * COLS),
                        ops_up_bytes(o, bias, sizeof *bias * OUTS), OUTS, out);
-    judge(o, "small layer", out, want, ROWS * OUTS, 1e-5);
+    view_judge(o, "small layer", out, want, ROWS * OUTS, 1e-5);
 }
 
 void check_statistics(struct ops *o)
