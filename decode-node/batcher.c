@@ -23,6 +23,7 @@
 #include "common/base/thread.h"
 #include "common/base/trace.h"
 #include "decode-node/forward.h"
+#include "decode-node/tails.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -62,9 +63,7 @@ struct batcher {
     struct sequence *waiting, **waiting_end; /* for a slot */
     struct sequence **slot;                  /* [slots]; NULL: free */
     int32_t running;
-    int32_t *page; /* stack of free pages */
-    int32_t pages_free;
-    int32_t **held; /* [slots][pages_per_slot] */
+    struct tails tails;
 
     struct step step;
     struct step_seq *seq; /* [slots] */
@@ -72,19 +71,14 @@ struct batcher {
     struct flight flight[BEHIND_MAX + 1];
     int flights;
 
-    struct metric *m_running, *m_queued, *m_pages, *m_steps, *m_tokens, *m_step_seconds;
+    struct metric *m_running, *m_queued, *m_steps, *m_tokens, *m_step_seconds;
 };
-
-static int32_t pages_of(int32_t rows)
-{
-    return (rows + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-}
 
 /* ---- the door: any thread ------------------------------------------------------------------------------------ */
 
 enum status batcher_reserve(struct batcher *b, int32_t tail_rows, struct err *err)
 {
-    int64_t rows = (int64_t)pages_of(tail_rows) * KV_PAGE_TOKENS;
+    int64_t rows = (int64_t)tail_pages_of(tail_rows) * KV_PAGE_TOKENS;
 
     if (rows > b->cfg.tail_tokens_max)
         return err_set(err, ST_ERANGE, "question and answer need %d rows of tail, one sequence may have %d", tail_rows,
@@ -107,7 +101,7 @@ enum status batcher_reserve(struct batcher *b, int32_t tail_rows, struct err *er
 void batcher_release(struct batcher *b, int32_t tail_rows)
 {
     __atomic_sub_fetch(&b->sequences, 1, __ATOMIC_RELAXED);
-    __atomic_sub_fetch(&b->tail_rows, (int64_t)pages_of(tail_rows) * KV_PAGE_TOKENS, __ATOMIC_RELAXED);
+    __atomic_sub_fetch(&b->tail_rows, (int64_t)tail_pages_of(tail_rows) * KV_PAGE_TOKENS, __ATOMIC_RELAXED);
 }
 
 static enum status arrive(struct batcher *b, struct arrival *a)
@@ -167,9 +161,7 @@ int64_t batcher_tail_tokens(struct batcher *b)
 static void let_go(struct batcher *b, struct sequence *s)
 {
     if (s->slot >= 0) {
-        for (int32_t i = 0; i < s->pages; i++)
-            b->page[b->pages_free++] = b->held[s->slot][i];
-        metric_add(b->m_pages, -s->pages);
+        tails_take_back(&b->tails, s->slot, s->pages);
         b->slot[s->slot] = NULL;
         b->running--;
         metric_set(b->m_running, b->running);
@@ -260,27 +252,13 @@ static void take_arrival(struct batcher *b, struct arrival *a)
 
 /* ---- one step -------------------------------------------------------------------------------------------------- */
 
-/* A row that will be written at tail row `row` has a page. Room was promised at the door, so there is one. hot */
-static void page_for(struct batcher *b, struct sequence *s, int32_t row)
-{
-    while (s->pages <= row / KV_PAGE_TOKENS) {
-        int32_t page;
-        assert(b->pages_free > 0);
-        page = b->page[--b->pages_free];
-        b->held[s->slot][s->pages] = page;
-        b->be->ops->slot_page(b->be, s->slot, s->pages, page);
-        s->pages++;
-        metric_add(b->m_pages, 1);
-    }
-}
-
 /* Puts `rows` rows of a sequence into the step. hot */
 static void put_rows(struct batcher *b, struct sequence *s, int32_t rows, struct flight *f)
 {
     struct step_seq *q = &b->seq[b->step.seqs];
     bool generates = s->fed == s->prompt_tokens;
 
-    page_for(b, s, s->tail + rows - 1);
+    tails_grow(&b->tails, s->slot, &s->pages, tail_pages_of(s->tail + rows));
     *q = (struct step_seq){ .slot = s->slot, .row = b->step.rows, .rows = rows, .tail = s->tail };
     for (int32_t i = 0; i < rows; i++) {
         b->token[q->row + i] = generates ? -1 - s->slot : s->prompt[s->fed + i];
@@ -444,31 +422,23 @@ static void register_metrics(struct batcher *b, struct metrics *m)
 {
     b->m_running = metrics_gauge(m, "platen_decode_sequences_running", NULL, "answers that have a slot");
     b->m_queued = metrics_gauge(m, "platen_decode_sequences_queued", NULL, "answers that wait for a slot");
-    b->m_pages = metrics_gauge(m, "platen_decode_tail_pages", NULL, "tail pages in use");
     b->m_steps = metrics_counter(m, "platen_decode_steps_total", NULL, "steps of the batch");
     b->m_tokens = metrics_counter(m, "platen_decode_tokens_total", NULL, "tokens generated");
     b->m_step_seconds = metrics_histogram(m, "platen_decode_step_seconds", NULL, "time of one step", metric_seconds,
                                           ARRAY_LEN(metric_seconds));
 }
 
-static void lay_out(struct batcher *b, int32_t pages)
+static void lay_out(struct batcher *b)
 {
     size_t slots = (size_t)b->cfg.slots;
-    int32_t per_slot = pages_of(b->cfg.tail_tokens_max);
 
     b->waiting_end = &b->waiting;
     b->slot = mem_zero(slots, sizeof *b->slot);
     b->seq = mem_zero(slots, sizeof *b->seq);
     b->output = mem_zero(slots, sizeof *b->output);
     b->chosen = mem_zero(slots, sizeof *b->chosen);
-    b->held = mem_zero(slots, sizeof *b->held);
-    for (size_t i = 0; i < slots; i++)
-        b->held[i] = mem_zero((size_t)per_slot, sizeof **b->held);
     b->token = mem_zero((size_t)b->cfg.rows_max, sizeof *b->token);
     b->position = mem_zero((size_t)b->cfg.rows_max, sizeof *b->position);
-    b->page = mem_zero((size_t)pages, sizeof *b->page);
-    for (int32_t i = 0; i < pages; i++)
-        b->page[b->pages_free++] = pages - 1 - i;
     for (int i = 0; i <= BEHIND_MAX; i++) {
         b->flight[i].chooses = mem_zero(slots, sizeof(struct sequence *));
         b->flight[i].touches = mem_zero(slots, sizeof(struct sequence *));
@@ -478,8 +448,7 @@ static void lay_out(struct batcher *b, int32_t pages)
 
 static void lay_down(struct batcher *b)
 {
-    for (int32_t i = 0; i < b->cfg.slots; i++)
-        free(b->held[i]);
+    tails_close(&b->tails);
     for (int i = 0; i <= BEHIND_MAX; i++) {
         free(b->flight[i].chooses);
         free(b->flight[i].touches);
@@ -488,10 +457,8 @@ static void lay_down(struct batcher *b)
     free(b->seq);
     free(b->output);
     free(b->chosen);
-    free(b->held);
     free(b->token);
     free(b->position);
-    free(b->page);
     queue_close(b->arrivals);
     free(b);
 }
@@ -500,10 +467,7 @@ enum status batcher_open(struct batcher **out, const struct batcher_config *conf
 {
     struct batcher *b = mem_zero(1, sizeof *b);
     const struct hparams *hp = &config->weights->hp;
-    int32_t pages = config->tail_tokens / KV_PAGE_TOKENS;
     struct cache_config cache = { .slots = config->slots,
-                                  .pages = pages,
-                                  .pages_per_slot = pages_of(config->tail_tokens_max),
                                   .rows_max = config->rows_max,
                                   .layers = hp->layers,
                                   .q_heads = hp->q_heads,
@@ -516,8 +480,11 @@ enum status batcher_open(struct batcher **out, const struct batcher_config *conf
     b->be = config->be;
     b->behind = b->be->ops->host_is_device ? 0 : BEHIND_MAX;
     b->arrivals = queue_open("arrivals", (size_t)config->sequences_max + CALLS_MAX);
-    lay_out(b, pages);
+    lay_out(b);
     register_metrics(b, config->metrics);
+    tails_open(&b->tails, b->be, hp, config->slots, config->tail_tokens, config->tail_tokens_max, config->rows_max,
+               config->metrics);
+    tails_describe(&b->tails, &cache);
     st = b->be->ops->cache_open(b->be, &cache, err);
     if (st != ST_OK)
         goto fail;

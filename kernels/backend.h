@@ -184,8 +184,8 @@ struct step {
 
 /* What the decode side of a back end holds besides weights. */
 struct cache_config {
-    int32_t slots;          /* sequences at once */
-    int32_t pages;          /* tail pages in all; each holds KV_PAGE_TOKENS tokens of all layers */
+    int32_t slots; /* sequences at once */
+    int32_t pages; /* tail pages in all; each holds KV_PAGE_TOKENS tokens of all layers but those with a ring */
     int32_t pages_per_slot; /* longest tail */
     int32_t rows_max;       /* rows of one step */
     int32_t layers, q_heads, kv_heads, dim;
@@ -193,6 +193,10 @@ struct cache_config {
      * step, with room for rows_max rows (outputs: slots), and nothing is copied or waited for. false: every step runs as
      * it is called, over exactly its rows. */
     bool replay;
+    /* Layers that see a window: [layers], 1 for those (read in cache_open; NULL: none). Their tails lie in a pool of their
+     * own, of ring_pages pages, and a slot's pages come round in a ring (slot_ring). */
+    const uint8_t *ringed;
+    int32_t ring_pages;
 };
 
 /* Bytes in use on the device by purpose, for GetInfo and metrics. */
@@ -285,6 +289,9 @@ struct backend_ops {
     /* A slot keeps room for the longest blocks it was ever tied to: tying it to shorter ones allocates nothing. */
     void (*slot_blocks)(struct backend *be, int32_t slot, const struct kv_block *blocks);
     void (*slot_page)(struct backend *be, int32_t slot, int32_t index, int32_t page);
+    /* The same for the layers with a ring and their pool. A page may come again under a later index as soon as no row of
+     * the steps to come sees a row that it holds. */
+    void (*slot_ring)(struct backend *be, int32_t slot, int32_t index, int32_t page);
     /* hot: takes the rows of a step; what follows up to step_end works on them. Returns true when a recorded graph of
      * the same shape was replayed and the operations need not be called at all. `plan` names the forward pass. */
     bool (*step_begin)(struct backend *be, const struct step *step);

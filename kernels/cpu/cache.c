@@ -25,10 +25,11 @@ const int32_t *cache_positions(const struct cpu *c)
 
 const char *cache_page(const struct cache *cache, int32_t layer, int32_t slot, int32_t index)
 {
-    int64_t page = cache->page_of[(int64_t)slot * cache->config.pages_per_slot + index];
+    const struct tail_pool *tail = &cache->tail[layer];
+    int64_t page = tail->page_of[(int64_t)slot * cache->config.pages_per_slot + index];
 
     assert(page >= 0);
-    return cache->pages + ((int64_t)layer * cache->config.pages + page) * cache->page_bytes;
+    return tail->first + page * cache->page_bytes;
 }
 
 void cache_tail_place(const struct cpu *c, int32_t layer, int64_t row, int32_t head, void **k, void **v)
@@ -48,6 +49,7 @@ static void cache_free(struct cpu *c, struct cache *cache)
     cpu_free(&c->base, cache->pages);
     cpu_free(&c->base, cache->partial);
     free(cache->page_of);
+    free(cache->tail);
     free(cache->blocks);
     free(cache->firsts);
     free(cache->chosen);
@@ -69,8 +71,9 @@ static void host_tables(struct cache *cache)
     const struct cache_config *k = &cache->config;
     const size_t slots = (size_t)k->slots, heads = (size_t)k->kv_heads, rows = (size_t)k->rows_max;
 
-    cache->page_of = mem_alloc(slots * (size_t)k->pages_per_slot * sizeof *cache->page_of);
-    memset(cache->page_of, -1, slots * (size_t)k->pages_per_slot * sizeof *cache->page_of);
+    cache->page_of = mem_alloc(2 * slots * (size_t)k->pages_per_slot * sizeof *cache->page_of);
+    memset(cache->page_of, -1, 2 * slots * (size_t)k->pages_per_slot * sizeof *cache->page_of);
+    cache->tail = mem_zero((size_t)k->layers, sizeof *cache->tail);
     cache->blocks = mem_zero(slots * (size_t)k->layers, sizeof *cache->blocks);
     cache->firsts = mem_zero(slots * (size_t)k->layers * (heads + 1), sizeof *cache->firsts);
     for (size_t i = 0; i < slots * (size_t)k->layers; i++)
@@ -86,6 +89,23 @@ static void host_tables(struct cache *cache)
     cache->slot_chunks = mem_zero(slots, sizeof *cache->slot_chunks);
     for (int i = 0; i < RESULTS_KEPT; i++)
         cache->results[i] = mem_zero(slots, sizeof *cache->results[i]);
+}
+
+/* Pages of all layers; where `first` is given, also where each layer's begin. */
+static int64_t tail_pools(struct cache *cache, char *first)
+{
+    const struct cache_config *k = &cache->config;
+    int64_t pages = 0;
+
+    for (int32_t l = 0; l < k->layers; l++) {
+        const bool ring = k->ringed && k->ringed[l];
+
+        if (first)
+            cache->tail[l] = (struct tail_pool){ first + pages * cache->page_bytes,
+                                                 cache->page_of + (ring ? (int64_t)k->slots * k->pages_per_slot : 0) };
+        pages += ring ? k->ring_pages : k->pages;
+    }
+    return pages;
 }
 
 static int64_t chunks_of(int64_t rows)
@@ -127,13 +147,15 @@ enum status cpu_cache_open(struct backend *be, const struct cache_config *config
     assert(!c->cache && config->q_heads % config->kv_heads == 0);
     cache->config = *config;
     cache->page_bytes = 2 * (int64_t)config->kv_heads * KV_PAGE_TOKENS * config->dim * cpu_kv_bytes(c);
-    bytes = (uint64_t)config->layers * (uint64_t)config->pages * (uint64_t)cache->page_bytes;
     host_tables(cache);
+    bytes = (uint64_t)tail_pools(cache, NULL) * (uint64_t)cache->page_bytes;
     for (int32_t s = 0; s < config->slots; s++)
         cache->slot_chunks[s] = config->kv_heads * chunks_of((int64_t)config->pages_per_slot * KV_PAGE_TOKENS);
     st = cpu_alloc(be, bytes, "tails", &pages, err);
     if (st == ST_OK) {
         cache->pages = pages;
+        tail_pools(cache, pages);
+        cache->config.ringed = NULL; /* the caller's */
         st = partial_reserve(c, cache, err);
     }
     if (st != ST_OK) {
@@ -204,6 +226,16 @@ void cpu_slot_page(struct backend *be, int32_t slot, int32_t index, int32_t page
     assert(slot >= 0 && slot < cache->config.slots && index >= 0 && index < cache->config.pages_per_slot);
     assert(page >= 0 && page < cache->config.pages);
     cache->page_of[(int64_t)slot * cache->config.pages_per_slot + index] = page;
+}
+
+void cpu_slot_ring(struct backend *be, int32_t slot, int32_t index, int32_t page)
+{
+    struct cache *cache = cpu_of(be)->cache;
+    const struct cache_config *k = &cache->config;
+
+    assert(slot >= 0 && slot < k->slots && index >= 0 && index < k->pages_per_slot);
+    assert(page >= 0 && page < k->ring_pages);
+    cache->page_of[((int64_t)k->slots + slot) * k->pages_per_slot + index] = page;
 }
 
 /* hot */

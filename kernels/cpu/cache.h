@@ -3,7 +3,7 @@
  * cache.h - what a decode node's back end holds: slots with their blocks, tail pages, and the step that is running.
  *
  *   slot ──▶ per layer: block (K rows, V rows, first[G+1]; immutable, not ours)
- *        └─▶ pages[index] ──▶ page: per layer K [G][64][D], V [G][64][D]
+ *        └─▶ pages[index] ──▶ page: per layer K [G][64][D], V [G][64][D]; layers with a ring have pages of their own
  *
  * owned by: the back end; thread: engine.
  */
@@ -26,11 +26,18 @@ struct slot_block {
     const uint8_t *mask; /* which ones (layout.h); NULL: all */
 };
 
+/* Where a layer's tail pages lie, and the table that numbers them. */
+struct tail_pool {
+    char *first;
+    const int32_t *page_of; /* [slots][pages_per_slot] */
+};
+
 struct cache {
     struct cache_config config;
     int64_t page_bytes;        /* one page of one layer */
-    char *pages;               /* [layers][pages] pages */
-    int32_t *page_of;          /* [slots][pages_per_slot] */
+    char *pages;               /* [layers][pages or ring_pages] pages */
+    struct tail_pool *tail;    /* [layers] */
+    int32_t *page_of;          /* [2][slots][pages_per_slot]: of the full layers, of those with a ring */
     struct slot_block *blocks; /* [slots][layers] */
     int64_t *firsts;           /* [slots][layers][G + 1] */
     int32_t *chosen;           /* [slots]: what each chose last */

@@ -177,6 +177,7 @@ const struct backend_ops backend_cpu_ops = {
     .cache_close = cpu_cache_close,
     .slot_blocks = cpu_slot_blocks,
     .slot_page = cpu_slot_page,
+    .slot_ring = cpu_slot_ring,
     .step_begin = cpu_step_begin,
     .step_embed = cpu_step_embed,
     .qkv_to_tail = cpu_qkv_to_tail,

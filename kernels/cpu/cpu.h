@@ -159,6 +159,7 @@ enum status cpu_cache_open(struct backend *be, const struct cache_config *config
 void cpu_cache_close(struct backend *be);
 void cpu_slot_blocks(struct backend *be, int32_t slot, const struct kv_block *blocks);
 void cpu_slot_page(struct backend *be, int32_t slot, int32_t index, int32_t page);
+void cpu_slot_ring(struct backend *be, int32_t slot, int32_t index, int32_t page);
 bool cpu_step_begin(struct backend *be, const struct step *step);
 void cpu_step_embed(struct backend *be, const struct weight *table, float scale, void *x);
 void cpu_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t q_heads, float scale, int32_t window,

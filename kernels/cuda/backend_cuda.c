@@ -248,6 +248,7 @@ const struct backend_ops backend_cuda_ops = {
     .cache_close = cuda_cache_close,
     .slot_blocks = cuda_slot_blocks,
     .slot_page = cuda_slot_page,
+    .slot_ring = cuda_slot_ring,
     .step_begin = cuda_step_begin,
     .step_embed = cuda_step_embed,
     .qkv_to_tail = cuda_qkv_to_tail,

@@ -4,6 +4,7 @@
  *
  *   slot ─▶ per layer: where its block's K and V begin, first row of every head          (slot_blocks)
  *        └▶ pages: number i of the tail lies in page p of the pool, the same p in every layer   (slot_page)
+ *                  but in layers that see a window: these have a pool and a table of their own  (slot_ring)
  *
  * Kernels find everything through these tables, so a recorded step works for whatever sequences are in it. Changes are
  * queued on the compute lane between steps.
@@ -68,7 +69,9 @@ static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
     d->pages_per_slot = k->pages_per_slot;
     d->pool = cache->pool;
     d->page_stride = page;
-    d->layer_stride = page * k->pages;
+    d->ring_table = k->slots * k->pages_per_slot;
+    for (int32_t l = 0; l < k->layers; l++)
+        d->ringed[l / 32] |= (k->ringed && k->ringed[l] ? 1u : 0u) << l % 32;
     d->rows = (struct step_rows){ .token = at,
                                   .position = at + rows,
                                   .slot = at + 2 * rows,
@@ -82,6 +85,29 @@ static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
                                   .output_slot = outputs + 2 * k->slots };
 }
 
+/* Returns the pages of all layers. */
+static int64_t page_firsts(struct cuda_cache *cache)
+{
+    const struct cache_config *k = &cache->config;
+    int64_t pages = 0;
+
+    for (int32_t l = 0; l < k->layers; l++) {
+        cache->page_first[l] = pages;
+        pages += k->ringed && k->ringed[l] ? k->ring_pages : k->pages;
+    }
+    return pages;
+}
+
+struct decode_shape cuda_layer_shape(const struct cuda *c, int32_t layer)
+{
+    const struct cuda_cache *cache = c->cache;
+    struct decode_shape d = cache->decode;
+    const uint64_t kv = c->base.kv == DT_F32 ? 4 : 2;
+
+    d.pool = (const char *)cache->pool + (uint64_t)(cache->page_first[layer] * d.page_stride) * kv;
+    return d;
+}
+
 static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct err *err)
 {
     const struct cache_config *k = &cache->config;
@@ -89,12 +115,12 @@ static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct 
     const uint64_t kv = c->base.kv == DT_F32 ? 4 : 2;
     struct decode_shape *d = &cache->decode;
     int64_t page = 2 * (int64_t)k->kv_heads * KV_PAGE_TOKENS * k->dim;
-    enum status st = device_array(c, &cache->pool, page * k->pages * k->layers, kv, "tails", err);
+    enum status st = device_array(c, &cache->pool, page * page_firsts(cache), kv, "tails", err);
 
     if (st == ST_OK)
         st = device_array(c, &cache->blocks, (int64_t)k->slots * k->layers, (uint64_t)cache->block_bytes, "other", err);
     if (st == ST_OK)
-        st = device_array(c, &cache->pages, (int64_t)k->slots * k->pages_per_slot, 4, "other", err);
+        st = device_array(c, &cache->pages, 2 * (int64_t)k->slots * k->pages_per_slot, 4, "other", err);
     if (st == ST_OK)
         st = device_array(c, &cache->upload,
                           STEP_ROW_ARRAYS * (int64_t)k->rows_max + STEP_OUTPUT_ARRAYS * (int64_t)k->slots, 4, "other",
@@ -134,7 +160,9 @@ enum status cuda_cache_open(struct backend *be, const struct cache_config *confi
     cache->config = *config;
     cache->block_bytes = slot_block_bytes(config->kv_heads);
     cache->blocks_host = mem_zero((size_t)config->layers, (size_t)cache->block_bytes);
+    cache->page_first = mem_zero((size_t)config->layers, sizeof *cache->page_first);
     st = tables_open(c, cache, err);
+    cache->config.ringed = NULL; /* the caller's */
     for (int i = 0; i < STEPS_KEPT && st == ST_OK; i++)
         st = flight_open(c, &cache->flight[i], config, err);
     if (st != ST_OK)
@@ -174,6 +202,7 @@ void cuda_cache_close(struct backend *be)
     cuda_free(be, cache->decode.partial);
     cuda_free(be, cache->decode.arrived);
     free(cache->blocks_host);
+    free(cache->page_first);
     free(cache);
     c->cache = NULL;
 }
@@ -224,4 +253,14 @@ void cuda_slot_page(struct backend *be, int32_t slot, int32_t index, int32_t pag
     assert(slot >= 0 && slot < cache->config.slots && index >= 0 && index < cache->config.pages_per_slot);
     assert(page >= 0 && page < cache->config.pages);
     cuda_upload(be, LANE_COMPUTE, cache->pages + (int64_t)slot * cache->config.pages_per_slot + index, &page, 4);
+}
+
+void cuda_slot_ring(struct backend *be, int32_t slot, int32_t index, int32_t page)
+{
+    struct cuda_cache *cache = cuda_of(be)->cache;
+    const struct cache_config *k = &cache->config;
+
+    assert(slot >= 0 && slot < k->slots && index >= 0 && index < k->pages_per_slot);
+    assert(page >= 0 && page < k->ring_pages);
+    cuda_upload(be, LANE_COMPUTE, cache->pages + ((int64_t)k->slots + slot) * k->pages_per_slot + index, &page, 4);
 }

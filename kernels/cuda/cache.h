@@ -31,10 +31,11 @@ struct step_flight {
 struct cuda_cache {
     struct cache_config config;
     int64_t block_bytes; /* of one slot_block */
-    void *pool;          /* kv [layers][pages] of K [G][64][D], V [G][64][D] */
+    void *pool;          /* kv [layers][pages or ring_pages] of K [G][64][D], V [G][64][D] */
+    int64_t *page_first; /* [layers]: pages of the pool before the layer's */
     char *blocks;        /* device [slots][layers] of slot_block */
     char *blocks_host;   /* [layers] of one slot, being filled */
-    int32_t *pages;      /* device [slots][pages_per_slot] */
+    int32_t *pages;      /* device [2][slots][pages_per_slot]: of the full layers, of those with a ring */
     int32_t *upload;     /* device, as step_flight.upload */
     int32_t *chosen;     /* device [slots]: each slot's last token */
     int32_t *ids;        /* device [slots]: by sequence */
@@ -48,6 +49,9 @@ struct cuda_cache {
     bool open, recording, outputs_reached, replayed;
     struct step_graph *current;
 };
+
+/* What the kernels of one layer read: the step's shape with the layer's pages. */
+struct decode_shape cuda_layer_shape(const struct cuda *c, int32_t layer);
 
 #ifdef __cplusplus
 }

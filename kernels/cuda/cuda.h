@@ -157,6 +157,7 @@ enum status cuda_cache_open(struct backend *be, const struct cache_config *confi
 void cuda_cache_close(struct backend *be);
 void cuda_slot_blocks(struct backend *be, int32_t slot, const struct kv_block *blocks);
 void cuda_slot_page(struct backend *be, int32_t slot, int32_t index, int32_t page);
+void cuda_slot_ring(struct backend *be, int32_t slot, int32_t index, int32_t page);
 bool cuda_step_begin(struct backend *be, const struct step *step);
 void cuda_step_embed(struct backend *be, const struct weight *table, float scale, void *x);
 void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope, int32_t layer,

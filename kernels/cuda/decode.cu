@@ -42,6 +42,12 @@ __device__ __forceinline__ const struct slot_block *block_of(const struct decode
     return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * bytes);
 }
 
+/* The pages of a slot's tail in a layer. */
+__device__ __forceinline__ const int32_t *pages_of(const struct decode_shape &s, int32_t slot, int32_t layer)
+{
+    return s.pages + ((s.ringed[layer / 32] >> layer % 32 & 1) ? s.ring_table : 0) + (int64_t)slot * s.pages_per_slot;
+}
+
 /* An item as a thread block works on it. */
 struct work {
     int32_t unit_row, unit_rows, unit_tail, head;
@@ -86,7 +92,7 @@ __device__ struct decode_item item_of(const struct decode_shape &s, int32_t laye
     at.block_rows = b->first[at.head + 1] - (int32_t)first;
     at.k = (const char *)b->k + first * s.dim * 2;
     at.v = (const char *)b->v + first * s.dim * 2;
-    at.pages = s.pages + (int64_t)slot * s.pages_per_slot;
+    at.pages = pages_of(s, slot, layer);
     at.whole = (at.block_rows + TILE - 1) / TILE + (at.unit_tail + at.unit_rows + TILE - 1) / TILE;
     return at;
 }
@@ -487,7 +493,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t group = s.q_heads / s.kv_heads, cta = blockIdx.x;
     const struct decode_item *items = s.item + (int64_t)layer * s.units * s.kv_heads;
-    const char *pool = (const char *)s.pool + (int64_t)layer * s.layer_stride * 2;
+    const char *pool = (const char *)s.pool;
     const uint32_t mine = shared_address(shared) + warp * room<D>::warp;
     const struct decode_start begin = s.start[(int64_t)layer * s.ctas + cta];
     const int32_t used = sharers(s.ctas, begin.total);
@@ -574,8 +580,8 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
         return;
     const struct slot_block *b = block_of(s, slot, layer);
     const int32_t begin = b->first[g], block_rows = b->first[g + 1] - begin, self = block_rows + s.rows.tail[row];
-    const int32_t *pages = s.pages + (int64_t)slot * s.pages_per_slot;
-    const T *pool = (const T *)s.pool + (int64_t)layer * s.layer_stride;
+    const int32_t *pages = pages_of(s, slot, layer);
+    const T *pool = (const T *)s.pool;
     float top = -CUDART_INF_F, total = 0.0f, value[CHANNELS] = {};
 
     for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)

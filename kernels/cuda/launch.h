@@ -170,15 +170,16 @@ struct decode_shape {
     int32_t ctas;       /* thread blocks per layer */
     const char *blocks; /* [slots][layers] of struct slot_block */
     struct step_rows rows;
-    const int32_t *pages; /* [slots][pages_per_slot] */
-    int32_t pages_per_slot;
-    const void *pool;                  /* T: tail pages of layer 0 */
-    int64_t page_stride, layer_stride; /* numbers */
-    int32_t *item_first;               /* [layers][items + 1]: tiles before each item */
-    struct decode_item *item;          /* [layers][items] */
-    struct decode_start *start;        /* [layers][ctas + 1] */
-    float *partial;                    /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
-    uint32_t *arrived;                 /* [items], zeros between calls */
+    const int32_t *pages;               /* [slots][pages_per_slot], and the same again for the layers with a ring */
+    int32_t pages_per_slot, ring_table; /* numbers from one table to the other */
+    uint32_t ringed[HPARAMS_LAYERS_MAX / 32]; /* bit l % 32 of word l / 32: layer l has a ring */
+    const void *pool;                         /* T: tail pages of the layer that is launched */
+    int64_t page_stride;                      /* numbers */
+    int32_t *item_first;                      /* [layers][items + 1]: tiles before each item */
+    struct decode_item *item;                 /* [layers][items] */
+    struct decode_start *start;               /* [layers][ctas + 1] */
+    float *partial;                           /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
+    uint32_t *arrived;                        /* [items], zeros between calls */
 };
 /* Tiles of every item of every layer, and where each thread block begins. Once a step. */
 cudaError_t launch_decode_plan(struct cuda_queue q, const struct decode_shape *s);

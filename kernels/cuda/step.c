@@ -207,8 +207,7 @@ void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const s
 {
     struct cuda *c = cuda_of(be);
     struct cuda_cache *cache = c->cache;
-    const struct decode_shape *d = &cache->decode;
-    const uint64_t kv = be->kv == DT_F32 ? 4 : 2;
+    const struct decode_shape d = cuda_layer_shape(c, layer);
     const struct rotate_args args = { .q_heads = shape->q_heads,
                                       .kv_heads = shape->kv_heads,
                                       .dim = shape->dim,
@@ -221,14 +220,14 @@ void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const s
                                       .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
                                       .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
                                       .qkv = qkv,
-                                      .position = d->rows.position,
+                                      .position = d.rows.position,
                                       .q = q,
-                                      .slot = d->rows.slot,
-                                      .tail = d->rows.tail,
-                                      .pages = cache->pages,
-                                      .pages_per_slot = cache->config.pages_per_slot,
-                                      .pool = (char *)cache->pool + (uint64_t)(layer * d->layer_stride) * kv,
-                                      .page_stride = d->page_stride };
+                                      .slot = d.rows.slot,
+                                      .tail = d.rows.tail,
+                                      .pages = d.pages + (d.ringed[layer / 32] >> layer % 32 & 1 ? d.ring_table : 0),
+                                      .pages_per_slot = d.pages_per_slot,
+                                      .pool = (void *)d.pool,
+                                      .page_stride = d.page_stride };
 
     cuda_failed(c, launch_rotate(c->queue[LANE_COMPUTE], be->act, &args, cache->rows_pad), "qkv_to_tail");
 }
@@ -240,10 +239,11 @@ void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t 
     struct cuda *c = cuda_of(be);
     struct cuda_cache *cache = c->cache;
 
+    const struct decode_shape d = cuda_layer_shape(c, layer);
+
     assert(q_heads == cache->config.q_heads);
-    cuda_failed(
-        c, launch_decode(c->queue[LANE_COMPUTE], be->kv, &cache->decode, cache->rows_pad, layer, q, scale, window, out),
-        "attn_decode");
+    cuda_failed(c, launch_decode(c->queue[LANE_COMPUTE], be->kv, &d, cache->rows_pad, layer, q, scale, window, out),
+                "attn_decode");
 }
 
 /* hot */

@@ -10,6 +10,7 @@
 #include "common/base/clock.h"
 #include "decode-node/batcher.h"
 #include "decode-node/forward.h"
+#include "decode-node/tails.h"
 #include "tests/golden/family.h"
 #include "tests/support/cmocka_main.h"
 
@@ -175,32 +176,43 @@ static void windowed_layers_hold_their_window_only(void **state)
     each(check_windows);
 }
 
+static int32_t largest_window(const struct hparams *hp)
+{
+    int32_t most = 0;
+
+    for (int32_t l = 0; l < hp->layers; l++)
+        most = hp->window[l] > most ? hp->window[l] : most;
+    return most;
+}
+
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
-/* Feeds tokens [c's, 300) in steps of `rows` rows; compares the logits of each step's last row. */
+/* Feeds tokens [c's, 300) in steps of `rows` rows; compares the logits of each step's last row. Layers with a window write
+ * over the pages of rows that are no longer seen: few pages are ever held, and the logits do not notice. */
 static int feed(struct family_model *m, const struct context *c, int32_t from, int32_t rows)
 {
     const struct hparams *hp = &m->weights->hp;
-    const struct cache_config cache = { .slots = 1,
-                                        .pages = FAMILY_TOKENS_MAX / KV_PAGE_TOKENS,
-                                        .pages_per_slot = FAMILY_TOKENS_MAX / KV_PAGE_TOKENS,
-                                        .rows_max = rows,
-                                        .layers = hp->layers,
-                                        .q_heads = hp->q_heads,
-                                        .kv_heads = hp->kv_heads,
-                                        .dim = hp->head_dim };
+    struct cache_config cache = { .slots = 1,
+                                  .rows_max = rows,
+                                  .layers = hp->layers,
+                                  .q_heads = hp->q_heads,
+                                  .kv_heads = hp->kv_heads,
+                                  .dim = hp->head_dim };
     const char *key = json_object_get(m->expected, "stepped") ? "stepped" : "logits";
     int32_t position[FAMILY_TOKENS];
+    struct metrics *metrics = metrics_open(2);
+    struct tails tails;
     struct forward f;
+    int32_t held = 0;
     int seen = 0;
 
     for (int32_t i = 0; i < FAMILY_TOKENS; i++)
         position[i] = i;
+    tails_open(&tails, m->be, hp, 1, FAMILY_TOKENS_MAX, FAMILY_TOKENS_MAX, rows, metrics);
+    tails_describe(&tails, &cache);
     assert_int_equal(m->be->ops->cache_open(m->be, &cache, NULL), ST_OK);
     assert_int_equal(forward_open(&f, m->be, m->weights, rows, 1, NULL), ST_OK);
     m->be->ops->slot_blocks(m->be, 0, c->block);
-    for (int32_t i = 0; i < cache.pages; i++)
-        m->be->ops->slot_page(m->be, 0, i, i);
     for (int32_t at = from; at < FAMILY_TOKENS; at += rows) {
         const int32_t count = FAMILY_TOKENS - at < rows ? FAMILY_TOKENS - at : rows, output = count - 1;
         const struct step_seq seq = { .rows = count, .tail = at - from };
@@ -209,13 +221,17 @@ static int feed(struct family_model *m, const struct context *c, int32_t from, i
         };
         int32_t chosen;
 
+        tails_grow(&tails, 0, &held, tail_pages_of(seq.tail + count));
         forward_step(&f, &step);
         m->be->ops->step_result(m->be, 0, &chosen);
         assert_int_equal(chosen, largest(f.logits, hp->vocab));
         seen += family_assert_logits(m, key, at + output, f.logits);
     }
+    assert_true(metric_value(tails.ring.gauge) <= (largest_window(hp) + rows + 61) / 64 + 1);
     forward_close(&f);
     m->be->ops->cache_close(m->be);
+    tails_close(&tails);
+    metrics_close(metrics);
     return seen;
 }
 

@@ -151,8 +151,11 @@ static void judge_layer(struct run *r, const struct step *step, int layer)
 
 static void give_pages(struct run *r, int slot, int32_t tail)
 {
-    for (; r->pages_given[slot] * KV_PAGE_TOKENS < tail; r->pages_given[slot]++)
+    for (; r->pages_given[slot] * KV_PAGE_TOKENS < tail; r->pages_given[slot]++) {
         r->o->be->ops->slot_page(r->o->be, slot, r->pages_given[slot], r->next_page++);
+        if (r->c->window) /* other numbers than in the full layer */
+            r->o->be->ops->slot_ring(r->o->be, slot, r->pages_given[slot], SLOTS * PAGES_PER_SLOT + 3 - r->next_page);
+    }
 }
 
 /* Rows of each slot in each step; 0: not in it. */
@@ -260,6 +263,7 @@ static void judge_gather(struct run *r, int slot, int layer, int64_t most)
 
 static void check_case(struct ops *o, const struct decode_case *c)
 {
+    static const uint8_t ringed[LAYERS] = { 0, 1 };
     struct cache_config config = { .slots = SLOTS,
                                    .pages = SLOTS * PAGES_PER_SLOT,
                                    .pages_per_slot = PAGES_PER_SLOT,
@@ -267,7 +271,9 @@ static void check_case(struct ops *o, const struct decode_case *c)
                                    .layers = LAYERS,
                                    .q_heads = c->q_heads,
                                    .kv_heads = c->kv_heads,
-                                   .dim = c->dim };
+                                   .dim = c->dim,
+                                   .ringed = c->window ? ringed : NULL,
+                                   .ring_pages = SLOTS * PAGES_PER_SLOT + 3 };
     struct run r = { .o = o, .c = c };
     struct kv_block *blocks = arena_array(&o->arena, LAYERS, sizeof *blocks);
     int32_t chosen[SLOTS] = { -1, -1, -1, -1 };

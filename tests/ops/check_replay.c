@@ -99,7 +99,15 @@ static int32_t rows_of(int32_t step, int32_t slot)
 static void run(struct tiny *t, bool replay, int32_t ids[STEPS][SLOTS])
 {
     struct backend *be = t->o->be;
-    const struct cache_config config = { SLOTS, SLOTS, 1, ROWS_MAX, 1, HEADS, KV_HEADS, HEAD_DIM, replay };
+    const struct cache_config config = { .slots = SLOTS,
+                                         .pages = SLOTS,
+                                         .pages_per_slot = 1,
+                                         .rows_max = ROWS_MAX,
+                                         .layers = 1,
+                                         .q_heads = HEADS,
+                                         .kv_heads = KV_HEADS,
+                                         .dim = HEAD_DIM,
+                                         .replay = replay };
     struct kv_block block = {
         .heads = KV_HEADS, .dim = HEAD_DIM, .k_dim = HEAD_DIM, .dtype = be->kv, .data = t->block
     };

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 platen_test(test_blocks SOURCES test_blocks.c LINK platen_decode LABELS unit)
 platen_test(test_context SOURCES test_context.c LINK platen_decode LABELS unit)
+platen_test(test_tails SOURCES test_tails.c LINK platen_decode LABELS unit)
 platen_test(test_batcher SOURCES test_batcher.c LINK platen_decode LABELS unit)
