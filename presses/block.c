@@ -291,6 +291,7 @@ const struct press press_block = {
     .options_bytes = sizeof(struct block_options),
     .even_only = true,
     .in_parts = true,
+    .prefill_only = true,
     .needs = block_needs,
     .admit = block_admit,
     .choose = block_choose,

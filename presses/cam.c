@@ -45,25 +45,38 @@ void press_cam_fini(struct press_cam *cam)
     memset(cam, 0, sizeof *cam);
 }
 
-/* Room for n rows per head; rows that were not known before have got nothing. */
+/* Room for n rows per head. */
+static void cam_room(struct press_cam *cam, int32_t layer, int64_t n)
+{
+    int64_t room = n + n / 2 + 64;
+    float *sum;
+
+    if (n <= cam->room[layer])
+        return;
+    sum = mem_zero((size_t)(room * cam->heads), sizeof *sum);
+    for (int32_t g = 0; g < cam->heads && cam->sum[layer]; g++)
+        memcpy(sum + g * room, cam->sum[layer] + g * cam->room[layer], (size_t)cam->rows[layer] * sizeof *sum);
+    free(cam->sum[layer]);
+    cam->sum[layer] = sum;
+    cam->room[layer] = room;
+}
+
+void press_cam_reserve(struct press_cam *cam, const struct hparams *hp, int64_t rows)
+{
+    cam->layers = hp->layers;
+    cam->heads = hp->kv_heads;
+    for (int32_t l = 0; l < hp->layers; l++)
+        if (hparams_layer_is_full(hp, l))
+            cam_room(cam, l, rows);
+}
+
+/* There are n rows now; those that were not known before have got nothing. */
 static void cam_grow(struct press_cam *cam, int32_t layer, int64_t n)
 {
-    int64_t room = cam->room[layer];
-
-    if (n > room) {
-        float *sum;
-
-        room = n + n / 2 + 64;
-        sum = mem_zero((size_t)(room * cam->heads), sizeof *sum);
-        for (int32_t g = 0; g < cam->heads && cam->sum[layer]; g++)
-            memcpy(sum + g * room, cam->sum[layer] + g * cam->room[layer], (size_t)cam->rows[layer] * sizeof *sum);
-        free(cam->sum[layer]);
-        cam->sum[layer] = sum;
-        cam->room[layer] = room;
-    }
+    cam_room(cam, layer, n);
     for (int32_t g = 0; g < cam->heads; g++)
         for (int64_t r = cam->rows[layer]; r < n; r++)
-            cam->sum[layer][g * room + r] = 0;
+            cam->sum[layer][g * cam->room[layer] + r] = 0;
     cam->rows[layer] = n;
 }
 
@@ -98,13 +111,6 @@ enum status press_cam_step(struct press_run *run, struct press_cam *cam, const s
 
 /* ---- the merge -------------------------------------------------------------------------------------------------------- */
 
-static int ascending(const void *a, const void *b)
-{
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Mean of what the window's rows got. */
 static float window_mean(const struct cam_merge *m, int32_t head, const int32_t *window, int64_t count)
 {
@@ -130,19 +136,27 @@ static void merge_row(const struct cam_merge *m, const float *old, int32_t row, 
     }
 }
 
+/* Ascending lists of the first `kept` rows of the order, and of the `merges` after them. */
+static void split_rows(const struct cam_merge *m, int64_t merges, int32_t *kept, int32_t *gone)
+{
+    memset(m->mark, 0, (size_t)m->n);
+    for (int64_t i = 0; i < m->kept + merges; i++)
+        m->mark[m->order[i]] = i < m->kept ? 1 : 2;
+    for (int32_t r = 0; r < m->n; r++) {
+        if (m->mark[r] == 1)
+            *kept++ = r;
+        else if (m->mark[r] == 2)
+            *gone++ = r;
+    }
+}
+
 void cam_merge_values(const struct cam_merge *m)
 {
     int64_t gone = m->n - m->kept, merges = m->merges < gone ? m->merges : gone;
-    int32_t *kept = mem_alloc((size_t)(m->kept + 1) * sizeof *kept);
-    int32_t *rows = mem_alloc((size_t)(merges + 1) * sizeof *rows);
-    size_t bytes = (size_t)(m->heads * m->n * m->dim) * sizeof(float);
-    float *old = mem_alloc(bytes + 1);
+    int32_t *kept = m->rows, *rows = m->rows + m->kept;
 
-    memcpy(kept, m->order, (size_t)m->kept * sizeof *kept);
-    memcpy(rows, m->order + m->kept, (size_t)merges * sizeof *rows);
-    memcpy(old, m->v, bytes);
-    qsort(kept, (size_t)m->kept, sizeof *kept, ascending);
-    qsort(rows, (size_t)merges, sizeof *rows, ascending);
+    split_rows(m, merges, kept, rows);
+    memcpy(m->old, m->v, (size_t)(m->heads * m->n * m->dim) * sizeof *m->old);
     for (int64_t i = 0, at = 0; i < merges; i++) {
         int64_t count;
 
@@ -150,11 +164,8 @@ void cam_merge_values(const struct cam_merge *m)
             at++;
         count = m->kept - at < m->window ? m->kept - at : m->window;
         if (count > 0)
-            merge_row(m, old, rows[i], kept + at, count);
+            merge_row(m, m->old, rows[i], kept + at, count);
     }
-    free(old);
-    free(rows);
-    free(kept);
 }
 
 /* ---- the stage ----------------------------------------------------------------------------------------------------------- */
@@ -203,18 +214,13 @@ static void values_put(struct press_round *round, const float *v)
     round->be->ops->wait(round->be, LANE_PRESS);
 }
 
-/* What each head of the cache got, for the rows that stay. */
-static void cam_cut(struct press_cam *cam, int32_t layer, const int32_t *order, int64_t kept)
+/* What each head of the cache got, for the rows that stay: the first of m->rows. */
+static void cam_cut(struct press_cam *cam, int32_t layer, const struct cam_merge *m)
 {
-    int32_t *rows = mem_alloc((size_t)kept * sizeof *rows);
-
-    memcpy(rows, order, (size_t)kept * sizeof *rows);
-    qsort(rows, (size_t)kept, sizeof *rows, ascending);
     for (int32_t g = 0; g < cam->heads; g++)
-        for (int64_t i = 0; i < kept; i++)
-            cam->sum[layer][g * cam->room[layer] + i] = cam->sum[layer][g * cam->room[layer] + rows[i]];
-    cam->rows[layer] = kept;
-    free(rows);
+        for (int64_t i = 0; i < m->kept; i++)
+            cam->sum[layer][g * cam->room[layer] + i] = cam->sum[layer][g * cam->room[layer] + m->rows[i]];
+    cam->rows[layer] = m->kept;
 }
 
 static enum status cam_budget(const struct press_stage *stage, struct press_round *round, struct err *err)
@@ -241,9 +247,12 @@ static enum status cam_budget(const struct press_stage *stage, struct press_roun
     m.sum = cam->sum[layer];
     m.stride = cam->room[layer];
     m.v = values_get(round);
+    m.old = press_work_host(round, (uint64_t)(m.heads * m.n * m.dim) * sizeof *m.old);
+    m.rows = press_work_host(round, (uint64_t)m.n * sizeof *m.rows);
+    m.mark = press_work_host(round, (uint64_t)m.n);
     cam_merge_values(&m);
     values_put(round, m.v);
-    cam_cut(cam, layer, m.order, m.kept);
+    cam_cut(cam, layer, &m);
     round->budget.protected_score = INFINITY;
     return ST_OK;
 }

@@ -27,6 +27,10 @@ struct cam_merge {
     int64_t stride;
     float *v;
     int32_t heads, dim, layer;
+    /* scratch: rows [n] is left with the `kept` rows that stay first, ascending */
+    int32_t *rows;
+    uint8_t *mark; /* [n] */
+    float *old;    /* as v */
     cam_coin coin;
     void *ctx;
 };

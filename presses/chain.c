@@ -177,17 +177,23 @@ struct press_keep chain_round_keep(const struct chain_part *part, const struct c
     return keep;
 }
 
-/* Rows that a round keeps of heads * n at most. total: it counts over all heads together. */
-static int64_t round_rows_max(const struct chain_part *part, const struct chain_round *r, int32_t place, int32_t places,
-                              int64_t n)
+int64_t chain_round_rows_max(const struct chain_part *part, const struct chain_round *r, const struct press_keep *keep,
+                             int32_t place, int32_t places, int64_t n)
 {
-    struct press_keep keep = chain_round_keep(part, r, place);
-    int64_t rows = r->keep >= 0 ? press_keep_rows(&keep, n) : n;
+    int64_t rows = r->choose < 0 ? press_keep_rows(keep, n) : n;
 
     for (int32_t i = r->begin; i < r->end; i++)
         if (part->stages[i].press->rows_max)
-            rows = part->stages[i].press->rows_max(&part->stages[i], &keep, place, places, n);
+            rows = part->stages[i].press->rows_max(&part->stages[i], keep, place, places, n);
     return rows < n ? rows : n;
+}
+
+static int64_t prefill_rows_max(const struct chain *c, int32_t round, int32_t place, int32_t places, int64_t n)
+{
+    const struct chain_round *r = &c->prefill.rounds[round];
+    struct press_keep keep = chain_round_keep(&c->prefill, r, place);
+
+    return chain_round_rows_max(&c->prefill, r, &keep, place, places, n);
 }
 
 int64_t chain_rows_max(const struct chain *c, const struct hparams *hp, int32_t layer, int64_t tokens)
@@ -198,7 +204,7 @@ int64_t chain_rows_max(const struct chain *c, const struct hparams *hp, int32_t 
     chain_places(hp, layer, &place, &places);
     if (hparams_layer_is_full(hp, layer))
         for (int32_t i = 0; i < c->prefill.round_count; i++)
-            rows = round_rows_max(&c->prefill, &c->prefill.rounds[i], place, places, rows);
+            rows = prefill_rows_max(c, i, place, places, rows);
     return rows * hp->kv_heads;
 }
 

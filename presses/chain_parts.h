@@ -64,6 +64,10 @@ enum status chain_plan(struct chain *c, const struct chain_read *read, const cha
 /* The ordinal of a layer among the pressed ones, and how many there are. */
 void chain_places(const struct hparams *hp, int32_t layer, int32_t *place, int32_t *places);
 
+/* Rows of one head that a round leaves of n at most, where its keep is `keep`. */
+int64_t chain_round_rows_max(const struct chain_part *part, const struct chain_round *r, const struct press_keep *keep,
+                             int32_t place, int32_t places, int64_t n);
+
 /* The keep of a round for the layer at `place`; ratio 0 where it has none. */
 struct press_keep chain_round_keep(const struct chain_part *part, const struct chain_round *round, int32_t place);
 

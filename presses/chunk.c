@@ -78,6 +78,7 @@ const struct press press_chunk = {
     .options_bytes = sizeof(struct chunk_options),
     .even_only = true,
     .in_parts = true,
+    .prefill_only = true,
     .needs = chunk_needs,
     .admit = chunk_admit,
     .choose = chunk_choose,

@@ -107,6 +107,7 @@ const struct press press_finch = {
     .options = finch_table,
     .option_count = ARRAY_LEN(finch_table),
     .options_bytes = sizeof(struct finch_options),
+    .prefill_only = true,
     .needs = finch_needs,
     .admit = finch_admit,
     .tail = finch_tail,

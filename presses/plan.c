@@ -320,6 +320,10 @@ static enum status plan_decode(struct chain *c, const struct chain_read *read, i
     int64_t calls;
     enum status st;
 
+    /* from the second compression on it sees the rows that the first one left */
+    p.uneven = c->prefill.round_count > 0 && c->prefill.rounds[c->prefill.round_count - 1].uneven;
+    for (int32_t i = 0; i < p.count; i++)
+        p.uneven = p.uneven || p.read[i].stage.press->uneven;
     if (p.count == 0) {
         (void)err_set(err, ST_EINVAL, "the decode part has no score; expected \"|\" and a score after decode");
         return chain_point(err, text, bytes, head->at);

@@ -78,6 +78,10 @@ int64_t press_decode_target(const struct chain_decode *d, int64_t seen);
  * in the last of them. */
 bool press_decode_due(const struct chain_decode *d, int64_t calls, int64_t fresh, int64_t seen);
 
+/* Upper bound of the rows, over all heads, that a compression leaves of a layer whose heads hold up to `rows` rows. */
+int64_t press_decode_rows_max(const struct chain *c, const struct hparams *hp, int32_t layer, int64_t rows,
+                              int64_t seen);
+
 /* What cam remembers of one sequence: the attention that every row of every layer and head got since the last compression.
  * Zero-initialise; owned by the sequence. */
 struct press_cam {
@@ -88,6 +92,8 @@ struct press_cam {
     int64_t calls;                    /* forward calls since the last compression; the sequence counts them */
 };
 void press_cam_fini(struct press_cam *cam);
+/* Room for `rows` rows per head of every full layer, so that later calls allocate nothing. */
+void press_cam_reserve(struct press_cam *cam, const struct hparams *hp, int64_t rows);
 
 /*
  * Compresses one layer of a sequence. rows: its block and tail rows in order, packed (slot_gather), device; V may be edited.

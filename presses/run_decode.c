@@ -21,6 +21,16 @@ bool press_decode_due(const struct chain_decode *d, int64_t calls, int64_t fresh
     return calls >= d->every || fresh >= press_decode_target(d, seen);
 }
 
+int64_t press_decode_rows_max(const struct chain *c, const struct hparams *hp, int32_t layer, int64_t rows,
+                              int64_t seen)
+{
+    struct press_keep keep = { 0, press_decode_target(&c->decode_part, seen) };
+    int32_t place, places;
+
+    chain_places(hp, layer, &place, &places);
+    return chain_round_rows_max(&c->decode, &c->decode.rounds[0], &keep, place, places, rows) * hp->kv_heads;
+}
+
 /* The last queries of the buffer, rotated. */
 static enum status turn_queries(struct press_run *run, struct press_round *round, struct press_layer *in, int64_t tail,
                                 int64_t position, struct err *err)

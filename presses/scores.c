@@ -86,30 +86,43 @@ void scores_share(const struct kv_rows *view, float *score)
     }
 }
 
-struct scored {
-    float score;
-    int32_t row;
-};
-
-static int best_first(const void *a, const void *b)
+/* Whether row a stands before row b. */
+static bool stands_before(const float *score, int32_t a, int32_t b)
 {
-    const struct scored *x = a, *y = b;
-
-    if (x->score != y->score)
-        return x->score < y->score ? 1 : -1;
-    return x->row < y->row ? -1 : 1;
+    if (score[a] != score[b])
+        return !(score[a] < score[b]);
+    return a < b;
 }
 
+/* Lets the entry at `at` sink until none below it stands later. */
+static void sink_down(const float *score, int32_t *order, int64_t at, int64_t count)
+{
+    int32_t row = order[at];
+
+    for (int64_t below; (below = 2 * at + 1) < count; at = below) {
+        if (below + 1 < count && stands_before(score, order[below], order[below + 1]))
+            below++;
+        if (!stands_before(score, row, order[below]))
+            break;
+        order[at] = order[below];
+    }
+    order[at] = row;
+}
+
+/* A heap, because it wants no room: this also runs between two steps of a decode node. */
 void scores_order(const float *score, int64_t count, int32_t *order)
 {
-    struct scored *rows = mem_alloc((size_t)(count > 0 ? count : 1) * sizeof *rows);
+    for (int64_t r = 0; r < count; r++)
+        order[r] = (int32_t)r;
+    for (int64_t r = count / 2; r-- > 0;)
+        sink_down(score, order, r, count);
+    for (int64_t left = count - 1; left > 0; left--) {
+        int32_t last = order[left];
 
-    for (int64_t r = 0; r < count; r++)
-        rows[r] = (struct scored){ score[r], (int32_t)r };
-    qsort(rows, (size_t)count, sizeof *rows, best_first);
-    for (int64_t r = 0; r < count; r++)
-        order[r] = rows[r].row;
-    free(rows);
+        order[left] = order[0];
+        order[0] = last;
+        sink_down(score, order, 0, left);
+    }
 }
 
 void scores_normal(uint64_t seed, uint64_t stream, int64_t count, float *out)
