@@ -31,6 +31,18 @@ void answers_close(struct answers *a)
     memset(a, 0, sizeof *a);
 }
 
+static void take_compressed(struct answer *a, const Platen__V1__Compressed *c)
+{
+    a->decodes = true;
+    a->compressions = c->compressions;
+    a->held = c->held_rows != NULL;
+    if (!a->held)
+        return;
+    a->held_min = c->held_rows->min;
+    a->held_mean = c->held_rows->mean;
+    a->held_max = c->held_rows->max;
+}
+
 /* Only events with a token or an end belong to a question; the others leave its index at 0. */
 static enum status take_answer(struct answers *a, const Platen__V1__Event *e, struct err *err)
 {
@@ -44,6 +56,8 @@ static enum status take_answer(struct answers *a, const Platen__V1__Event *e, st
     text_add(&answer->text, (const char *)e->text.data, e->text.len);
     if (e->finish_reason[0])
         snprintf(answer->finish, sizeof answer->finish, "%s", e->finish_reason);
+    if (e->compressed)
+        take_compressed(answer, e->compressed);
     return ST_OK;
 }
 
@@ -76,6 +90,10 @@ void answers_stream(struct answers *a)
         if (!answer->finish[0])
             break;
         putchar('\n');
+        if (answer->held)
+            printf("compressed %lld times while it was generated, then %lld to %lld rows per head, mean %.1f\n",
+                   (long long)answer->compressions, (long long)answer->held_min, (long long)answer->held_max,
+                   answer->held_mean);
         a->shown++;
         a->shown_bytes = 0;
         a->begun = false;
@@ -92,7 +110,13 @@ static void answer_json(const struct answer *answer, struct text *out)
     text_puts(out, ",\"tokens\":[");
     for (size_t i = 0; i < answer->tokens.count; i++)
         text_printf(out, "%s%d", i > 0 ? "," : "", answer->tokens.ids[i]);
-    text_printf(out, "],\"finish_reason\":\"%s\"}", answer->finish);
+    text_printf(out, "],\"finish_reason\":\"%s\"", answer->finish);
+    if (answer->decodes)
+        text_printf(out, ",\"compressions\":%lld", (long long)answer->compressions);
+    if (answer->held)
+        text_printf(out, ",\"held_rows\":{\"min\":%lld,\"mean\":%.6f,\"max\":%lld}", (long long)answer->held_min,
+                    answer->held_mean, (long long)answer->held_max);
+    text_puts(out, "}");
 }
 
 void answers_json(const struct answers *a, struct text *out)

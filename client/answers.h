@@ -21,6 +21,10 @@ struct answer {
     struct text text;
     struct token_list tokens;
     char finish[16]; /* "" while it runs */
+    /* where the press has a decode part */
+    bool decodes, held;
+    int64_t compressions, held_min, held_max;
+    double held_mean;
 };
 
 struct answers {

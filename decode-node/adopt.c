@@ -41,12 +41,6 @@ static uint64_t extent_bytes(const struct order *o)
     return bytes;
 }
 
-static void moved(void *owner, int64_t by, void *ctx)
-{
-    context_moved(owner, by);
-    batcher_blocks_moved(ctx, owner);
-}
-
 struct compaction {
     struct order *order;
     void (*then)(struct order *o);
@@ -56,7 +50,7 @@ static void compact(struct batcher *b, void *arg)
 {
     struct compaction *c = arg;
 
-    blocks_compact(c->order->node->blocks, moved, b);
+    batcher_compact(b, c->order->node->blocks);
     c->then(c->order);
     free(c);
 }

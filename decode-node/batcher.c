@@ -23,14 +23,16 @@
 #include "common/base/thread.h"
 #include "common/base/trace.h"
 #include "decode-node/forward.h"
+#include "decode-node/repress.h"
 #include "decode-node/tails.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { BEHIND_MAX = 1, CALLS_MAX = 64 };
+enum { BEHIND_MAX = 1, CALLS_MAX = 64, ROOM_WAIT_S = 10 };
 
 /* What one step under way was asked. */
 struct flight {
@@ -51,6 +53,7 @@ struct batcher {
     struct batcher_config cfg;
     struct backend *be;
     struct forward forward;
+    struct repress repress;
     pthread_t thread;
     struct queue *arrivals;
     int32_t arrived;   /* atomic: items in arrivals, so that an empty queue costs no lock */
@@ -72,6 +75,7 @@ struct batcher {
     int flights;
 
     struct metric *m_running, *m_queued, *m_steps, *m_tokens, *m_step_seconds;
+    struct metric *m_compressions, *m_compress_seconds, *m_head_min, *m_head_max, *m_own, *m_own_bytes;
 };
 
 /* ---- the door: any thread ------------------------------------------------------------------------------------ */
@@ -135,6 +139,116 @@ enum status batcher_call(struct batcher *b, void (*fn)(struct batcher *b, void *
     a->fn = fn;
     a->arg = arg;
     return arrive(b, a);
+}
+
+/* ---- room for an answer with a decode part: asked for at the door, made by the engine between two steps ------------ */
+
+/* Owned by both sides until both are done with it. */
+struct room {
+    struct batcher *batcher;
+    struct repress_ask ask;
+    struct repressed *made; /* NULL once the asker has it */
+    enum status status;
+    struct err err;
+    sem_t done;
+    int32_t owners; /* atomic */
+};
+
+void batcher_repressed_close(struct batcher *b, struct repressed *a)
+{
+    if (!a)
+        return;
+    metric_add(b->m_own, -1);
+    metric_add(b->m_own_bytes, -(double)repressed_bytes(a));
+    repressed_close(a);
+}
+
+static void room_leave(struct room *r)
+{
+    /* acq_rel: the last one frees what the other wrote */
+    if (__atomic_sub_fetch(&r->owners, 1, __ATOMIC_ACQ_REL) > 0)
+        return;
+    batcher_repressed_close(r->batcher, r->made);
+    context_unref(r->ask.context);
+    sem_destroy(&r->done);
+    free(r);
+}
+
+/* A context's blocks have moved: the slots that read them are tied to them anew. */
+static void tie_again(struct batcher *b, const struct context *c)
+{
+    for (int32_t i = 0; i < b->cfg.slots; i++)
+        if (b->slot[i] && c == (repressed_reads_own(b->slot[i]->own) ? b->slot[i]->own->own : b->slot[i]->context))
+            b->be->ops->slot_blocks(b->be, i, c->block);
+}
+
+static void moved(void *owner, int64_t by, void *ctx)
+{
+    context_moved(owner, by);
+    tie_again(ctx, owner);
+}
+
+void batcher_compact(struct batcher *b, struct blocks *blocks)
+{
+    blocks_compact(blocks, moved, b);
+}
+
+static void compact(void *ctx, struct blocks *blocks)
+{
+    batcher_compact(ctx, blocks);
+}
+
+static void make_room(struct batcher *b, void *arg)
+{
+    struct room *r = arg;
+
+    r->status = repressed_open(&r->made, &b->repress, &r->ask, compact, b, &r->err);
+    if (r->status == ST_OK) {
+        metric_add(b->m_own, 1);
+        metric_add(b->m_own_bytes, (double)repressed_bytes(r->made));
+    }
+    sem_post(&r->done);
+    room_leave(r);
+}
+
+/* False: the engine did not come by in time. */
+static bool await_room(struct room *r)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += ROOM_WAIT_S;
+    while (sem_timedwait(&r->done, &until) != 0)
+        if (errno != EINTR)
+            return false;
+    return true;
+}
+
+enum status batcher_repress(struct batcher *b, const struct repress_ask *ask, struct repressed **out, struct err *err)
+{
+    struct room *r = mem_zero(1, sizeof *r);
+    enum status st;
+
+    r->batcher = b;
+    r->ask = *ask;
+    context_ref(ask->context);
+    r->owners = 2;
+    sem_init(&r->done, 0, 0);
+    st = batcher_call(b, make_room, r);
+    if (st != ST_OK) {
+        r->owners = 1;
+        st = err_set(err, ST_EEXHAUSTED, "decode part: too many answers wait for room");
+    } else if (!await_room(r)) {
+        st = err_set(err, ST_EEXHAUSTED, "decode part: the engine made no room within %d s", ROOM_WAIT_S);
+    } else {
+        st = r->status;
+        *out = r->made;
+        r->made = NULL;
+        if (st != ST_OK && err)
+            *err = r->err;
+    }
+    room_leave(r);
+    return st;
 }
 
 enum status batcher_health(struct batcher *b, struct err *err)
@@ -228,6 +342,8 @@ static void seat(struct batcher *b)
         s->slot = i;
         b->slot[i] = s;
         b->running++;
+        if (s->own)
+            repressed_seat(s->own, &b->repress, i, s->context);
         b->be->ops->slot_blocks(b->be, i, s->context->block);
         metric_add(b->m_queued, -1);
         metric_set(b->m_running, b->running);
@@ -262,16 +378,21 @@ static void put_rows(struct batcher *b, struct sequence *s, int32_t rows, struct
     *q = (struct step_seq){ .slot = s->slot, .row = b->step.rows, .rows = rows, .tail = s->tail };
     for (int32_t i = 0; i < rows; i++) {
         b->token[q->row + i] = generates ? -1 - s->slot : s->prompt[s->fed + i];
-        b->position[q->row + i] = (int32_t)(s->context->next_position + s->tail + i);
+        b->position[q->row + i] = (int32_t)(s->context->next_position + s->placed + i);
     }
+    if (s->own && repressed_feed(s->own, &b->repress, q->row, rows, &b->forward.take[b->forward.takes]))
+        b->forward.takes++;
     if (!generates)
         s->fed += rows;
     s->tail += rows;
+    s->placed += rows;
     b->output[b->step.seqs] = -1;
     if (s->fed == s->prompt_tokens) {
         b->output[b->step.seqs] = q->row + rows - 1;
         f->chooses[f->wanted++] = s;
         s->asked++;
+        if (s->own)
+            repressed_call(s->own);
     }
     f->touches[f->touched++] = s;
     s->in_flight++;
@@ -283,7 +404,7 @@ static void put_rows(struct batcher *b, struct sequence *s, int32_t rows, struct
 static bool fill(struct batcher *b, struct flight *f)
 {
     f->wanted = f->touched = 0;
-    b->step.rows = b->step.seqs = 0;
+    b->step.rows = b->step.seqs = b->forward.takes = 0;
     for (int32_t i = 0; i < b->cfg.slots; i++) {
         struct sequence *s = b->slot[i];
         if (s && s->ending == FINISH_NONE && s->fed == s->prompt_tokens && s->asked < s->max_new)
@@ -370,6 +491,69 @@ static void run_step(struct batcher *b)
         __atomic_store_n(&b->broken, 1, __ATOMIC_RELAXED);
 }
 
+/* ---- decode parts ---------------------------------------------------------------------------------------------- */
+
+/* Cuts a sequence's rows down: its tail is empty afterwards. */
+static enum status compress(struct batcher *b, struct sequence *s)
+{
+    int64_t begin = clock_now_ns();
+    enum status st =
+        repressed_press(s->own, &b->repress, s->slot, s->context, s->tail, s->context->next_position + s->placed);
+
+    if (st != ST_OK)
+        return st;
+    tails_take_back(&b->tails, s->slot, s->pages);
+    s->pages = s->tail = 0;
+    metric_add(b->m_compressions, 1);
+    metric_observe(b->m_compress_seconds, (double)(clock_now_ns() - begin) / 1e9);
+    return ST_OK;
+}
+
+/* A call of the sequence is over: whatever its decode part does after one. */
+static void press_on(struct batcher *b, struct sequence *s)
+{
+    struct repressed *a = s->own;
+    bool due = repressed_due(a, s->context->next_position + s->placed);
+    enum status st = ST_OK;
+
+    a->fresh = 0;
+    if (due || a->part.cam_merge > 0)
+        land_all(b);
+    if (b->slot[s->slot] != s || s->ending != FINISH_NONE) /* that was its last token */
+        return;
+    if (a->part.cam_merge > 0)
+        st = repressed_attend(a, &b->repress, s->slot, s->context, s->tail);
+    if (st == ST_OK && due)
+        st = compress(b, s);
+    if (st != ST_OK)
+        end(b, s, FINISH_FAILED);
+    else if (!due)
+        repressed_trim(a);
+}
+
+/* After a step: decode parts, and what their answers hold now. hot, but for those that are due */
+static void press_all(struct batcher *b)
+{
+    int64_t least = 0, most = 0;
+
+    for (int32_t i = 0; i < b->cfg.slots; i++) {
+        struct sequence *s = b->slot[i];
+
+        if (s && s->own && s->own->fresh > 0 && s->ending == FINISH_NONE)
+            press_on(b, s);
+        s = b->slot[i];
+        if (!s || !s->own)
+            continue;
+        repressed_hold(s->own, s->tail);
+        if (most == 0 || s->own->head_min + s->tail < least)
+            least = s->own->head_min + s->tail;
+        if (s->own->head_max + s->tail > most)
+            most = s->own->head_max + s->tail;
+    }
+    metric_set(b->m_head_min, (double)least);
+    metric_set(b->m_head_max, (double)most);
+}
+
 /* ---- the loop -------------------------------------------------------------------------------------------------- */
 
 /* Takes what has arrived; waits for something when there is nothing to do. False: told to stop, and empty. */
@@ -404,16 +588,10 @@ static void *engine(void *arg)
             run_step(b);
         else
             land_all(b);
+        press_all(b);
         idle = b->running == 0 && b->waiting == NULL;
     }
     return NULL;
-}
-
-void batcher_blocks_moved(struct batcher *b, const struct context *c)
-{
-    for (int32_t i = 0; i < b->cfg.slots; i++)
-        if (b->slot[i] && b->slot[i]->context == c)
-            b->be->ops->slot_blocks(b->be, i, c->block);
 }
 
 /* ---- open and close -------------------------------------------------------------------------------------------- */
@@ -426,6 +604,17 @@ static void register_metrics(struct batcher *b, struct metrics *m)
     b->m_tokens = metrics_counter(m, "platen_decode_tokens_total", NULL, "tokens generated");
     b->m_step_seconds = metrics_histogram(m, "platen_decode_step_seconds", NULL, "time of one step", metric_seconds,
                                           ARRAY_LEN(metric_seconds));
+    b->m_compressions = metrics_counter(m, "platen_decode_compressions_total", NULL,
+                                        "times that a decode part cut the rows of an answer");
+    b->m_compress_seconds = metrics_histogram(m, "platen_decode_compress_seconds", NULL, "time of one such cut",
+                                              metric_seconds, ARRAY_LEN(metric_seconds));
+    b->m_head_min = metrics_gauge(m, "platen_decode_part_head_rows_min", NULL,
+                                  "rows of the shortest head of the answers with a decode part");
+    b->m_head_max = metrics_gauge(m, "platen_decode_part_head_rows_max", NULL,
+                                  "rows of the longest head of the answers with a decode part");
+    b->m_own = metrics_gauge(m, "platen_decode_own_blocks", NULL,
+                             "answers that have blocks of their own besides their context's");
+    b->m_own_bytes = metrics_gauge(m, "platen_decode_own_blocks_bytes", NULL, "bytes of those");
 }
 
 static void lay_out(struct batcher *b)
@@ -482,6 +671,7 @@ enum status batcher_open(struct batcher **out, const struct batcher_config *conf
     b->arrivals = queue_open("arrivals", (size_t)config->sequences_max + CALLS_MAX);
     lay_out(b);
     register_metrics(b, config->metrics);
+    repress_init(&b->repress, b->be, config->weights);
     tails_open(&b->tails, b->be, hp, config->slots, config->tail_tokens, config->tail_tokens_max, config->rows_max,
                config->metrics);
     tails_describe(&b->tails, &cache);
@@ -512,6 +702,7 @@ void batcher_close(struct batcher *b)
     __atomic_store_n(&b->stopping, 1, __ATOMIC_RELAXED);
     queue_shut(b->arrivals);
     pthread_join(b->thread, NULL);
+    repress_fini(&b->repress);
     forward_close(&b->forward);
     b->be->ops->cache_close(b->be);
     lay_down(b);

@@ -46,6 +46,16 @@ void batcher_close(struct batcher *b);
 enum status batcher_reserve(struct batcher *b, int32_t tail_rows, struct err *err);
 void batcher_release(struct batcher *b, int32_t tail_rows);
 
+struct blocks;
+struct repress_ask;
+struct repressed;
+
+/* Makes all that an answer with a decode part will need (repress.h); batcher_repressed_close gives it back, any thread.
+ * Any thread but the engine; waits until the engine comes by between two steps, 10 s at most. ST_EEXHAUSTED names what is
+ * full. */
+enum status batcher_repress(struct batcher *b, const struct repress_ask *ask, struct repressed **out, struct err *err);
+void batcher_repressed_close(struct batcher *b, struct repressed *a); /* NULL is fine */
+
 /* Hands a sequence over; room was reserved. The engine gives it back by writing `finish`. Any thread. */
 void batcher_submit(struct batcher *b, struct sequence *s);
 
@@ -53,8 +63,8 @@ void batcher_submit(struct batcher *b, struct sequence *s);
  * ST_EEXHAUSTED when too many are asked for. */
 enum status batcher_call(struct batcher *b, void (*fn)(struct batcher *b, void *arg), void *arg);
 
-/* Inside a call: tells the back end that a context's blocks have moved, for every running sequence of it. */
-void batcher_blocks_moved(struct batcher *b, const struct context *c);
+/* Inside a call: moves what may be moved to the front of the arena; running sequences read it where it is then. */
+void batcher_compact(struct batcher *b, struct blocks *blocks);
 
 /* ST_OK, or why the engine cannot go on (device lost). Any thread. */
 enum status batcher_health(struct batcher *b, struct err *err);

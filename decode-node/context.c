@@ -9,6 +9,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "presses/chain.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -40,6 +41,7 @@ void context_unref(struct context *c)
     if (c == NULL || __atomic_sub_fetch(&c->refs, 1, __ATOMIC_ACQ_REL) > 0)
         return;
     blocks_release(c->arena, c->extent);
+    chain_close(c->chain);
     free(c->block);
     free(c);
 }

@@ -40,7 +40,10 @@ struct figures {
     struct stage_ms ms;
 };
 
+struct chain;
+
 struct context {
+    struct chain *chain; /* how it is pressed; the context's. NULL: keep everything */
     struct blocks *arena;
     struct extent *extent; /* NULL until reserved */
     int32_t layers;

@@ -7,11 +7,16 @@
  *
  *   tokens ─▶ x ─▶ [ norm, qkv ─▶ tail, attention over block and tail, o, mlp ] x L ─▶ rows wanted ─▶ logits ─▶ argmax
  *
+ * A press that goes on while tokens are generated takes queries on the way (forward_take), where steps are not replayed.
+ *
  * Nothing here waits, allocates or knows how long any sequence is: lengths are the back end's, so that a recorded step
  * can be replayed.
  */
 #include "decode-node/forward.h"
 
+#include "common/base/arena.h"
+
+#include <stdlib.h>
 #include <string.h>
 
 static enum status buffer(struct backend *be, int64_t rows, int64_t cols, void **out, struct err *err)
@@ -36,6 +41,7 @@ enum status forward_open(struct forward *f, struct backend *be, const struct wei
         st = buffer(be, outputs_max, w->hp.dim, &f->normed, err);
     if (st == ST_OK)
         st = buffer(be, outputs_max, w->hp.vocab, &f->logits, err);
+    f->take = mem_zero((size_t)outputs_max, sizeof *f->take);
     if (st != ST_OK)
         forward_close(f);
     return st;
@@ -50,6 +56,7 @@ void forward_close(struct forward *f)
     f->be->ops->free(f->be, f->last);
     f->be->ops->free(f->be, f->normed);
     f->be->ops->free(f->be, f->logits);
+    free(f->take);
     memset(f, 0, sizeof *f);
 }
 
@@ -62,6 +69,22 @@ static int32_t outputs_wanted(const struct step *step)
     return wanted;
 }
 
+/* hot */
+static void take_queries(struct forward *f, const struct qkv_shape *shape, int32_t l, const struct forward_take *t)
+{
+    const struct backend_ops *ops = f->be->ops;
+    const int64_t q = (int64_t)shape->q_heads * shape->dim, qkv = q + 2 * (int64_t)shape->kv_heads * shape->dim;
+
+    if (t->plain)
+        ops->queries_plain(f->be, shape,
+                           (const char *)f->scratch.qkv + dtype_bytes(f->be->act, (uint64_t)(t->row * qkv)), t->rows,
+                           t->plain + (uint64_t)l * t->plain_stride);
+    if (t->turned)
+        ops->copy(f->be, LANE_COMPUTE, t->turned + (uint64_t)l * t->turned_stride,
+                  (const char *)f->scratch.q + dtype_bytes(f->be->act, (uint64_t)((t->row + t->rows - 1) * q)),
+                  dtype_bytes(f->be->act, (uint64_t)q));
+}
+
 static void layer(struct forward *f, int32_t l, int32_t rows)
 {
     struct backend *be = f->be;
@@ -71,6 +94,8 @@ static void layer(struct forward *f, int32_t l, int32_t rows)
 
     block_attention_in(be, f->weights, l, f->x, rows, &f->scratch);
     be->ops->qkv_to_tail(be, &shape, &rope, l, f->scratch.qkv, f->scratch.q);
+    for (int32_t i = 0; i < f->takes && hparams_layer_is_full(hp, l); i++)
+        take_queries(f, &shape, l, &f->take[i]);
     be->ops->attn_decode(be, l, f->scratch.q, hp->q_heads, hp->attn_scale, hp->window[l], f->scratch.heads);
     block_attention_out(be, f->weights, l, f->x, rows, &f->scratch);
     block_mlp(be, f->weights, l, f->x, rows, &f->scratch);

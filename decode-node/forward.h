@@ -11,14 +11,24 @@
 extern "C" {
 #endif
 
+/* Queries of some rows of a step, wanted by a press: those of every full layer l, l * stride bytes on. */
+struct forward_take {
+    int32_t row, rows;
+    char *plain;  /* all of them before the rotation; NULL: not wanted */
+    char *turned; /* the last one, rotated; NULL: not wanted */
+    uint64_t plain_stride, turned_stride;
+};
+
 struct forward {
     struct backend *be;
     const struct weights *weights;
     struct scratch scratch;
-    void *x;      /* act [rows_max][dim] */
-    void *last;   /* act [outputs_max][dim]: rows whose logits are wanted */
-    void *normed; /* act [outputs_max][dim] */
-    void *logits; /* act [outputs_max][V] */
+    void *x;                   /* act [rows_max][dim] */
+    void *last;                /* act [outputs_max][dim]: rows whose logits are wanted */
+    void *normed;              /* act [outputs_max][dim] */
+    void *logits;              /* act [outputs_max][V] */
+    struct forward_take *take; /* [outputs_max]: of the next step */
+    int32_t takes;
 };
 
 /* Buffers for steps of up to rows_max rows, outputs_max of them with logits. `w` is borrowed. ST_EEXHAUSTED. */

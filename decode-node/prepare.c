@@ -16,6 +16,7 @@
 #include "common/kv/codec.h"
 #include "common/rpc/rpc_message.h"
 #include "decode-node/node.h"
+#include "decode-node/repress.h"
 #include "proto/platen/v1/inference.pb-c.h"
 #include "presses/chain.h"
 
@@ -205,6 +206,7 @@ static enum status take_context(struct request *r, const struct ask *a, struct e
     if (a->context.len == 0 && a->context_token_count == 0)
         return err_set(err, ST_EINVAL, "the context is empty; give context or context_tokens");
     r->context = context_open(r->node->blocks, r->node->shape.layers);
+    r->context->chain = r->chain;
     f = &r->context->figures;
     st = take_frame(r, err);
     if (st == ST_OK && a->context_token_count > 0) {
@@ -272,9 +274,42 @@ static enum status fits_model(const struct request *r, const struct question *q,
                    (long long)all, (long long)position, q->sequence.prompt_tokens, r->max_new, (long long)limit);
 }
 
-static enum status promise_room(struct request *r, struct question *q, int64_t *retry_ms, struct err *err)
+/* Most rows of a layer of the context, all heads, and of one head of it. */
+static void measure_context(const struct request *r, struct repress_ask *ask)
 {
-    int32_t rows = sequence_tail_rows(q->sequence.prompt_tokens, r->max_new);
+    const struct hparams *hp = &r->node->weights->hp;
+    const struct context *c = r->context;
+
+    ask->context_tokens = c->figures.context_tokens;
+    for (int32_t l = 0; l < hp->layers; l++) {
+        int64_t rows = r->kind == REQUEST_ASK ? kv_block_rows(&c->block[l])
+                       : hparams_layer_is_full(hp, l)
+                           ? chain_rows_max(c->chain, hp, l, ask->context_tokens)
+                           : (hp->window[l] < ask->context_tokens ? hp->window[l] : ask->context_tokens) * hp->kv_heads;
+
+        ask->context_rows = rows > ask->context_rows ? rows : ask->context_rows;
+    }
+}
+
+/* Blocks of its own for an answer with a decode part. */
+static enum status promise_own(struct request *r, struct question *q, int64_t position, struct err *err)
+{
+    struct repress_ask ask = { .context = r->context,
+                               .next_position = position,
+                               .prompt_tokens = q->sequence.prompt_tokens,
+                               .max_new = r->max_new };
+
+    measure_context(r, &ask);
+    return batcher_repress(r->node->batcher, &ask, &q->sequence.own, err);
+}
+
+static enum status promise_room(struct request *r, struct question *q, int64_t position, int64_t *retry_ms,
+                                struct err *err)
+{
+    struct chain_decode part;
+    bool decodes = r->context->chain && chain_decode_part(r->context->chain, &part);
+    int32_t prompt = q->sequence.prompt_tokens;
+    int32_t rows = decodes ? repress_tail_rows(&part, prompt, r->max_new) : sequence_tail_rows(prompt, r->max_new);
     enum status st;
 
     if (r->max_new == 0)
@@ -283,9 +318,10 @@ static enum status promise_room(struct request *r, struct question *q, int64_t *
     if (st == ST_OK) {
         q->tail_rows = rows;
         q->sequence.made = mem_zero((size_t)r->max_new, sizeof(int32_t));
-    } else if (st == ST_EEXHAUSTED) {
-        *retry_ms = 500;
+        st = decodes ? promise_own(r, q, position, err) : ST_OK;
     }
+    if (st == ST_EEXHAUSTED)
+        *retry_ms = 500;
     return st;
 }
 
@@ -302,7 +338,7 @@ static enum status take_questions(struct request *r, const struct ask *a, int64_
         if (st == ST_OK)
             st = fits_model(r, q, position, err);
         if (st == ST_OK)
-            st = promise_room(r, q, retry_ms, err);
+            st = promise_room(r, q, position, retry_ms, err);
         if (st != ST_OK)
             return st;
     }
@@ -321,15 +357,19 @@ static enum status check_length(const struct request *r, struct err *err)
                    (long long)limit);
 }
 
-/* Answered openly rather than pressed at prefill only. */
-static enum status refuse_decode_part(const struct chain *chain, struct err *err)
+/* What this node cannot do for a decode part is said before any work. */
+static enum status check_decode_part(const struct request *r, struct err *err)
 {
     struct chain_decode part;
 
-    if (!chain_decode_part(chain, &part))
+    if (!chain_decode_part(r->chain, &part))
         return ST_OK;
-    return err_set(err, ST_EINVAL,
-                   "not built yet: decode nodes do not press while they generate; leave out `; decode...`");
+    if (r->codec != KV_PLAIN)
+        return err_set(err, ST_EINVAL,
+                       "kv is %s, and the press has a decode part, which cuts plain rows only; leave "
+                       "out one of the two",
+                       codec_word(r->codec));
+    return repress_admit(r->chain, r->node->be, err);
 }
 
 static enum status prepare_context(struct request *r, const struct ask *a, struct err *err)
@@ -341,7 +381,7 @@ static enum status prepare_context(struct request *r, const struct ask *a, struc
     if (st == ST_OK)
         st = check_length(r, err);
     if (st == ST_OK)
-        st = refuse_decode_part(r->chain, err);
+        st = check_decode_part(r, err);
     if (st == ST_OK)
         st = chain_check(r->chain, &r->node->weights->hp, r->node->be->ops, (int64_t)r->tokens.count, r->query_tokens,
                          err);

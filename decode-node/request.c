@@ -36,6 +36,7 @@ static void question_fini(struct request *r, struct question *q)
 {
     if (q->tail_rows > 0)
         batcher_release(r->node->batcher, q->tail_rows);
+    batcher_repressed_close(r->node->batcher, q->sequence.own);
     token_list_fini(&q->prompt);
     free(q->sequence.made);
 }
@@ -51,7 +52,8 @@ void request_unref(struct request *r)
     free(r->question);
     token_list_fini(&r->tokens);
     token_list_fini(&r->suffix);
-    chain_close(r->chain);
+    if (!r->context) /* which takes it over */
+        chain_close(r->chain);
     context_unref(r->context);
     rpc_message_free((ProtobufCMessage *)r->msg);
     rpc_call_unref(r->call);

@@ -68,7 +68,7 @@ struct request {
     bool cancelled;      /* atomic */
     int32_t layers_done; /* atomic */
 
-    struct chain *chain;
+    struct chain *chain;      /* of a new context, which takes it over */
     struct token_list tokens; /* context, then query */
     int64_t query_tokens;
     int64_t prefix_tokens;    /* template tokens before the user's text */

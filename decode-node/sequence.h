@@ -24,9 +24,12 @@ enum finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_
 /* "stop", "length", "cancelled", "deadline"; "" for none and failed. */
 const char *finish_word(enum finish f);
 
+struct repressed;
+
 struct sequence {
     /* set by the request, read only afterwards */
     struct context *context; /* one count */
+    struct repressed *own;   /* what its decode part has for it; NULL: no decode part */
     const int32_t *prompt;   /* question, suffix, answer prefix; never empty */
     int32_t prompt_tokens;
     int32_t max_new;       /* >= 1 */
@@ -44,7 +47,8 @@ struct sequence {
     struct sequence *next;
     int32_t slot;       /* -1: waits for one */
     int32_t fed;        /* prompt tokens given to the model */
-    int32_t tail;       /* tail rows written or under way */
+    int64_t placed;     /* tokens given to the model: its next one stands so far behind the context */
+    int32_t tail;       /* tail rows written or under way; those before a compression have left it */
     int32_t asked;      /* tokens chosen or under way */
     int32_t in_flight;  /* steps under way that touch it */
     int32_t pages;      /* tail pages it holds */

@@ -17,6 +17,7 @@
 #include "decode-node/node.h"
 #include "decode-node/order.h"
 #include "decode-node/reply.h"
+#include "decode-node/repress.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -85,12 +86,30 @@ static enum status send_progress(struct request *r)
     return ST_OK;
 }
 
+/* What a decode part did to the answer. */
+static void fill_compressed(Platen__V1__Event *event, const struct repressed *a, Platen__V1__Compressed *out,
+                            Platen__V1__RowCounts *held)
+{
+    platen__v1__compressed__init(out);
+    platen__v1__row_counts__init(held);
+    out->compressions = a->compressions;
+    event->compressed = out;
+    if (a->steps == 0)
+        return;
+    held->min = a->held_min;
+    held->mean = a->held_sum / (double)a->steps;
+    held->max = a->held_max;
+    out->held_rows = held;
+}
+
 /* Sends token n of a question, or (n == count of an ended one) its end. */
 static enum status send_step(struct stream *s, struct request *r, int32_t index, int32_t count, enum finish finish)
 {
     struct question *q = &r->question[index];
     struct tok_stream before = q->text;
     Platen__V1__Event event = PLATEN__V1__EVENT__INIT;
+    Platen__V1__Compressed compressed;
+    Platen__V1__RowCounts held;
     bool is_end = q->sent == count;
 
     text_clear(&s->text);
@@ -100,6 +119,8 @@ static enum status send_step(struct stream *s, struct request *r, int32_t index,
         event.finish_reason = (char *)finish_word(finish);
         event.question_tokens = (int32_t)q->prompt.count;
         event.generated_tokens = count;
+        if (q->sequence.own)
+            fill_compressed(&event, q->sequence.own, &compressed, &held);
     } else {
         tok_stream_push(&q->text, q->sequence.made[q->sent], &s->text);
         event.has_token_case = PLATEN__V1__EVENT__HAS_TOKEN_TOKEN_ID;
@@ -140,8 +161,12 @@ static enum status send_question(struct stream *s, struct request *r, int32_t in
 static enum status how_ended(const struct request *r, struct err *err)
 {
     for (int32_t i = 0; i < r->questions; i++) {
-        switch ((enum finish)r->question[i].sequence.finish) {
+        const struct sequence *q = &r->question[i].sequence;
+
+        switch ((enum finish)q->finish) {
         case FINISH_FAILED:
+            if (q->own && q->own->failure.text[0])
+                return err_set(err, ST_EINTERNAL, "decode part: %s", q->own->failure.text);
             return err_set(err, ST_EINTERNAL, "decode: the device failed");
         case FINISH_DEADLINE:
             return err_set(err, ST_EDEADLINE, "decode: the deadline passed");
