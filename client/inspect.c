@@ -202,6 +202,15 @@ static enum status on_layer(void *ctx, const struct press_layer *layer, const st
     return kept_take(&in->kept, layer->layer, in->local.press, result, err);
 }
 
+/* Said rather than passed over. */
+static void tell_decode_part(const struct chain *chain)
+{
+    struct chain_decode part;
+
+    if (chain_decode_part(chain, &part))
+        fprintf(stderr, "platen: inspect presses the context; the decode part works while answers are generated\n");
+}
+
 static enum status compute(struct inspection *in, const struct local_options *local, struct err *err)
 {
     int64_t tokens = (int64_t)in->ids.count;
@@ -211,6 +220,7 @@ static enum status compute(struct inspection *in, const struct local_options *lo
         st = chain_check(in->chain, &in->local.hp, in->local.be->ops, tokens, in->query_tokens, err);
     if (st != ST_OK)
         return st;
+    tell_decode_part(in->chain);
     kept_open(&in->kept, in->local.hp.layers, in->local.hp.kv_heads, tokens);
     if (in->o->logits > 0)
         in->logits = mem_zero((size_t)in->local.hp.vocab, sizeof *in->logits);

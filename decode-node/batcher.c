@@ -207,6 +207,8 @@ static void make_room(struct batcher *b, void *arg)
         metric_add(b->m_own, 1);
         metric_add(b->m_own_bytes, (double)repressed_bytes(r->made));
     }
+    context_unref(r->ask.context);
+    r->ask.context = NULL;
     sem_post(&r->done);
     room_leave(r);
 }

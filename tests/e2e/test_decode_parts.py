@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Presses that go on while answers are generated: rows leave the cache, the context stays as it is."""
-import time
-
 from nodes import wait_until
+from test_cancel import LAYER_S
 from test_golden import NEAR, context_of, field, golden
 
 TEXT = "The keeper of the lighthouse wrote down every ship that passed, its name and its flag. " * 3
@@ -62,3 +61,71 @@ def test_golden_answers_while_tova_cuts_their_rows(scene):
 
 def test_golden_answers_while_expected_cuts_their_rows(scene):
     answers_equal(scene, "expected")
+
+
+def test_rows_leave_while_an_answer_runs_and_everything_comes_back(scene):
+    prefill, decode = pair(scene)
+    baseline = decode.work()
+    asking = scene.start_ask(decode, "--json", "--context", TEXT, "--press", KNORM, "--max-new-tokens", "20000")
+    wait_until("rows have left", lambda: decode.metrics()["platen_decode_compressions_total"] > 3, 30)
+    for _ in range(50):
+        now = decode.metrics()
+        assert 40 <= now["platen_decode_part_head_rows_min"] <= now["platen_decode_part_head_rows_max"] <= 47, now
+        assert now["platen_decode_tail_pages"] <= 1 and now["platen_decode_own_blocks"] == 1, now
+    asking.process.kill()
+    decode.wait_idle(baseline, LAYER_S)
+    after = decode.metrics()
+    assert after["platen_decode_own_blocks_bytes"] == 0 and after["platen_decode_part_head_rows_max"] == 0, after
+
+
+def test_an_answer_longer_than_a_tail_fits_where_its_rows_leave(scene):
+    prefill, decode = pair(scene, more=("--tail-tokens", "256"))
+    assert scene.ask(decode, "--context", TEXT, "--question", "?", "--max-new-tokens", "1500").code == 1
+    made = generate(scene, decode, "; decode:every=128 | knorm | rows=256", 1500).json()["answers"][0]
+    assert made["finish_reason"] == "stop" or len(made["tokens"]) == 1500, made
+    assert made["compressions"] == 0 or made["held_rows"]["max"] <= 383, made
+
+
+def test_a_generation_of_1500_tokens_holds_256_to_383_rows_at_every_step(scene):
+    prefill, decode = pair(scene)
+    made = generate(scene, decode, "; decode:every=128 | knorm | rows=256", 1500, text=TEXT * 4).json()["answers"][0]
+    if made["finish_reason"] == "length":
+        assert made["compressions"] == 11, made
+    assert made["held_rows"]["min"] == 256 and made["held_rows"]["max"] <= 383, made
+
+
+def test_other_questions_of_the_context_are_not_affected(scene):
+    prefill, decode = pair(scene)
+    chain = "snapkv:window=16 | ratio=0.5 ; decode:every=8 | tova | rows=40"
+    together = generate(scene, decode, chain, 60, "one?", "two?", "three?").json()
+    assert together["press"] == chain, together
+    made = scene.platen("create", "--server", decode.address, "--context", TEXT, "--json", "--press", chain).json()
+    for _ in range(2):
+        for i, q in enumerate(("one?", "two?", "three?")):
+            r = scene.ask(decode, "--handle", made["handle"], "--question", q, "--max-new-tokens", "60").json()
+            assert r["answers"][0] == together["answers"][i], (r, together)
+    assert scene.platen("release", "--server", decode.address, "--handle", made["handle"]).code == 0
+
+
+def test_answers_with_and_without_a_decode_part_share_a_batch(scene):
+    prefill, decode = pair(scene)
+    asks = [("--question", f"{i}?", "--press", chain) for i in range(4) for chain in
+            ("none", KNORM, "; decode:every=5,buffer=3 | expected:sink=1 | rows=30", "knorm | ratio=0.5 ; decode:every=9 | keydiff | adakv | rows=30")]
+    alone = [scene.ask(decode, "--context", TEXT, *a, "--max-new-tokens", "80").json()["answers"] for a in asks]
+    running = [scene.start_ask(decode, "--json", "--context", TEXT, *a, "--max-new-tokens", "80") for a in asks]
+    for wanted, one in zip(alone, running):
+        assert one.end().json()["answers"] == wanted
+
+
+def test_a_decode_part_without_room_is_refused_at_the_door(scene):
+    prefill, decode = pair(scene, more=("--block-mib", "1"))
+    baseline = decode.work()
+    asked = scene.ask(decode, "--context", TEXT, "--press", "; decode:every=512 | knorm | rows=100000", "--max-new-tokens", "60000")
+    assert asked.code == 1 and asked.err.startswith("platen: RESOURCE_EXHAUSTED: ") and "decode part" in asked.err, asked.err
+    decode.wait_idle(baseline)
+
+
+def test_inspect_says_that_it_presses_the_context_only(scene):
+    asked = scene.platen("inspect", "--model", scene.tiny, "--context", TEXT, "--press", "knorm | ratio=0.5 ; decode:every=8 | knorm | rows=40", "--json")
+    assert asked.code == 0 and "decode:every=8" in asked.json()["press"], asked.err
+    assert "decode part" in asked.err, asked.err

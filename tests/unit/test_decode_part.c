@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * test_decode_part.c - answers whose press goes on while they are generated, on a small random model with a window in one
+ * layer and a context of random rows, without any network.
+ *
+ * malloc and its kin are counted in this program: a compression in the middle of an answer allocates nothing.
+ */
+#include "common/base/arena.h"
+#include "common/base/clock.h"
+#include "common/kv/block.h"
+#include "decode-node/batcher.h"
+#include "decode-node/repress.h"
+#include "presses/chain.h"
+#include "tests/support/cmocka_main.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+enum { VOCAB = 256, SLOTS = 8, CONTEXT = 90, WINDOW = 33, WINDOWED = 1, ARENA = 8 << 20 };
+
+static int32_t allocations; /* atomic */
+
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t count, size_t bytes);
+void *__libc_realloc(void *old, size_t bytes);
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#define COUNTING 1
+void *malloc(size_t bytes)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_malloc(bytes);
+}
+
+void *calloc(size_t count, size_t bytes)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_calloc(count, bytes);
+}
+
+void *realloc(void *old, size_t bytes)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __libc_realloc(old, bytes);
+}
+#else
+#define COUNTING 0
+#endif
+
+struct world {
+    struct backend *be;
+    struct weights *weights;
+    struct metrics *metrics;
+    struct blocks *blocks;
+    struct batcher *batcher;
+    sem_t wake;
+    bool never;
+};
+
+static void small_model(struct hparams *hp)
+{
+    memset(hp, 0, sizeof *hp);
+    hp->layers = 3;
+    hp->dim = 64;
+    hp->q_heads = 4;
+    hp->kv_heads = 2;
+    hp->head_dim = 16;
+    hp->ff_dim = 96;
+    hp->vocab = VOCAB;
+    hp->max_positions = 4096;
+    hp->norm_eps = 1e-5f;
+    hp->attn_scale = 0.25f;
+    hp->embed_scale = 1;
+    hp->rope.dims = 16;
+    hp->bos_id = -1;
+    hp->window[WINDOWED] = WINDOW;
+}
+
+static int open_world(void **state)
+{
+    struct world *w = mem_zero(1, sizeof *w);
+    struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
+    struct batcher_config engine = {
+        .slots = SLOTS, .sequences_max = 32, .tail_tokens = 64 * 64, .tail_tokens_max = 1024, .rows_max = 48
+    };
+    struct rope_tables tables = { .full = { .dims = 16, .tables = 1, .scale = 1 },
+                                  .local = { .dims = 16, .tables = 1, .scale = 1 } };
+    struct hparams hp;
+    float inv_freq[8];
+
+    small_model(&hp);
+    for (int i = 0; i < 8; i++)
+        inv_freq[i] = powf(10000.0f, -(float)i / 8);
+    tables.full.inv_freq = tables.local.inv_freq = inv_freq;
+    if (backend_open(&w->be, "cpu", &config, NULL) != ST_OK ||
+        weights_open(&w->weights, w->be, &hp, NULL, NULL, 42, NULL) != ST_OK ||
+        weights_rope(w->weights, w->be, &tables, NULL) != ST_OK || blocks_open(&w->blocks, w->be, ARENA, NULL) != ST_OK)
+        return -1;
+    sem_init(&w->wake, 0, 0);
+    w->metrics = metrics_open(64);
+    engine.be = w->be;
+    engine.weights = w->weights;
+    engine.wake = &w->wake;
+    engine.metrics = w->metrics;
+    if (batcher_open(&w->batcher, &engine, NULL) != ST_OK)
+        return -1;
+    *state = w;
+    return 0;
+}
+
+static int close_world(void **state)
+{
+    struct world *w = *state;
+
+    assert_int_equal(blocks_used(w->blocks), 0);
+    assert_int_equal(batcher_sequences(w->batcher), 0);
+    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
+    batcher_close(w->batcher);
+    blocks_close(w->blocks);
+    metrics_close(w->metrics);
+    weights_close(w->weights, w->be);
+    backend_close(w->be);
+    sem_destroy(&w->wake);
+    free(w);
+    return 0;
+}
+
+/* A context of CONTEXT random rows per head (fewer in odd heads where `uneven`), pressed as `text` says. */
+static struct context *make_context(struct world *w, const char *text, bool uneven)
+{
+    const struct hparams *hp = &w->weights->hp;
+    struct context *c = context_open(w->blocks, hp->layers);
+    uint64_t at = 0, room = 3 * kv_align((uint64_t)2 * 2 * CONTEXT * 16 * sizeof(float));
+    struct err err = { 0 };
+
+    if (text && chain_parse(&c->chain, text, strlen(text), NULL, &err) != ST_OK)
+        fail_msg("%s", err.text);
+    assert_int_equal(blocks_reserve(w->blocks, room, c, &c->extent, &err), ST_OK);
+    for (int32_t l = 0; l < hp->layers; l++) {
+        struct kv_block *b = &c->block[l];
+        float *x;
+
+        *b = (struct kv_block){ .layer = l, .heads = 2, .dim = 16, .k_dim = 16, .dtype = DT_F32 };
+        b->first[1] = l == WINDOWED ? WINDOW : CONTEXT;
+        b->first[2] = b->first[1] + (l == WINDOWED ? WINDOW : uneven ? CONTEXT / 3 : CONTEXT);
+        assert_int_equal(kv_block_plan(b, &err), ST_OK);
+        b->data = (char *)blocks_at(w->blocks, c->extent) + at;
+        x = b->data;
+        for (uint64_t i = 0; i < b->bytes / sizeof *x; i++)
+            x[i] = (float)((i * 2654435761u + (uint64_t)l * 40503u) % 2001) / 1000.0f - 1.0f;
+        at += b->bytes;
+    }
+    blocks_commit(w->blocks, c->extent, at);
+    c->next_position = CONTEXT;
+    c->figures.context_tokens = CONTEXT;
+    return c;
+}
+
+static struct repress_ask ask_of(struct context *c, int32_t tokens, int32_t max_new)
+{
+    return (struct repress_ask){ .context = c,
+                                 .context_tokens = CONTEXT,
+                                 .context_rows = 2 * CONTEXT,
+                                 .next_position = CONTEXT,
+                                 .prompt_tokens = tokens,
+                                 .max_new = max_new };
+}
+
+static int32_t tail_rows(const struct context *c, int32_t tokens, int32_t max_new)
+{
+    struct chain_decode part;
+
+    if (!c->chain || !chain_decode_part(c->chain, &part))
+        return sequence_tail_rows(tokens, max_new);
+    return repress_tail_rows(&part, tokens, max_new);
+}
+
+/* A question of `tokens` ids that depend on `seed`. */
+static struct sequence *ask(struct world *w, struct context *c, int seed, int32_t tokens, int32_t max_new)
+{
+    struct sequence *s = mem_zero(1, sizeof *s);
+    int32_t *prompt = mem_zero((size_t)tokens, sizeof *prompt);
+    struct repress_ask room = ask_of(c, tokens, max_new);
+    struct err err = { 0 };
+
+    for (int32_t i = 0; i < tokens; i++)
+        prompt[i] = (seed * 31 + i * 7 + i * i * seed) % VOCAB;
+    s->context = c;
+    s->prompt = prompt;
+    s->prompt_tokens = tokens;
+    s->max_new = max_new;
+    s->cancelled = &w->never;
+    s->deadline_ns = INT64_MAX;
+    s->made = mem_zero((size_t)max_new, sizeof *s->made);
+    assert_int_equal(batcher_reserve(w->batcher, tail_rows(c, tokens, max_new), NULL), ST_OK);
+    if (c->chain && batcher_repress(w->batcher, &room, &s->own, &err) != ST_OK)
+        fail_msg("%s", err.text);
+    return s;
+}
+
+static enum finish await(struct world *w, struct sequence *s)
+{
+    int64_t until = clock_in_ms(60000);
+
+    while (__atomic_load_n(&s->finish, __ATOMIC_ACQUIRE) == FINISH_NONE) {
+        assert_true(clock_now_ns() < until);
+        usleep(500);
+    }
+    batcher_release(w->batcher, tail_rows(s->context, s->prompt_tokens, s->max_new));
+    return (enum finish)s->finish;
+}
+
+static void drop(struct world *w, struct sequence *s)
+{
+    batcher_repressed_close(w->batcher, s->own);
+    free((void *)s->prompt);
+    free(s->made);
+    free(s);
+}
+
+static struct sequence *answer(struct world *w, struct context *c, int seed, int32_t tokens, int32_t max_new)
+{
+    struct sequence *s = ask(w, c, seed, tokens, max_new);
+
+    batcher_submit(w->batcher, s);
+    if (await(w, s) != FINISH_LENGTH)
+        fail_msg("ended as %d: %s", s->finish, s->own ? s->own->failure.text : "");
+    assert_int_equal(s->made_count, max_new);
+    return s;
+}
+
+static void rows_stay_between_rows_and_every_more(void **state)
+{
+    struct world *w = *state;
+    static const char *const texts[] = { "; decode:every=16 | knorm | rows=40", "; decode:every=16 | keydiff | rows=40",
+                                         "; decode:every=16,buffer=3 | tova | rows=40",
+                                         "; decode:every=16,buffer=5 | expected:sink=2 | rows=40",
+                                         "; decode:every=16 | knorm | cam:merge=4 | rows=40" };
+
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        struct context *c = make_context(w, texts[i], false);
+        struct sequence *s = answer(w, c, (int)i, 20, 200);
+
+        assert_int_equal(s->own->compressions, 12);
+        assert_int_equal(s->own->held_min, 40);
+        assert_int_equal(s->own->held_max, 40 + 15);
+        assert_true(s->own->held_sum / (double)s->own->steps > 40);
+        drop(w, s);
+        context_unref(c);
+    }
+}
+
+static void heads_that_compete_hold_the_rows_in_sum(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=16 | keydiff | adakv:alpha=0.1 | rows=40", true);
+    struct sequence *s = answer(w, c, 1, 20, 200);
+
+    for (int l = 0; l < 3; l++)
+        assert_int_equal(kv_block_rows(&s->own->own->block[l]), l == WINDOWED ? 2 * WINDOW : 2 * 40);
+    assert_int_not_equal(s->own->own->block[2].first[1], 40);
+    drop(w, s);
+    context_unref(c);
+}
+
+static void a_fraction_follows_the_tokens_seen(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=32 | knorm | ratio=0.5", false);
+    struct sequence *s = answer(w, c, 1, 20, 300);
+    int64_t seen = CONTEXT + 20 + 9 * 32 - 1;
+
+    assert_int_equal(s->own->compressions, 9);
+    assert_int_equal(s->own->own->block[0].first[1], seen / 2);
+    assert_int_equal(s->own->held_min, (CONTEXT + 20 + 31) / 2);
+    drop(w, s);
+    context_unref(c);
+}
+
+static void a_compression_that_leaves_every_row_changes_no_token(void **state)
+{
+    struct world *w = *state;
+    struct context *plain = make_context(w, NULL, true);
+    struct context *pressed = make_context(w, "; decode:every=7 | keydiff | rows=100000", true);
+    struct sequence *a = answer(w, plain, 3, 21, 150), *b = answer(w, pressed, 3, 21, 150);
+
+    assert_int_equal(b->own->compressions, 21);
+    assert_memory_equal(a->made, b->made, 150 * sizeof *a->made);
+    drop(w, a);
+    drop(w, b);
+    context_unref(plain);
+    context_unref(pressed);
+}
+
+static void the_context_is_not_touched_by_its_answers(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=8 | knorm | rows=30", false);
+    uint64_t bytes = c->extent->bytes;
+    void *before = mem_alloc(bytes);
+    struct sequence *first, *again;
+
+    memcpy(before, blocks_at(w->blocks, c->extent), bytes);
+    first = answer(w, c, 5, 10, 120);
+    again = answer(w, c, 5, 10, 120);
+    assert_memory_equal(before, blocks_at(w->blocks, c->extent), bytes);
+    assert_memory_equal(first->made, again->made, 120 * sizeof *first->made);
+    free(before);
+    drop(w, first);
+    drop(w, again);
+    context_unref(c);
+}
+
+static void answers_with_and_without_a_decode_part_share_a_batch(void **state)
+{
+    struct world *w = *state;
+    struct context *c[] = { make_context(w, NULL, false), make_context(w, "; decode:every=8 | knorm | rows=30", false),
+                            make_context(w, "; decode:every=13,buffer=6 | tova | rows=25", false),
+                            make_context(w, "; decode:every=9 | knorm | cam:merge=3 | rows=28", false) };
+    struct sequence *s[24];
+
+    for (int i = 0; i < 24; i++) {
+        s[i] = ask(w, c[i % 4], i, 5 + i * 4, 60);
+        batcher_submit(w->batcher, s[i]);
+    }
+    for (int i = 0; i < 24; i++)
+        assert_int_equal(await(w, s[i]), FINISH_LENGTH);
+    for (int i = 0; i < 24; i += 3) {
+        struct sequence *alone = answer(w, c[i % 4], i, 5 + i * 4, 60);
+
+        assert_memory_equal(alone->made, s[i]->made, 60 * sizeof *alone->made);
+        drop(w, alone);
+    }
+    for (int i = 0; i < 24; i++)
+        drop(w, s[i]);
+    for (int i = 0; i < 4; i++)
+        context_unref(c[i]);
+}
+
+static void pages_of_a_long_answer_are_few(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=64 | knorm | rows=64", false);
+    struct sequence *s = ask(w, c, 2, 10, 1900); /* a tail of one sequence has room for 1024 rows */
+
+    assert_int_equal(batcher_tail_tokens(w->batcher), 128);
+    batcher_submit(w->batcher, s);
+    assert_int_equal(await(w, s), FINISH_LENGTH);
+    assert_int_equal(s->own->held_max, 64 + 63);
+    drop(w, s);
+    context_unref(c);
+}
+
+static void a_cancelled_answer_gives_everything_back(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=8,buffer=4 | tova | rows=30", false);
+    uint64_t used = blocks_used(w->blocks);
+    bool cancelled = false;
+    struct sequence *s = ask(w, c, 1, 10, 3000);
+
+    assert_true(blocks_used(w->blocks) > used);
+    s->cancelled = &cancelled;
+    batcher_submit(w->batcher, s);
+    while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 30)
+        usleep(200);
+    __atomic_store_n(&cancelled, true, __ATOMIC_RELAXED);
+    assert_int_equal(await(w, s), FINISH_CANCELLED);
+    assert_true(s->own->compressions > 0);
+    drop(w, s);
+    assert_int_equal(blocks_used(w->blocks), used);
+    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
+    context_unref(c);
+}
+
+static void room_that_is_not_there_is_refused_at_the_door(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=8 | knorm | rows=1000000", false);
+    struct repress_ask room = ask_of(c, 100, 3000);
+    struct repressed *a[64] = { NULL };
+    struct err err = { 0 };
+    int made = 0;
+
+    room.next_position = 900;
+    room.context_tokens = 900;
+    while (made < 64 && batcher_repress(w->batcher, &room, &a[made], &err) == ST_OK)
+        made++;
+    assert_in_range(made, 1, 63);
+    assert_int_equal(err.code, ST_EEXHAUSTED);
+    assert_non_null(strstr(err.text, "decode part"));
+    while (made-- > 0)
+        batcher_repressed_close(w->batcher, a[made]);
+    context_unref(c);
+}
+
+static void move_blocks(struct batcher *b, void *arg)
+{
+    struct world *w = arg;
+
+    batcher_compact(b, w->blocks);
+}
+
+static void own_blocks_may_be_moved_in_the_middle(void **state)
+{
+    struct world *w = *state;
+    struct context *hole = make_context(w, NULL, false);
+    struct context *c = make_context(w, "; decode:every=8,buffer=4 | tova | rows=30", false);
+    struct sequence *still = answer(w, c, 4, 10, 200), *s = ask(w, c, 4, 10, 200);
+    uint64_t place = s->own->own->extent->offset;
+
+    batcher_submit(w->batcher, s);
+    while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 20)
+        usleep(200);
+    context_unref(hole);
+    assert_int_equal(batcher_call(w->batcher, move_blocks, w), ST_OK);
+    assert_int_equal(await(w, s), FINISH_LENGTH);
+    assert_true(s->own->own->extent->offset < place);
+    assert_memory_equal(s->made, still->made, 200 * sizeof *s->made);
+    drop(w, still);
+    drop(w, s);
+    context_unref(c);
+}
+
+static void compressions_allocate_nothing(void **state)
+{
+    struct world *w = *state;
+    static const char *const texts[] = { "; decode:every=8 | knorm | rows=30",
+                                         "; decode:every=8 | expected:sink=1 | rows=30",
+                                         "; decode:every=8 | snapkv:window=4 | adakv | rows=30",
+                                         "; decode:every=8 | lagkv:lag=4 | rows=30",
+                                         "; decode:every=8 | cur | rows=30",
+                                         "; decode:every=8 | keydiff | chunkkv:length=3 | rows=30",
+                                         "; decode:every=8 | knorm | critical | rows=30",
+                                         "; decode:every=8 | tova | cam:merge=3 | rows=30",
+                                         "; decode:every=8 | knorm | ratio=0.4" };
+
+    if (!COUNTING)
+        skip();
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        struct context *c = make_context(w, texts[i], false);
+        struct sequence *s = ask(w, c, 2, 30, 400);
+        int32_t before, after;
+
+        batcher_submit(w->batcher, s);
+        while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 3)
+            ;
+        before = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+        while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 390)
+            ;
+        after = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+        if (after != before)
+            fail_msg("%s: %d allocations", texts[i], after - before);
+        assert_int_equal(await(w, s), FINISH_LENGTH);
+        assert_in_range(s->own->compressions, 45, 50);
+        drop(w, s);
+        context_unref(c);
+    }
+}
+
+static void metrics_tell_and_go_back(void **state)
+{
+    struct world *w = *state;
+    struct context *c = make_context(w, "; decode:every=8 | knorm | rows=30", false);
+    struct sequence *s = ask(w, c, 2, 10, 80);
+    struct text page = { 0 };
+
+    metrics_print(w->metrics, &page);
+    assert_non_null(strstr(text_str(&page), "platen_decode_own_blocks 1"));
+    batcher_submit(w->batcher, s);
+    assert_int_equal(await(w, s), FINISH_LENGTH);
+    drop(w, s);
+    for (int64_t until = clock_in_ms(5000); clock_now_ns() < until; usleep(1000)) {
+        text_clear(&page);
+        metrics_print(w->metrics, &page);
+        if (strstr(text_str(&page), "platen_decode_part_head_rows_max 0"))
+            break;
+    }
+    assert_non_null(strstr(text_str(&page), "platen_decode_part_head_rows_max 0"));
+    assert_non_null(strstr(text_str(&page), "platen_decode_own_blocks 0"));
+    assert_non_null(strstr(text_str(&page), "platen_decode_own_blocks_bytes 0"));
+    assert_non_null(strstr(text_str(&page), "platen_decode_tail_pages 0"));
+    assert_non_null(strstr(text_str(&page), "platen_decode_compressions_total 9"));
+    text_fini(&page);
+    context_unref(c);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test_setup_teardown(rows_stay_between_rows_and_every_more, open_world, close_world),
+    cmocka_unit_test_setup_teardown(heads_that_compete_hold_the_rows_in_sum, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_fraction_follows_the_tokens_seen, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_compression_that_leaves_every_row_changes_no_token, open_world, close_world),
+    cmocka_unit_test_setup_teardown(the_context_is_not_touched_by_its_answers, open_world, close_world),
+    cmocka_unit_test_setup_teardown(answers_with_and_without_a_decode_part_share_a_batch, open_world, close_world),
+    cmocka_unit_test_setup_teardown(pages_of_a_long_answer_are_few, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_cancelled_answer_gives_everything_back, open_world, close_world),
+    cmocka_unit_test_setup_teardown(room_that_is_not_there_is_refused_at_the_door, open_world, close_world),
+    cmocka_unit_test_setup_teardown(own_blocks_may_be_moved_in_the_middle, open_world, close_world),
+    cmocka_unit_test_setup_teardown(compressions_allocate_nothing, open_world, close_world),
+    cmocka_unit_test_setup_teardown(metrics_tell_and_go_back, open_world, close_world),
+};
+
+int main(int argc, char **argv)
+{
+    return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
+}
