@@ -29,7 +29,10 @@ rm -rf "$stage"
 mkdir -p "$stage"/{bin,lib,tests,proto,licences}
 for p in "${programs[@]}"; do install -s "$build/bin/$p" "$stage/bin/"; done
 for t in "${tests[@]}"; do install -s "$build/tests/bin/$t" "$stage/bin/"; done
-cp "$root/tests/gpu.sh" "$root/tests/bench-gpu.sh" "$root/tests/ops/checks.def" "$stage/tests/"
+cp "$root/tests/gpu.sh" "$root"/tests/gpu-{model,bench}.py "$root/tests/bench-gpu.sh" "$root/tests/bench/gpu_peers.py" \
+    "$root/tests/ops/checks.def" "$stage/tests/"
+mkdir -p "$stage/tests/golden"
+cp -r "$root"/tests/golden/{compare.py,contexts.json,smollm2_answers.json,smollm2_logits.json,texts} "$stage/tests/golden/"
 for file in LICENSE README.md CHANGELOG.md; do
     if [ -f "$root/$file" ]; then cp "$root/$file" "$stage/"; fi
 done

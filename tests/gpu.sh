@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # gpu.sh [--only WORD] [--limit SECONDS] [--tools LIST] [--each N] [--json FILE] [OPS]
 #
-# Every check of the CUDA back end in both dtypes, then the same at small sizes under compute-sanitizer, spread over all GPUs
-# of this machine: a process sees one GPU (CUDA_VISIBLE_DEVICES), --each of them (default 2) share it. One line for whatever
+# Every check of the CUDA back end in both dtypes, then the same at small sizes under compute-sanitizer, then the default model
+# through the programs (gpu-model.py; $PLATEN_MODEL), spread over all GPUs of this machine: a process sees one GPU (CUDA_VISIBLE_DEVICES), --each of them (default 2) share it. One line for whatever
 # does not hold, then a summary line and a JSON line (also to FILE).
 #
 #   --only WORD      only checks with WORD in their name: f32.select, bf16.decode_step, memcheck.bf16.decode_step
@@ -100,6 +100,19 @@ for gpu in ${gpus//,/ }; do
     for _ in $(seq "$each"); do worker "$gpu" & done
 done
 wait
+
+# The default model through the programs, where there is one: its checks count with the others.
+model=${PLATEN_MODEL:-$here/../build/models/SmolLM2-135M-Instruct.Q4_1.gguf}
+bin=$(dirname "$ops")
+[ -x "$bin/platen" ] || bin=$bin/../../bin # as in a build tree
+case model in *"$only"*) whole=1 ;; *) whole= ;; esac
+if [ -n "$whole" ] && [ -f "$model" ] && [ -x "$bin/platen" ] && [ $SECONDS -lt $end ]; then
+    python3 "$here/gpu-model.py" --model "$model" --bin "$bin" --limit $((end - SECONDS))
+    echo "$? model" >> "$room/done"
+    echo model >> "$room/jobs"
+elif [ -n "$whole" ]; then
+    echo "gpu.sh: model not run (no model at $model, no programs in $bin, or no time left)"
+fi
 
 quoted() { sed 's/.*/"&"/' | paste -sd,; }
 passed=$(grep -c '^0 ' "$room/done")
