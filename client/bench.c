@@ -139,15 +139,16 @@ static void add_device(struct text *out, const struct bench_run *r)
 {
     struct backend *be = r->local.be;
     struct device_bytes bytes;
+    unsigned long long all;
     const char *kernels = be->ops->describe(be);
 
     be->ops->device_bytes(be, &bytes);
+    all = bytes.weights + bytes.activations + bytes.blocks + bytes.tails + bytes.other;
     text_puts(out, ",\"kernels\":");
     text_json(out, kernels, strlen(kernels));
     text_puts(out, ",\"device\":");
     text_json(out, r->o->backend, strlen(r->o->backend));
-    text_printf(out, ",\"device_bytes\":%llu",
-                (unsigned long long)(bytes.weights + bytes.activations + bytes.blocks + bytes.tails + bytes.other));
+    text_printf(out, ",\"device_bytes\":%llu", all);
 }
 
 static void print_json(const struct bench_run *r)

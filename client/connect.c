@@ -10,14 +10,14 @@
 enum status server_check(const struct server_options *o, struct err *err)
 {
     char host[RPC_ADDRESS_MAX];
-    int port;
+    int port = 1; /* of a dns: target nothing is known here */
     enum status st = ST_OK;
 
     if (!o->server)
         return ST_OK;
     if (strncmp(o->server, "dns:", 4) != 0)
         st = rpc_address_parse(o->server, host, &port, err);
-    if (st == ST_OK && strncmp(o->server, "dns:", 4) != 0 && port == 0)
+    if (st == ST_OK && port == 0)
         st = err_set(err, ST_EINVAL, "%s: port 0 is no port to connect to", o->server);
     if (st != ST_OK)
         err_prefix(err, "--server");

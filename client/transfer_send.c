@@ -211,8 +211,10 @@ enum status transfer_serve(int port_fd, struct err *err)
     port = rpc_server_port(server);
     if (st == ST_OK && write(port_fd, &port, sizeof port) != sizeof port)
         st = err_set(err, ST_EINTERNAL, "the parent does not listen");
-    while (st == ST_OK)
-        pause();
+    if (st == ST_OK) {
+        for (;;) /* the parent ends this process */
+            pause();
+    }
     rpc_server_close(server);
     return st;
 }

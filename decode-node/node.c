@@ -143,8 +143,7 @@ static double read_tails(void *arg)
 
 static double read_peers(void *arg)
 {
-    struct node *n = arg;
-    return n->peers ? peers_alive(n->peers) : 0;
+    return peers_alive(((struct node *)arg)->peers);
 }
 
 static const struct {
@@ -346,6 +345,7 @@ static enum status open_all(struct node *n, struct err *err)
 
 static void close_all(struct node *n)
 {
+    service_unpublish(n->service);
     selftest_close(n);
     front_close(n);
     stream_end(n->stream); /* waits for every request, and so for every order; those use peers and links */

@@ -335,26 +335,26 @@ enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER
     return ST_OK;
 }
 
-void peer_give_back(struct peer *x, int64_t tokens)
+void peer_give_back(struct peer *peer, int64_t tokens)
 {
-    pthread_mutex_lock(&x->owner->lock);
-    x->assigned -= tokens;
-    pthread_mutex_unlock(&x->owner->lock);
+    pthread_mutex_lock(&peer->owner->lock);
+    peer->assigned -= tokens;
+    pthread_mutex_unlock(&peer->owner->lock);
 }
 
-const char *peer_address(const struct peer *x)
+const char *peer_address(const struct peer *peer)
 {
-    return x->address;
+    return peer->address;
 }
 
-struct rpc_channel *peer_channel(struct peer *x)
+struct rpc_channel *peer_channel(struct peer *peer)
 {
-    return x->channel;
+    return peer->channel;
 }
 
-void peer_suspect(struct peer *x)
+void peer_suspect(struct peer *peer)
 {
-    set_alive(x, false, 0, "it failed an order");
+    set_alive(peer, false, 0, "it failed an order");
 }
 
 bool peers_unmeasured(struct peers *p, struct peer **out)
@@ -374,15 +374,15 @@ bool peers_unmeasured(struct peers *p, struct peer **out)
     return found != NULL;
 }
 
-void peer_measured(struct peer *x, double gb_s)
+void peer_measured(struct peer *peer, double gb_s)
 {
-    struct peers *p = x->owner;
+    struct peers *p = peer->owner;
     int32_t before, after;
 
     pthread_mutex_lock(&p->lock);
     before = alive_now(p);
-    x->gb_s = gb_s;
-    x->measured_ns = clock_now_ns();
+    peer->gb_s = gb_s;
+    peer->measured_ns = clock_now_ns();
     after = alive_now(p);
     pthread_mutex_unlock(&p->lock);
     if (after != before)

@@ -144,8 +144,7 @@ static struct scheduler_load load_of(const struct prefill_node *n)
 {
     struct scheduler_load load = { 0 };
 
-    if (n->scheduler)
-        scheduler_look(n->scheduler, &load);
+    scheduler_look(n->scheduler, &load);
     return load;
 }
 
@@ -163,7 +162,7 @@ static double read_queued_tokens(void *arg)
 static double read_running(void *arg)
 {
     const struct prefill_node *n = arg;
-    const int32_t jobs = n->mover ? mover_jobs(n->mover) : 0, queued = load_of(n).queued;
+    const int32_t jobs = mover_jobs(n->mover), queued = load_of(n).queued;
 
     return jobs > queued ? jobs - queued : 0;
 }
@@ -339,6 +338,7 @@ static void wait_until_quiet(const struct prefill_node *n)
 static void close_all(struct prefill_node *n)
 {
     wait_until_quiet(n);
+    service_unpublish(n->service);
     if (n->scheduler)
         scheduler_stop(n->scheduler);
     engine_close(n->engine);

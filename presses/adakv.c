@@ -151,7 +151,7 @@ static enum status count_best(struct press_round *round, int64_t total, int64_t 
 static enum status rule_paper(struct press_round *round, const struct press_stage *self, double alpha, struct err *err)
 {
     int32_t heads = round->view.heads;
-    int64_t total = 0, count[KV_HEADS_MAX], body = INT64_MAX;
+    int64_t total = 0, count[KV_HEADS_MAX] = { 0 }, body = INT64_MAX;
     enum status st;
 
     for (int32_t g = 0; g < heads; g++) {

@@ -134,7 +134,7 @@ static enum status make_queries(struct blocks *b, struct err *err)
     uint64_t q_row = dtype_bytes(round->be->act, (uint64_t)hp->q_heads * (uint64_t)hp->head_dim);
     uint64_t qkv_row = dtype_bytes(round->be->act, (uint64_t)(hp->q_heads + 2 * hp->kv_heads) * (uint64_t)hp->head_dim);
     uint64_t x_row = dtype_bytes(round->be->act, (uint64_t)hp->dim);
-    uint64_t kv_bytes = dtype_bytes(round->be->kv, (uint64_t)(hp->kv_heads * ROWS_AT_ONCE * hp->head_dim));
+    uint64_t kv_bytes = dtype_bytes(round->be->kv, (uint64_t)hp->kv_heads * ROWS_AT_ONCE * (uint64_t)hp->head_dim);
     struct rope_table none = { .scale = 1.0f };
     struct kv_layer kv = { .dtype = round->be->kv,
                            .heads = hp->kv_heads,

@@ -210,10 +210,10 @@ int64_t chain_rows_max(const struct chain *c, const struct hparams *hp, int32_t 
 
 int64_t chain_rows_max_all(const struct chain *c, const struct hparams *hp, int64_t tokens)
 {
-    const struct chain_round *r = c->prefill.round_count > 0 ? &c->prefill.rounds[0] : NULL;
+    const struct chain_round *r = c->prefill.rounds; /* the first */
     int64_t rows = 0, total = INT64_MAX;
 
-    if (r && r->score >= 0 && r->keep >= 0 && c->prefill.stages[r->score].press->exact_total) {
+    if (c->prefill.round_count > 0 && r->score >= 0 && r->keep >= 0 && c->prefill.stages[r->score].press->exact_total) {
         struct press_keep keep = chain_round_keep(&c->prefill, r, 0);
         int32_t place, places;
 

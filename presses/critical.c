@@ -98,7 +98,7 @@ static enum status critical_refine(const struct press_stage *stage, struct press
                                    const struct kv_rows *view, float *score, struct err *err)
 {
     const struct critical_options *o = stage->options;
-    int64_t sure[KV_HEADS_MAX];
+    int64_t sure[KV_HEADS_MAX] = { 0 };
 
     for (int32_t g = 0; g < view->heads; g++) {
         int64_t n = view->rows[g];

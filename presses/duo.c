@@ -136,7 +136,7 @@ static enum status duo_choose(const struct press_stage *stage, struct press_roun
     const float *scores = f ? f->scores : round->held->head_scores;
     int64_t heads = round->view.heads, row = f ? round->in->layer : round->place;
     int64_t layers = f ? round->in->hp->layers : round->places;
-    bool streaming[KV_HEADS_MAX];
+    bool streaming[KV_HEADS_MAX] = { false };
 
     (void)err;
     for (int64_t g = 0; g < heads; g++)

@@ -10,6 +10,7 @@
  */
 #include "presses/chain_parts.h"
 
+#include <assert.h>
 #include <string.h>
 
 /* A part while it is planned. */
@@ -88,6 +89,7 @@ static enum status plan_refine(struct plan *p, int32_t at)
                       press->name);
         return refuse(p, at);
     }
+    assert(r); /* the open round */
     if (r->budget >= 0) {
         (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected ratio, rows or ratios", press->name,
                       name_of(p, r->budget));
@@ -137,6 +139,7 @@ static enum status plan_keep(struct plan *p, int32_t at)
                       name_of(p, at));
         return refuse(p, at);
     }
+    assert(r); /* the open round */
     if (p->decode && strcmp(name_of(p, at), "ratios") == 0) {
         (void)err_set(p->err, ST_EINVAL, "ratios cannot stand in the decode part; expected ratio or rows");
         return refuse(p, at);
@@ -165,11 +168,13 @@ static enum status plan_choose(struct plan *p, int32_t at)
                       press->name);
         return refuse(p, at);
     }
+    assert(r || !press->wants_score);
     if (press->wants_score && r->budget >= 0) {
         (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected ratio, rows or ratios", press->name,
                       name_of(p, r->budget));
         return refuse(p, at);
     }
+    assert(r || !p->open); /* a score opens a round */
     if (!press->wants_score && p->open) {
         (void)err_set(p->err, ST_EINVAL, "%s decides alone, without a score; expected ratio, rows or ratios after %s",
                       press->name, name_of(p, r->score));

@@ -97,12 +97,12 @@ void press_cam_reserve(struct press_cam *cam, const struct hparams *hp, int64_t 
 
 /*
  * Compresses one layer of a sequence. rows: its block and tail rows in order, packed (slot_gather), device; V may be edited.
- * in->q_plain: the plain queries [in->tokens][H][D] of the buffered calls, where the decode part's needs ask for queries
+ * given->q_plain: the plain queries [given->tokens][H][D] of the buffered calls, where the decode part's needs ask for queries
  * (q_plain or q_tail). position: that of the last token. token: device, the original token of every row, for result->token;
  * NULL: rows are told as row numbers. cam: NULL without a cam stage. Result, plan and pack as in prefill; first, index
  * name rows of `rows`. A layer that is not longer than the target is left whole.
  */
-enum status press_run_decode(struct press_run *run, const struct chain *chain, const struct press_layer *in,
+enum status press_run_decode(struct press_run *run, const struct chain *chain, const struct press_layer *given,
                              const struct kv_rows *rows, const int32_t *token, int64_t position, int64_t seen,
                              struct press_cam *cam, struct press_result *out, struct err *err);
 

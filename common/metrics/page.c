@@ -24,7 +24,8 @@ enum { CONNECTIONS_MAX = 32, TIMEOUT_S = 10, CONNECTION_BYTES = 16384, BACKLOG =
 /* owned by: whoever opened it; libmicrohttpd's thread reads `metrics` */
 struct page {
     const struct metrics *metrics;
-    struct MHD_Daemon *daemon;
+    int fd;                    /* the listening socket; the daemon's once there is one */
+    struct MHD_Daemon *daemon; /* NULL: not started */
     char address[300];
 };
 
@@ -134,18 +135,19 @@ enum status page_open(struct page **out, const struct metrics *m, const char *ho
         return st;
     p = (struct page *)mem_zero(1, sizeof(*p));
     p->metrics = m;
+    p->fd = fd;
     snprintf(p->address, sizeof(p->address), strchr(host, ':') != NULL ? "[%s]:%d" : "%s:%d", host, bound_port(fd));
-    p->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL, NULL,
-                                 on_request, p, MHD_OPTION_LISTEN_SOCKET, fd, MHD_OPTION_CONNECTION_LIMIT,
-                                 (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)TIMEOUT_S,
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_END);
-    if (p->daemon == NULL) {
-        close(fd);
-        free(p);
-        return err_set(err, ST_EINTERNAL, "cannot serve metrics on %s:%d", host, port);
-    }
     *out = p;
     return ST_OK;
+}
+
+enum status page_start(struct page *p, struct err *err)
+{
+    p->daemon = MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL | MHD_USE_ITC, 0, NULL, NULL,
+                                 on_request, p, MHD_OPTION_LISTEN_SOCKET, p->fd, MHD_OPTION_CONNECTION_LIMIT,
+                                 (unsigned)CONNECTIONS_MAX, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)TIMEOUT_S,
+                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_BYTES, MHD_OPTION_END);
+    return p->daemon ? ST_OK : err_set(err, ST_EINTERNAL, "cannot serve metrics on %s", p->address);
 }
 
 const char *page_address(const struct page *p)
@@ -157,6 +159,9 @@ void page_close(struct page *p)
 {
     if (p == NULL)
         return;
-    MHD_stop_daemon(p->daemon);
+    if (p->daemon != NULL)
+        MHD_stop_daemon(p->daemon); /* closes the socket, too */
+    else
+        close(p->fd);
     free(p);
 }

@@ -70,7 +70,9 @@ enum status service_start(struct service *s, struct err *err)
 
     health_add(s->health, s->server);
     reflection_add(s->reflection, s->server);
-    st = rpc_server_start(s->server, err);
+    st = s->page != NULL ? page_start(s->page, err) : ST_OK;
+    if (st == ST_OK)
+        st = rpc_server_start(s->server, err);
     if (st != ST_OK)
         return st;
     printf("serving %s\n", rpc_server_address(s->server));
@@ -86,11 +88,19 @@ bool service_drain(struct service *s, int64_t deadline_ns)
     return rpc_server_drain(s->server, deadline_ns);
 }
 
-void service_close(struct service *s)
+void service_unpublish(struct service *s)
 {
     if (s == NULL)
         return;
     page_close(s->page);
+    s->page = NULL;
+}
+
+void service_close(struct service *s)
+{
+    if (s == NULL)
+        return;
+    service_unpublish(s);
     rpc_server_close(s->server);
     reflection_close(s->reflection);
     health_close(s->health);

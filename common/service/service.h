@@ -3,11 +3,12 @@
  * service.h - the life of a node's process, the same for both nodes.
  *
  *   (signals_open, first of all)
- *   open    metrics page, port bound                     a port in use is refused here
+ *   open    ports bound, of calls and of the metrics page   a port in use is refused here
  *   (the node adds its methods and gets ready)
- *   start   calls come in; `serving HOST:PORT` on stdout, `metrics HOST:PORT` after it
+ *   start   the metrics page answers; calls come in; `serving HOST:PORT` on stdout, `metrics HOST:PORT` after it
  *   (signals_wait: until the first SIGTERM or SIGINT)
  *   drain   NOT_SERVING, watches end, no new calls, running ones finish within the limit, then cancelled
+ *   (the node takes its parts away, the metrics page first: service_unpublish)
  *   close
  *
  * Nothing else is ever written to stdout.
@@ -46,6 +47,9 @@ enum status service_start(struct service *s, struct err *err);
 
 /* True: everything finished by itself until deadline_ns. */
 bool service_drain(struct service *s, int64_t deadline_ns);
+
+/* No metrics page from here on. Called before what its gauges read is taken away. NULL and twice are fine. */
+void service_unpublish(struct service *s);
 void service_close(struct service *s); /* NULL is fine */
 
 #ifdef __cplusplus

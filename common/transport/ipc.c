@@ -136,7 +136,7 @@ static enum status mapping_take(struct station *s, const struct cuda_ipc *handle
     pthread_mutex_lock(&s->lock);
     m = mapping_find(s, handle);
     st = m ? mapping_make(s, m, handle, err) : err_set(err, ST_EEXHAUSTED, "ipc: %d mappings in use", MAPPINGS_MAX);
-    if (st == ST_OK) {
+    if (m && st == ST_OK) {
         m->users++;
         m->used_ns = clock_now_ns();
         *out = m;

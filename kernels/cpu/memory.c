@@ -66,11 +66,11 @@ uint64_t cpu_memory_limit(double fraction)
 {
     uint64_t bytes = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
     FILE *f = fopen("/sys/fs/cgroup/memory.max", "re");
-    unsigned long long limit;
+    char line[40] = "max";
 
     if (f) {
-        if (fscanf(f, "%llu", &limit) == 1 && limit < bytes)
-            bytes = limit;
+        if (fgets(line, sizeof line, f) && line[0] >= '0' && line[0] <= '9' && strtoull(line, NULL, 10) < bytes)
+            bytes = strtoull(line, NULL, 10);
         fclose(f);
     }
     return (uint64_t)((double)bytes * fraction);

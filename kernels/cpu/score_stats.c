@@ -411,7 +411,7 @@ static void leverage_form(const float *sketch, int32_t dim, int32_t k, struct le
                 sum += sketch[i * k + j] * r->gram[i * dim + d];
             r->half[j * dim + d] = sum;
         }
-    for (int attempt = 0; attempt < 6 && !done; attempt++, jitter *= 10) {
+    for (int attempt = 0; attempt < 6 && !done; attempt++) {
         for (int32_t i = 0; i < k; i++)
             for (int32_t j = 0; j < k; j++) {
                 double sum = i == j ? jitter : 0;
@@ -421,6 +421,7 @@ static void leverage_form(const float *sketch, int32_t dim, int32_t k, struct le
                 r->small[i * k + j] = sum;
             }
         done = spd_inverse(r->small, k, r->inverse);
+        jitter *= 10;
     }
     for (int32_t j = 0; j < k; j++) /* half = inverse S' */
         for (int32_t d = 0; d < dim; d++) {

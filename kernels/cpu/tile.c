@@ -257,9 +257,9 @@ static void panel_rows(const void *rows, int64_t stride, int32_t count, int32_t 
     }
 }
 
-INLINE uint32_t pair_of(const uint16_t *even, const uint16_t *odd, int32_t i)
+INLINE uint32_t pair_of(const uint16_t *even, const uint16_t *odd, bool two, int32_t i)
 {
-    return even[i] | (odd ? (uint32_t)odd[i] << 16 : 0);
+    return even[i] | (two ? (uint32_t)odd[i] << 16 : 0);
 }
 
 static void pair_rows(const uint16_t *rows, int64_t stride, int32_t count, int32_t count_out, int32_t width,
@@ -269,17 +269,18 @@ static void pair_rows(const uint16_t *rows, int64_t stride, int32_t count, int32
     uint32_t *to = out;
 
     for (int32_t t = 0; t < count; t += 2, to += width_out) {
-        const uint16_t *even = rows + t * stride, *odd = t + 1 < count ? even + stride : NULL;
+        const bool two = t + 1 < count; /* of an odd count the last is alone */
+        const uint16_t *even = rows + t * stride, *odd = two ? even + stride : even;
         int32_t i = 0;
 
-        for (; odd && i + LANES <= width; i += LANES) {
+        for (; two && i + LANES <= width; i += LANES) {
             vu low = vu_widen(vh_load(even + i)), high = vu_widen(vh_load(odd + i));
             vu pair = low | high << 16;
 
             memcpy(to + i, &pair, sizeof pair);
         }
         for (; i < width; i++)
-            to[i] = pair_of(even, odd, i);
+            to[i] = pair_of(even, odd, two, i);
         if (pad)
             memset(to + width, 0, pad);
     }

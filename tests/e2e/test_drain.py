@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGTERM asks, a second one insists."""
+import contextlib
+import http.client
 import signal
 import time
 
@@ -34,6 +36,18 @@ def test_a_busy_decode_node_finishes_its_answer_and_takes_no_new_one(scene):
     assert len(asking.end().json()["answers"][0]["tokens"]) == int(scene.long_answer())
     code, seconds = decode.ended(10)
     assert code == 0 and seconds < 5, (code, seconds)
+
+
+def test_the_metrics_page_answers_to_the_end_of_the_drain(scene):
+    """What its gauges read is taken away after it; under the sanitizers a page that reads too late ends the node."""
+    nodes = scene.pair()
+    for node in reversed(nodes):
+        node.signal(signal.SIGTERM)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            while True:
+                node.metrics()
+        code, seconds = node.ended(10)
+        assert code == 0 and seconds < 3, (node.name, code, seconds)
 
 
 def test_a_busy_prefill_node_finishes_its_order(scene):

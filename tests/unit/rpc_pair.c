@@ -20,7 +20,7 @@ Request request_of(const char *context)
 
 int reaches(const atomic_int *counter, int want)
 {
-    for (int i = 0; i < 2000 && atomic_load(counter) < want; i++)
+    for (int i = 0; i < 10000 && atomic_load(counter) < want; i++)
         usleep(1000);
     return atomic_load(counter) >= want;
 }
@@ -39,7 +39,7 @@ struct rpc_call *pair_held(struct rpc_pair *p)
 {
     struct rpc_call *call = NULL;
 
-    for (int i = 0; i < 2000 && call == NULL; i++) {
+    for (int i = 0; i < 10000 && call == NULL; i++) {
         pthread_mutex_lock(&p->lock);
         call = p->held;
         if (call != NULL)

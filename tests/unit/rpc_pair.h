@@ -45,10 +45,10 @@ struct rpc_pair {
 void pair_open(struct rpc_pair *p, const struct rpc_server_options *so, const struct rpc_channel_options *co);
 void pair_close(struct rpc_pair *p);
 
-/* The call that /Echo "slow" or /Flood holds, with a count for the caller; waits at most two seconds for it. */
+/* The call that /Echo "slow" or /Flood holds, with a count for the caller; waits at most ten seconds for it. */
 struct rpc_call *pair_held(struct rpc_pair *p);
 
-/* Waits at most two seconds until *counter >= want. */
+/* Waits at most ten seconds until *counter >= want. */
 int reaches(const atomic_int *counter, int want);
 
 /* A request with this context. Borrows the text. */

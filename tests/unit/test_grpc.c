@@ -24,6 +24,7 @@ struct world {
     struct kv_block blocks[MAKER_LAYERS];
     pthread_t sender;
     struct rpc_call *stream; /* the sender's end, counted */
+    int started;             /* `sender` and `stream` are set */
     enum status sent;        /* how the sender ended */
     int64_t close_ns;        /* how long its close took */
 
@@ -126,6 +127,7 @@ static void on_order(struct rpc_call *call, void *owner, const ProtobufCMessage 
     rpc_call_ref(call);
     w->stream = call;
     assert_int_equal(thread_start(&w->sender, "sender", sender_run, w, NULL), ST_OK);
+    __atomic_store_n(&w->started, 1, __ATOMIC_RELEASE);
 }
 
 static const struct rpc_events server_events = { .message = on_order };
@@ -187,6 +189,12 @@ static struct rpc_call *start(struct world *w)
     return call;
 }
 
+static void join_sender(struct world *w)
+{
+    assert_true(reaches(&w->started, 1, 5000));
+    pthread_join(w->sender, NULL);
+}
+
 static int world_open(void **state)
 {
     struct world *w = mem_zero(1, sizeof *w);
@@ -236,7 +244,7 @@ static void blocks_arrive_byte_for_byte(void **state)
     struct rpc_call *call = start(w);
 
     assert_true(reaches(&w->done, 1, 20000));
-    pthread_join(w->sender, NULL);
+    join_sender(w);
     assert_string_equal(w->err.text, "");
     assert_int_equal(w->sent, ST_OK);
     assert_int_equal(w->committed, 1);
@@ -255,7 +263,7 @@ static void a_peer_that_goes_lets_the_sender_go(void **state)
     assert_true(reaches(&w->messages, 3, 10000));
     rpc_call_cancel(call);
     assert_true(reaches(&w->done, 1, 5000));
-    pthread_join(w->sender, NULL);
+    join_sender(w);
     assert_int_equal(w->sent, ST_ECANCELLED);
     assert_true(w->close_ns < 900 * NS_PER_MS);
     assert_int_equal(w->committed, 0);
@@ -273,13 +281,14 @@ static void a_peer_that_takes_nothing_holds_the_sender_back(void **state)
     assert_true(reaches(&w->messages, 3, 10000));
     for (int i = 0; i < 1000; i++)
         nap();
-    assert_int_equal(w->messages, 3);
+    assert_int_equal(__atomic_load_n(&w->messages, __ATOMIC_ACQUIRE), 3);
+    assert_true(reaches(&w->started, 1, 5000));
     queued = rpc_call_queued_bytes(w->stream);
     assert_true(queued <= 6u << 20); /* bounded, though 15 MiB want to go */
     w->lazy = false;
     rpc_call_want(call);
     assert_true(reaches(&w->done, 1, 20000));
-    pthread_join(w->sender, NULL);
+    join_sender(w);
     assert_int_equal(w->sent, ST_OK);
     assert_int_equal(w->committed, 1);
     rpc_call_unref(call);

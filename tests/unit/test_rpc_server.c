@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -232,6 +233,7 @@ static void call_until_killed(int in)
     char target[40];
     int port;
 
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* a test that fails leaves nobody behind who is stopped and holds its output */
     if (read(in, &port, sizeof(port)) != sizeof(port))
         _exit(1);
     snprintf(target, sizeof(target), "127.0.0.1:%d", port);
@@ -274,10 +276,8 @@ static void a_frozen_client_is_given_up(void **state)
     o.keepalive_timeout_ms = 1000;
     child = frozen_caller(&p, &o);
     from = clock_now_ns();
-    for (int i = 0; i < 3 && !reaches(&p.cancelled, 1); i++)
-        ;
-    assert_int_equal(atomic_load(&p.cancelled), 1);
-    assert_in_range((clock_now_ns() - from) / NS_PER_MS, 200, 4000);
+    assert_true(reaches(&p.cancelled, 1));
+    assert_in_range((clock_now_ns() - from) / NS_PER_MS, 200, 8000);
     assert_int_equal(rpc_server_calls(p.server), 0);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
