@@ -146,6 +146,8 @@ static bool tend(struct intake *in, struct filling *f)
     enum status st;
 
     if (has_ended(in, f)) {
+        if (f->broken && f->transport->doubt)
+            f->transport->doubt(f->link);
         st = f->transport->close(f->link);
         f->link = NULL;
         f->closed(f, st);

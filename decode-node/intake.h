@@ -32,6 +32,7 @@ struct filling {
     struct link *link;                 /* the intake's from intake_end on */
     struct receiver *receiver;
     struct rpc_call *call;
+    bool broken; /* before intake_end: the stream ended before its commit */
 
     /* On the intake thread. `failed`: the block under way is lost; the intake cancels the call after. `closed`: the link is,
      * and the filling may go; ST_EDEADLINE: its transport did not let go of the place. */

@@ -36,7 +36,7 @@ static const struct opt rows[] = {
     { "memory-fraction", OPT_FLOAT, AT(memory_fraction), 0.05, 1, NULL, "0.9", "F", "of the device's memory (cuda)",
       false },
     { "transport", OPT_TEXT, AT(transport), 0, 0, NULL, NULL, "NAME[,NAME...]",
-      "ways in which blocks may come, best first: nccl, ipc, grpc; not given: all three on cuda, grpc on cpu", false },
+      "ways in which blocks may come, best first; not given: ipc,nccl,grpc on cuda, grpc on cpu", false },
     { "link-floor-gb-s", OPT_FLOAT, AT(link_floor_gb_s), 0, 10000, NULL, "0", "G",
       "not serving while no prefill node's link moves so many GB/s; 0: any link will do", false },
     { "special-text", OPT_WORD, AT(special_text), 0, 0, "parse|plain", "parse", "parse|plain",

@@ -276,6 +276,7 @@ static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *en
         attempt_over(o);
         return;
     }
+    o->at.filling.broken = !o->at.committed;
     intake_end(o->node->intake, &o->at.filling);
 }
 

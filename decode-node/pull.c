@@ -115,6 +115,7 @@ static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *en
 
     (void)owner;
     err_set(&p->end, end->status == ST_OK ? ST_EUNAVAILABLE : end->status, "%s", end->sentence);
+    p->filling.broken = !p->committed;
     if (p->filling.link)
         intake_end(p->node->intake, &p->filling);
     else

@@ -30,8 +30,11 @@ void job_unref(struct job *j)
 {
     if (__atomic_sub_fetch(&j->refs, 1, __ATOMIC_ACQ_REL) > 0)
         return;
-    if (j->made)
+    if (j->made) { /* the order ended before anything was shipped */
+        if (j->transport->doubt)
+            j->transport->doubt(j->made);
         j->transport->close(j->made);
+    }
     chain_close(j->chain);
     transfer_close(j->transfer);
     free(j->token);

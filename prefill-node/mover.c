@@ -254,6 +254,8 @@ static void end(struct mover *m, struct job *j, const struct err *why)
     j->peer->end(j->peer_ctx, why);
     if (j->shipper)
         tell_ready(j);
+    if (why->code != ST_OK)
+        shipper_doubt(j->shipper);
     shipper_close(j->shipper);
     scheduler_end(m->scheduler, &j->turn);
     count_end(m, j, why->code, bytes, now);

@@ -20,7 +20,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAPPINGS_MAX = 64, TICKET_BYTES = CUDA_IPC_BYTES + 16, GRACE_MS = 2000, NAP_NS = 20000 };
+enum { MAPPINGS_MAX = 64, REFUSED_MAX = 32, TICKET_BYTES = CUDA_IPC_BYTES + 16, GRACE_MS = 2000, NAP_NS = 20000 };
 
 /* Memory of another process. */
 struct mapping {
@@ -34,12 +34,16 @@ struct station {
     struct device_place place;
     pthread_mutex_t lock; /* of the mappings; held while one is made */
     struct mapping mappings[MAPPINGS_MAX];
+    uint8_t refused[REFUSED_MAX][PROCESS_BYTES]; /* processes whose memory the driver does not map here; under lock */
+    int32_t refused_count;
 };
 
 struct link {
     struct link_config config;
     void *stream, *event;    /* receiver */
     struct mapping *mapping; /* of the block under way */
+    uint8_t peer[PROCESS_BYTES];
+    bool knows_peer;
 };
 
 /* ---- the station ------------------------------------------------------------------------------------------------- */
@@ -73,11 +77,25 @@ static enum status ipc_open(struct station **out, const struct station_config *c
     return ST_OK;
 }
 
+/* Who it is, and with whom it was tried in vain: where two devices do not reach each other only the driver knows it, and
+ * no second order shall find it out again. */
 static enum status ipc_hello(struct station *s, struct text *out, struct err *err)
 {
     (void)err;
     device_who_write(out, &s->place.who);
+    pthread_mutex_lock(&s->lock);
+    for (int32_t i = 0; i < s->refused_count; i++)
+        text_add(out, (const char *)s->refused[i], PROCESS_BYTES);
+    pthread_mutex_unlock(&s->lock);
     return ST_OK;
+}
+
+/* The latest REFUSED_MAX are remembered. Under lock. */
+static void refuse(struct station *s, const struct link *l)
+{
+    if (l->knows_peer)
+        memcpy(s->refused[s->refused_count < REFUSED_MAX ? s->refused_count++ : REFUSED_MAX - 1], l->peer,
+               PROCESS_BYTES);
 }
 
 static enum status ipc_meets(struct station *s, const void *hello, size_t hello_bytes, struct err *why)
@@ -92,6 +110,18 @@ static enum status ipc_meets(struct station *s, const void *hello, size_t hello_
         return err_set(why, ST_EPRECONDITION, "ipc: the nodes are on two machines");
     if (memcmp(who.process, s->place.who.process, PROCESS_BYTES) == 0)
         return err_set(why, ST_EPRECONDITION, "ipc: both ends are one process");
+    while (cursor_left(&c) >= PROCESS_BYTES) {
+        if (memcmp(cursor_take(&c, PROCESS_BYTES), s->place.who.process, PROCESS_BYTES) == 0)
+            return err_set(why, ST_EPRECONDITION, "ipc: the decode node's device cannot map this node's memory");
+    }
+    return ST_OK;
+}
+
+/* The decode node wants to know whose memory it maps. */
+static enum status ipc_answer(struct link *l, struct text *out, struct err *err)
+{
+    (void)err;
+    device_who_write(out, &l->config.station->place.who);
     return ST_OK;
 }
 
@@ -128,8 +158,9 @@ static enum status mapping_make(struct station *s, struct mapping *m, const stru
                       err);
 }
 
-static enum status mapping_take(struct station *s, const struct cuda_ipc *handle, struct mapping **out, struct err *err)
+static enum status mapping_take(struct link *l, const struct cuda_ipc *handle, struct mapping **out, struct err *err)
 {
+    struct station *s = l->config.station;
     struct mapping *m;
     enum status st;
 
@@ -140,6 +171,8 @@ static enum status mapping_take(struct station *s, const struct cuda_ipc *handle
         m->users++;
         m->used_ns = clock_now_ns();
         *out = m;
+    } else if (st == ST_EINTERNAL) {
+        refuse(s, l);
     }
     pthread_mutex_unlock(&s->lock);
     return st == ST_EINTERNAL ? ST_EUNAVAILABLE : st;
@@ -169,12 +202,25 @@ static enum status open_receiver(struct link *l, struct err *err)
     return st;
 }
 
+/* A prefill node of before says nothing here. */
+static void know_peer(struct link *l)
+{
+    struct cursor c = cursor_on(l->config.hello, l->config.hello_bytes);
+    struct device_who who;
+
+    device_who_read(&who, &c);
+    l->knows_peer = !c.bad && !l->config.sends;
+    if (l->knows_peer)
+        memcpy(l->peer, who.process, PROCESS_BYTES);
+}
+
 static enum status ipc_connect(struct link **out, const struct link_config *config, struct err *err)
 {
     struct link *l = mem_zero(1, sizeof *l);
     enum status st = ST_OK;
 
     l->config = *config;
+    know_peer(l);
     config->station->place.cuda->context_set(config->station->place.context);
     if (!config->sends)
         st = open_receiver(l, err);
@@ -236,7 +282,7 @@ static enum status ipc_recv(struct link *l, const struct kv_block *into, struct 
         return err_set(err, ST_EDATALOSS, "ipc: layer %d was announced without its memory", into->layer);
     memcpy(handle.data, ticket->data, CUDA_IPC_BYTES);
     s->place.cuda->context_set(s->place.context);
-    st = mapping_take(s, &handle, &l->mapping, err);
+    st = mapping_take(l, &handle, &l->mapping, err);
     if (st == ST_OK)
         st = begin_copy(l, into, load_u64(ticket->data + CUDA_IPC_BYTES), err);
     ticket->bytes = 0;
@@ -289,6 +335,7 @@ const struct transport transport_ipc = {
     .shut = ipc_shut,
     .hello = ipc_hello,
     .meets = ipc_meets,
+    .answer = ipc_answer,
     .connect = ipc_connect,
     .lend = ipc_lend,
     .recv = ipc_recv,

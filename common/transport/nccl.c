@@ -57,6 +57,7 @@ struct link {
     struct pair *pair; /* counted */
     struct nccl_id id;
     struct pair_post *post; /* under way */
+    bool doubted;
 };
 
 /* ---- the station ------------------------------------------------------------------------------------------------- */
@@ -389,6 +390,7 @@ static enum status meet(struct station *s, struct link *l, struct err *err)
         return st;
     l->pair = l->meeting->pair;
     pair_ref(l->pair);
+    pair_trust(l->pair); /* its peer has just spoken */
     l->meeting->links++;
     l->meeting->used_ns = clock_now_ns();
     return ST_OK;
@@ -468,6 +470,26 @@ static enum status nccl_poll(struct link *l, struct err *err)
     return st;
 }
 
+static void nccl_doubt(struct link *l)
+{
+    l->doubted = true;
+}
+
+/* The last link of a pair is closed: nobody would learn any more that its peer is gone. Under the station's lock. */
+static void leave(struct station *s, struct link *l)
+{
+    struct meeting *m = l->meeting;
+
+    m->links--;
+    m->used_ns = clock_now_ns();
+    if (m->pair != l->pair)
+        return;
+    if (pair_state(l->pair, NULL) >= PAIR_LOST)
+        drop(s, m, "it was lost");
+    else if (m->links == 0)
+        pair_doubt(l->pair, l->doubted ? s->times.doubt_ms : s->times.idle_ms);
+}
+
 static enum status nccl_close(struct link *l)
 {
     struct station *s;
@@ -478,10 +500,7 @@ static enum status nccl_close(struct link *l)
     s = l->config.station;
     st = pair_forget(l->pair, l->post);
     pthread_mutex_lock(&s->lock);
-    l->meeting->links--;
-    l->meeting->used_ns = clock_now_ns();
-    if (l->meeting->pair == l->pair && pair_state(l->pair, NULL) >= PAIR_LOST)
-        drop(s, l->meeting, "it was lost");
+    leave(s, l);
     pthread_mutex_unlock(&s->lock);
     pair_unref(l->pair);
     free(l);
@@ -502,5 +521,6 @@ const struct transport transport_nccl = {
     .send = nccl_send,
     .recv = nccl_recv,
     .poll = nccl_poll,
+    .doubt = nccl_doubt,
     .close = nccl_close,
 };

@@ -20,7 +20,9 @@
 #include <stdlib.h>
 #include <time.h>
 
-const struct nccl_times nccl_times_default = { .make_ms = 15000, .post_ms = 10000, .grace_ms = 300, .abort_ms = 1500 };
+const struct nccl_times nccl_times_default = {
+    .make_ms = 15000, .post_ms = 10000, .grace_ms = 300, .abort_ms = 1500, .doubt_ms = 2000, .idle_ms = 600000
+};
 
 enum { CTAS_MIN = 1, CTAS_MAX = 16, IDLE_MS = 500 };
 enum { SPIN_NS = 2000000, SLOW_NS = 20000000, NAP_NS = 20000, SLOW_NAP_NS = 500000 };
@@ -52,6 +54,7 @@ struct pair {
     struct err why;
     uint64_t next_number;    /* receiver: given to the next receive; sender: that may go out next */
     struct pair_post *posts; /* in order of their numbers */
+    int64_t doubt_ns;        /* when it is lost unless it is trusted again; 0: it is trusted */
     int64_t call_ns;         /* when the thread entered NCCL; 0: it has not */
 };
 
@@ -107,6 +110,21 @@ void pair_lose(struct pair *p, const char *why)
 {
     pthread_mutex_lock(&p->lock);
     lose(p, why);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void pair_doubt(struct pair *p, int64_t ms)
+{
+    pthread_mutex_lock(&p->lock);
+    p->doubt_ns = clock_in_ms(ms);
+    pthread_cond_signal(&p->news); /* it may rest for longer */
+    pthread_mutex_unlock(&p->lock);
+}
+
+void pair_trust(struct pair *p)
+{
+    pthread_mutex_lock(&p->lock);
+    p->doubt_ns = 0;
     pthread_mutex_unlock(&p->lock);
 }
 
@@ -265,11 +283,20 @@ static void rest(int64_t begin_ns)
         nanosleep(&(struct timespec){ 0, age < SLOW_NS ? NAP_NS : SLOW_NAP_NS }, NULL);
 }
 
+/* Under lock. */
+static void lose_if_doubted(struct pair *p)
+{
+    if (p->doubt_ns > 0 && clock_now_ns() >= p->doubt_ns)
+        lose(p, "nobody came for it: its peer may be gone");
+}
+
+/* Whether somebody wants it gone, or its time of doubt is over. */
 static bool losing(struct pair *p)
 {
     bool is;
 
     pthread_mutex_lock(&p->lock);
+    lose_if_doubted(p);
     is = p->losing;
     pthread_mutex_unlock(&p->lock);
     return is;
@@ -443,13 +470,17 @@ static bool tend(struct pair *p, struct pair_post *post)
 static bool work(struct pair *p)
 {
     struct pair_post *post, *running;
+    int64_t until = clock_in_ms(IDLE_MS);
     bool going_on;
 
     pthread_mutex_lock(&p->lock);
+    lose_if_doubted(p);
     post = next_post(p);
     running = running_post(p);
+    if (p->doubt_ns > 0 && p->doubt_ns < until)
+        until = p->doubt_ns;
     if (!p->losing && !post && !running)
-        wait_for(&p->news, &p->lock, clock_in_ms(IDLE_MS));
+        wait_for(&p->news, &p->lock, until);
     if (!p->losing && post) {
         post->state = POST_RUNNING;
         post->begin_ns = clock_now_ns();

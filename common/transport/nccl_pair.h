@@ -9,6 +9,9 @@
  * on the pair's own thread, and everybody else waits for that thread with a deadline. A pair that hangs costs its thread and
  * its communicator until the process ends, nothing else: the next pair with the same peer is a new one.
  *
+ * A peer that dies while nothing is under way tells nobody. So a pair whose last order broke is doubted: unless its peer
+ * comes again within doubt_ms it is lost, and its device memory goes back.
+ *
  * Sends and receives of one communicator are matched by their order alone. Several orders share a pair, so each receive
  * gets a number when it is posted, the peer is told it (Ready), and sends go out in the order of these numbers.
  */
@@ -31,6 +34,8 @@ struct nccl_times {
     int64_t post_ms;  /* one send or receive, once it is NCCL's */
     int64_t grace_ms; /* for what is under way when its order has ended */
     int64_t abort_ms;
+    int64_t doubt_ms; /* until a peer whose order broke must have come again */
+    int64_t idle_ms;  /* and any other: it may have left without a word */
 };
 extern const struct nccl_times nccl_times_default;
 
@@ -58,6 +63,10 @@ void pair_unref(struct pair *p);
 
 /* Aborts it. Any thread, does not wait. Everything under way is lost, for this reason; the first reason counts. */
 void pair_lose(struct pair *p, const char *why);
+
+/* Nobody uses it: lost after so long, unless pair_trust is said before. Any thread. */
+void pair_doubt(struct pair *p, int64_t ms);
+void pair_trust(struct pair *p);
 
 enum pair_state pair_state(struct pair *p, struct err *why); /* why (may be NULL): where it is LOST or ENDED */
 uint64_t pair_generation(const struct pair *p);

@@ -52,6 +52,12 @@ static bool peer_is_ready(const struct shipper *s)
     return s->ready == s->block->layer + 1;
 }
 
+void shipper_doubt(struct shipper *s)
+{
+    if (s && s->config.transport->doubt)
+        s->config.transport->doubt(s->link);
+}
+
 void shipper_close(struct shipper *s)
 {
     if (!s)

@@ -46,6 +46,9 @@ enum status shipper_open(struct shipper **out, const struct shipper_config *conf
  * all the same: otherwise both ends would lose what they share with other orders. NULL is fine. */
 void shipper_close(struct shipper *s);
 
+/* Before close: the stream broke, the peer may be no more. NULL is fine. */
+void shipper_doubt(struct shipper *s);
+
 /* Takes the next block; the shipper must be idle, and the block (struct and bytes) stays as it is until it is again. */
 void shipper_block(struct shipper *s, const struct kv_block *block, uint64_t checksum);
 

@@ -60,7 +60,7 @@ static void add(struct stations *s, const struct transport *t, const struct stat
 enum status stations_open(struct stations **out, const char *allowed, const struct station_config *config,
                           void (*missing)(void *ctx, const char *name, const char *why), void *ctx, struct err *err)
 {
-    const char *list = allowed ? allowed : config->device >= 0 ? "nccl,ipc,grpc" : "grpc";
+    const char *list = allowed ? allowed : config->device >= 0 ? "ipc,nccl,grpc" : "grpc";
     struct stations *s;
     char *copy, *save = NULL;
     enum status st = transport_list_check(list, err);

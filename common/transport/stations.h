@@ -25,7 +25,7 @@ enum { STATIONS_MAX = 8 };
 
 struct stations;
 
-/* allowed: names separated by commas, or NULL: nccl,ipc,grpc where blocks lie on a device, else grpc. missing(ctx, name,
+/* allowed: names separated by commas, or NULL: ipc,nccl,grpc where blocks lie on a device, else grpc. missing(ctx, name,
  * why), may be NULL: a named transport is not to be had. ST_EINVAL: a name that is none, or none is left. */
 enum status stations_open(struct stations **out, const char *allowed, const struct station_config *config,
                           void (*missing)(void *ctx, const char *name, const char *why), void *ctx, struct err *err);
@@ -38,7 +38,7 @@ int32_t stations_device(const char *backend);
 const struct transport *stations_at(const struct stations *s, size_t i);
 /* The station of a transport, NULL where it has none; *has (may be NULL): whether it is among them. */
 struct station *stations_of(const struct stations *s, const struct transport *t, bool *has);
-const char *stations_list(const struct stations *s);  /* "nccl,ipc,grpc" */
+const char *stations_list(const struct stations *s);  /* "ipc,nccl,grpc" */
 bool stations_place_device(const struct stations *s); /* one of them wants blocks on the device */
 
 /* What this process says of itself to peers: the hellos of all of them. */

@@ -110,6 +110,10 @@ struct transport {
     /* Bytes of the block under way that were handed over so far, to see whether anything moves; NULL: not known. */
     uint64_t (*moved)(const struct link *l);
 
+    /* Before close: the order's stream broke, so the peer may be no more; what is kept for it must not be kept for long.
+     * NULL: nothing is kept. */
+    void (*doubt)(struct link *l);
+
     /* Ends the link, also in the middle of a transfer (the stream must have ended then). It waits some two seconds at
      * most for the transport to let go of the block; memory of blocks must outlive the stream. ST_EDEADLINE: it did not
      * let go, and the memory must not be used again while this process lives. NULL is fine. */

@@ -4,7 +4,11 @@
  *
  *   gpu_wire bench nccl|ipc SENDER RECEIVER ROUNDS MIB...     GB/s of one block, announcement included
  *   gpu_wire copy SENDER RECEIVER ROUNDS MIB...               a plain peer copy inside one process
- *   gpu_wire kill nccl|ipc SENDER RECEIVER ROUNDS SEED        kill -9 of either process at a random moment
+ *   gpu_wire kill nccl|ipc SENDER RECEIVER ROUNDS SEED [SECONDS]
+ *                                                             kill -9 of either process at random moments
+ *   gpu_wire leak SENDER RECEIVER ROUNDS VARIANT MOMENT [LABEL]
+ *                                                             device memory that each lost NCCL peer leaves, by how
+ *                                                             its communicator is ended
  *
  * Numbers are device ordinals. The order's stream is a socket pair here: hello, answer, Block, Ready, and its end as the
  * judge of life. One process of a pair is this one, the other this program again (`peer`). One JSON line per result.
@@ -12,8 +16,10 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
+#include "common/transport/nccl.h"
 #include "common/transport/transport.h"
 
+#include <dirent.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -27,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MESSAGE_MAX = 4096, WAIT_MS = 30000, WARM_ROUNDS = 3, KILL_MIB = 64 };
+enum { MESSAGE_MAX = 4096, WAIT_MS = 30000, WARM_ROUNDS = 3, KILL_MIB = 64, DOUBT_MS = 3500 };
 
 extern char **environ;
 extern const struct transport transport_nccl, transport_ipc;
@@ -108,6 +114,8 @@ struct end {
     void *context;
 };
 
+static const struct nccl_table *nccl_of_ends; /* NULL: the machine's; leak puts its own */
+
 struct message {
     uint32_t bytes; /* of the block; 0: the last */
     uint32_t layer;
@@ -116,7 +124,7 @@ struct message {
 
 static void end_open(struct end *e, const char *name, bool sends, int ordinal, size_t bytes)
 {
-    const struct station_config config = { .device = ordinal };
+    const struct station_config config = { .device = ordinal, .nccl = nccl_of_ends };
     struct err err = { 0 };
 
     memset(e, 0, sizeof *e);
@@ -193,11 +201,12 @@ static bool until_done(struct end *e, bool *gone)
 {
     const int64_t deadline = clock_in_ms(WAIT_MS);
     struct err err = { 0 };
+    uint32_t looks = 0;
     char peeked;
     enum status st;
 
     while ((st = e->t->poll(e->link, &err)) == ST_AGAIN && clock_now_ns() < deadline) {
-        if (recv(e->fd, &peeked, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        if (++looks % 16 == 0 && recv(e->fd, &peeked, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
             *gone = true;
             return false;
         }
@@ -404,11 +413,28 @@ static int64_t ms_since(int64_t begin)
     return (clock_now_ns() - begin) / NS_PER_MS;
 }
 
+static void nap_ms(int64_t ms)
+{
+    nanosleep(&(struct timespec){ ms / 1000, ms % 1000 * NS_PER_MS }, NULL);
+}
+
+static int threads_now(void)
+{
+    DIR *tasks = opendir("/proc/self/task");
+    int count = -2; /* . and .. */
+
+    while (tasks && readdir(tasks))
+        count++;
+    if (tasks)
+        closedir(tasks);
+    return count;
+}
+
 /* Kills at its moment, whatever the survivor is doing then. */
 struct killer {
     pthread_t thread;
     pid_t pid;
-    int delay_ms;
+    int64_t delay_us;
     int64_t killed_ns; /* atomic */
 };
 
@@ -416,73 +442,355 @@ static void *killer_run(void *arg)
 {
     struct killer *k = arg;
 
-    nanosleep(&(struct timespec){ k->delay_ms / 1000, k->delay_ms % 1000 * NS_PER_MS }, NULL);
+    nanosleep(&(struct timespec){ k->delay_us / 1000000, k->delay_us % 1000000 * 1000 }, NULL);
     __atomic_store_n(&k->killed_ns, clock_now_ns(), __ATOMIC_RELAXED);
-    kill(k->pid, SIGKILL);
+    if (k->pid > 0)
+        kill(k->pid, SIGKILL);
     return NULL;
 }
 
-/* One new peer, killed after `delay_ms`; milliseconds from then until the survivor's memory is its own again. */
-static int64_t kill_round(struct end *e, const char *name, int peer_device, int delay_ms, uint32_t *blocks)
+static void killer_start(struct killer *k, pid_t pid, int64_t delay_us)
 {
-    struct killer k = { .delay_ms = delay_ms };
-    bool gone = false, going_on;
-    size_t bytes = 1;
-    int64_t ms;
-
-    k.pid = spawn_peer(name, !e->sends, peer_device, e->bytes, &e->fd);
-    if (pthread_create(&k.thread, NULL, killer_run, &k) != 0)
+    *k = (struct killer){ .pid = pid, .delay_us = delay_us };
+    if (pthread_create(&k->thread, NULL, killer_run, k) != 0)
         die("no thread");
-    going_on = meet(e);
-    while (going_on) {
-        going_on = e->sends ? send_block(e, *blocks, e->bytes, &gone) : receive_block(e, &bytes, &gone);
-        *blocks += going_on;
+}
+
+/* When the peer dies: while they meet, between meeting and the first block, in the middle of blocks, right after one, and
+ * after the last one, before its commit. LEAVES: it is not killed, but goes by itself. */
+enum moment { MAKING, BEFORE, MIDDLE, AFTER, COMMIT, LEAVES, MOMENTS };
+static const char *const moment_words[MOMENTS] = { "making", "before", "middle", "after", "commit", "leaves" };
+
+struct kills {
+    struct end e;
+    const char *name;
+    int peer_device;
+    pid_t waiting; /* a peer that is there already and waits to be met; 0: none */
+    int waiting_fd;
+    uint32_t blocks, rounds, met, early, at[MOMENTS]; /* early: lost before anything was killed */
+    int64_t worst_ms;
+};
+
+/* The next peer. One is made ahead, unless both processes share the device whose memory is looked at. */
+static pid_t next_peer(struct kills *k, int *fd)
+{
+    pid_t pid = k->waiting;
+
+    *fd = k->waiting_fd;
+    if (pid == 0)
+        pid = spawn_peer(k->name, !k->e.sends, k->peer_device, k->e.bytes, fd);
+    k->waiting = 0;
+    return pid;
+}
+
+static void make_ahead(struct kills *k, bool apart)
+{
+    if (apart)
+        k->waiting = spawn_peer(k->name, !k->e.sends, k->peer_device, k->e.bytes, &k->waiting_fd);
+}
+
+static bool one_block(struct kills *k)
+{
+    size_t bytes = 1;
+    bool gone = false;
+    const bool moved =
+        k->e.sends ? send_block(&k->e, k->blocks, k->e.bytes, &gone) : receive_block(&k->e, &bytes, &gone);
+
+    k->blocks += moved;
+    return moved;
+}
+
+/* So many blocks go well before the moment comes, and then on until the death is noticed. The killer is started so that a
+ * random part of its delay lies in the moment. */
+static void live_and_die(struct kills *k, struct killer *killer, pid_t pid, enum moment m)
+{
+    const int before = m == AFTER ? 1 : m == COMMIT ? 3 : m == MIDDLE ? 1 : 0;
+    bool going_on = true;
+
+    if (m == MAKING)
+        killer_start(killer, pid, rand() % 700000);
+    going_on = meet(&k->e);
+    for (int i = 0; going_on && m != MAKING && i < before; i++)
+        going_on = one_block(k);
+    if (m == LEAVES) {
+        killer_start(killer, 0, 0); /* nobody: signal 0 */
+        return;
     }
+    if (m != MAKING) {
+        killer_start(killer, pid, m == MIDDLE ? rand() % 20000 : 0);
+        if (m != MIDDLE)
+            pthread_join(killer->thread, NULL);
+    }
+    while (going_on)
+        going_on = one_block(k);
+}
+
+/* One peer's life; milliseconds from its death until the survivor's place is its own again. */
+static int64_t kill_round(struct kills *k, enum moment m, bool apart)
+{
+    struct killer killer;
+    struct end *e = &k->e;
+    const uint32_t blocks = k->blocks;
+    int64_t begin, ms;
+    pid_t pid = next_peer(k, &e->fd);
+
+    make_ahead(k, apart);
+    live_and_die(k, &killer, pid, m);
+    k->early += m != LEAVES && !__atomic_load_n(&killer.killed_ns, __ATOMIC_RELAXED);
+    if (m == MAKING || m == MIDDLE || m == LEAVES)
+        pthread_join(killer.thread, NULL);
+    begin = m == LEAVES ? clock_now_ns() : __atomic_load_n(&killer.killed_ns, __ATOMIC_RELAXED);
     close(e->fd);
-    if (e->t->close(e->link) != ST_OK)
-        die("the transport did not let go of the place");
+    if (e->link) {
+        if (e->t->doubt && m != LEAVES)
+            e->t->doubt(e->link);
+        if (e->t->close(e->link) != ST_OK)
+            die("the transport did not let go of the place");
+    }
     e->link = NULL;
-    ms = __atomic_load_n(&k.killed_ns, __ATOMIC_RELAXED) ? ms_since(k.killed_ns) : -1;
-    pthread_join(k.thread, NULL);
-    waitpid(k.pid, NULL, 0);
-    if (ms < 0)
-        die("a block was lost before anything was killed");
+    ms = ms_since(begin);
+    waitpid(pid, NULL, 0);
+    k->met += k->blocks > blocks;
+    k->at[m]++;
+    k->rounds++;
+    k->worst_ms = ms > k->worst_ms ? ms : k->worst_ms;
     return ms;
 }
 
-static int run_kill(char **argv)
+/* Waits until the device has no more in use than `bytes` and a little; milliseconds, or -1 after five seconds. */
+static int64_t settled_ms(size_t bytes, size_t *now)
 {
-    const int devices[2] = { atoi(argv[3]), atoi(argv[4]) }, rounds = atoi(argv[5]);
-    int64_t worst = 0;
-    uint32_t blocks = 0, met = 0;
-    size_t before = 0, after;
+    const int64_t begin = clock_now_ns();
+
+    while ((*now = used_bytes()) > bytes + ((size_t)8 << 20)) {
+        if (ms_since(begin) >= 5000)
+            return -1;
+        nanosleep(&(struct timespec){ 0, 20 * NS_PER_MS }, NULL);
+    }
+    return ms_since(begin);
+}
+
+/* The peer that was made ahead is not needed: its memory goes. */
+static void no_more_peers(struct kills *k)
+{
+    if (k->waiting == 0)
+        return;
+    kill(k->waiting, SIGKILL);
+    close(k->waiting_fd);
+    waitpid(k->waiting, NULL, 0);
+    k->waiting = 0;
+}
+
+static void kills_open(struct kills *k, const char *name, int side, const int devices[2])
+{
+    memset(k, 0, sizeof *k);
+    k->name = name;
+    k->peer_device = devices[!side];
+    end_open(&k->e, name, side == 0, devices[side], (size_t)KILL_MIB << 20);
+}
+
+static void tell_kills(const struct kills *k, int side, size_t before, size_t after, int64_t settled, int threads)
+{
+    printf(
+        "{\"kill\":\"%s\",\"transport\":\"%s\",\"rounds\":%u,\"moved_blocks_in\":%u,\"blocks\":%u,\"worst_ms\":%lld,",
+        side == 0 ? "receiver" : "sender", k->name, k->rounds, k->met, k->blocks, (long long)k->worst_ms);
+    for (int m = 0; m < LEAVES; m++)
+        printf("\"%s\":%u,", moment_words[m], k->at[m]);
+    printf("\"memory_before_mib\":%zu,\"memory_after_mib\":%zu,\"settled_ms\":%lld,\"threads_more\":%d,\"early\":%u,"
+           "\"holds\":%s}\n",
+           before >> 20, after >> 20, (long long)settled, threads, k->early,
+           k->worst_ms < 2000 && settled >= 0 && k->early == 0 ? "true" : "false");
+    fflush(stdout);
+}
+
+/* kill NAME SENDER RECEIVER ROUNDS SEED [SECONDS]: rounds of each side, or as many as fit into half of the seconds. */
+static int run_kill(char **argv, int argc)
+{
+    const int devices[2] = { atoi(argv[3]), atoi(argv[4]) };
+    const uint32_t rounds = (uint32_t)atoi(argv[5]);
+    const int64_t ms = argc > 7 ? atoll(argv[7]) * 500 : INT64_MAX / NS_PER_MS / 2;
 
     srand((unsigned)atoi(argv[6]));
     for (int side = 0; side < 2; side++) {
-        struct end e;
+        const int64_t end = clock_now_ns() + ms * NS_PER_MS;
+        size_t before = 0, after = 0;
+        int threads = 0;
+        int64_t settled;
+        struct kills k;
 
-        end_open(&e, argv[2], side == 0, devices[side], (size_t)KILL_MIB << 20);
-        for (int r = 0; r < rounds; r++) {
-            const uint32_t at = blocks;
-            const int64_t ms = kill_round(&e, argv[2], devices[!side], 300 + rand() % 2500, &blocks);
-
-            met += blocks > at;
-            worst = ms > worst ? ms : worst;
-            if (r == 0)
+        kills_open(&k, argv[2], side, devices);
+        while (k.rounds < rounds && clock_now_ns() < end) {
+            kill_round(&k, (enum moment)(rand() % LEAVES), devices[0] != devices[1]);
+            if (k.rounds == 1) { /* what the first communicator makes for good is the baseline */
+                nap_ms(DOUBT_MS);
                 before = used_bytes();
+                threads = threads_now();
+            }
         }
-        for (int64_t begin = clock_now_ns();
-             (after = used_bytes()) > before + ((size_t)8 << 20) && ms_since(begin) < 5000;)
-            nanosleep(&(struct timespec){ 0, 50 * NS_PER_MS }, NULL);
-        printf("{\"kill\":\"%s\",\"transport\":\"%s\",\"rounds\":%d,\"moved_blocks_in\":%u,\"blocks\":%u,\"worst_ms\":%"
-               "lld,"
-               "\"memory_before_mib\":%zu,\"memory_after_mib\":%zu}\n",
-               side == 0 ? "receiver" : "sender", argv[2], rounds, met, blocks, (long long)worst, before >> 20,
-               after >> 20);
+        no_more_peers(&k);
+        settled = settled_ms(before, &after);
+        tell_kills(&k, side, before, after, settled, threads_now() - threads);
+        k.e.t->shut(k.e.station);
+    }
+    return 0;
+}
+
+/* ---- leak: what one death leaves, by what is done about it --------------------------------------------------------- */
+
+/* NCCL's own table and one whose abort is preceded or followed by something. */
+static struct {
+    struct nccl_table table;
+    int (*abort)(void *comm);
+    int (*finalize)(void *comm);
+    int (*revoke)(void *comm, int flags);
+    int (*destroy)(void *comm);
+    int32_t aborts, failed; /* atomic */
+    int last;               /* the last abort's result that was not 0 */
+} variant;
+
+static int counted(int result)
+{
+    __atomic_fetch_add(&variant.aborts, 1, __ATOMIC_RELAXED);
+    if (result != NCCL_OK) {
+        __atomic_fetch_add(&variant.failed, 1, __ATOMIC_RELAXED);
+        variant.last = result;
+    }
+    return result;
+}
+
+static int abort_plain(void *comm)
+{
+    return counted(variant.abort(comm));
+}
+
+/* The peer's memory and sockets are surely gone before. */
+static int abort_late(void *comm)
+{
+    nap_ms(500);
+    return counted(variant.abort(comm));
+}
+
+static int abort_then_sync(void *comm)
+{
+    const int result = counted(variant.abort(comm));
+
+    cuda.sync();
+    return result;
+}
+
+static int settle(void *comm, int result, int64_t ms)
+{
+    const int64_t end = clock_in_ms(ms);
+
+    while (result == NCCL_IN_PROGRESS && clock_now_ns() < end) {
+        nap_ms(1);
+        if (variant.table.comm_state(comm, &result) != NCCL_OK)
+            break;
+    }
+    return result;
+}
+
+static int abort_settled(void *comm)
+{
+    settle(comm, NCCL_IN_PROGRESS, 500);
+    return counted(variant.abort(comm));
+}
+
+static int abort_finalized(void *comm)
+{
+    if (variant.finalize)
+        settle(comm, variant.finalize(comm), 500);
+    return counted(variant.abort(comm));
+}
+
+static int abort_revoked(void *comm)
+{
+    if (variant.revoke)
+        settle(comm, variant.revoke(comm, 0), 500);
+    return counted(variant.destroy && variant.revoke ? variant.destroy(comm) : variant.abort(comm));
+}
+
+static const struct {
+    const char *name;
+    int (*abort)(void *comm);
+} variants[] = {
+    { "plain", abort_plain },     { "late", abort_late },          { "sync", abort_then_sync },
+    { "settled", abort_settled }, { "finalize", abort_finalized }, { "revoke", abort_revoked },
+};
+
+static void find_optional(void *library, const char *name, void *out)
+{
+    void *at = dlsym(library, name);
+
+    memcpy(out, &at, sizeof at);
+}
+
+/* False: no such variant, or not with this NCCL. */
+static bool use_variant(const char *name)
+{
+    struct err err = { 0 };
+    void *library;
+
+    if (nccl_table_fill(&variant.table, &err) != ST_OK)
+        die(err.text);
+    variant.abort = variant.table.comm_abort;
+    library = dlopen("libnccl.so.2", RTLD_NOW);
+    find_optional(library, "ncclCommFinalize", &variant.finalize);
+    find_optional(library, "ncclCommRevoke", &variant.revoke);
+    find_optional(library, "ncclCommDestroy", &variant.destroy);
+    for (size_t i = 0; i < ARRAY_LEN(variants); i++) {
+        if (strcmp(variants[i].name, name) != 0)
+            continue;
+        variant.table.comm_abort = variants[i].abort;
+        nccl_of_ends = &variant.table;
+        return strcmp(name, "revoke") != 0 || variant.revoke;
+    }
+    return false;
+}
+
+/* leak SENDER RECEIVER ROUNDS VARIANT MOMENT [LABEL]: every round the peer dies (or leaves) at that moment; the device memory
+ * and threads that a round leaves, after the pair's time of doubt. */
+static int run_leak(char **argv, int argc)
+{
+    const int devices[2] = { atoi(argv[2]), atoi(argv[3]) }, rounds = atoi(argv[4]);
+    enum moment m = 0;
+
+    while (m < MOMENTS && strcmp(moment_words[m], argv[6]) != 0)
+        m++;
+    if (m == MOMENTS || rounds < 2)
+        die("leak: MOMENT is making, before, middle, after, commit or leaves; ROUNDS at least 2");
+    if (!use_variant(argv[5])) {
+        printf("{\"leak\":\"%s\",\"skipped\":true}\n", argv[5]);
+        return 0;
+    }
+    for (int side = 0; side < 2; side++) {
+        size_t before = 0, after = 0;
+        int threads = 0;
+        struct kills k;
+
+        kills_open(&k, "nccl", side, devices);
+        for (int r = 0; r < rounds; r++) {
+            kill_round(&k, m, true);
+            if (r == 0) {
+                nap_ms(DOUBT_MS);
+                before = used_bytes();
+                threads = threads_now();
+            }
+        }
+        no_more_peers(&k);
+        nap_ms(DOUBT_MS);
+        after = used_bytes();
+        printf(
+            "{\"leak\":\"%s\",\"with\":\"%s\",\"moment\":\"%s\",\"survivor\":\"%s\",\"rounds\":%d,\"mib_a_round\":%.1f,"
+            "\"threads_a_round\":%.1f,\"pairs\":%d,\"ending\":%d,\"aborts\":%d,\"aborts_failed\":%d,\"last_result\":%d,"
+            "\"worst_ms\":%lld}\n",
+            argv[5], argc > 7 ? argv[7] : "", argv[6], side == 0 ? "sender" : "receiver", rounds,
+            ((double)after - (double)before) / (1 << 20) / (rounds - 1),
+            (double)(threads_now() - threads) / (rounds - 1), nccl_pairs(k.e.station), nccl_ending(k.e.station),
+            variant.aborts, variant.failed, variant.last, (long long)k.worst_ms);
         fflush(stdout);
-        e.t->shut(e.station);
-        blocks = met = 0;
-        worst = 0;
+        variant.aborts = variant.failed = variant.last = 0;
+        k.e.t->shut(k.e.station);
     }
     return 0;
 }
@@ -496,8 +804,12 @@ int main(int argc, char **argv)
         return run_bench(argv, argc);
     if (argc >= 6 && strcmp(argv[1], "copy") == 0)
         return run_copy(argv, argc);
-    if (argc == 7 && strcmp(argv[1], "kill") == 0)
-        return run_kill(argv);
-    die("bench nccl|ipc SENDER RECEIVER ROUNDS MIB...; copy A B ROUNDS MIB...; kill nccl|ipc A B ROUNDS SEED");
+    if (argc >= 7 && strcmp(argv[1], "kill") == 0)
+        return run_kill(argv, argc);
+    if (argc >= 7 && strcmp(argv[1], "leak") == 0)
+        return run_leak(argv, argc);
+    die("bench nccl|ipc SENDER RECEIVER ROUNDS MIB...; copy A B ROUNDS MIB...; kill nccl|ipc A B ROUNDS SEED "
+        "[SECONDS]; "
+        "leak A B ROUNDS VARIANT MOMENT [LABEL]");
     return 2;
 }

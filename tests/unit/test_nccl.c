@@ -14,7 +14,9 @@
 
 enum { BYTES = 64 << 10, PLACES = 8, ROUNDS = 60 };
 
-static const struct nccl_times quick = { .make_ms = 400, .post_ms = 200, .grace_ms = 40, .abort_ms = 120 };
+static const struct nccl_times quick = {
+    .make_ms = 400, .post_ms = 200, .grace_ms = 40, .abort_ms = 120, .doubt_ms = 150, .idle_ms = 600000
+};
 
 /* A prefill station on device 0 and a decode station on device 1. */
 struct site {
@@ -410,6 +412,93 @@ static void a_place_that_was_promised_is_filled(void **state)
     site_close(&s);
 }
 
+/* The order's stream broke at both ends. */
+static void break_off(struct site *s, struct ends *e)
+{
+    s->nccl->doubt(e->sender);
+    s->nccl->doubt(e->receiver);
+    part(s, e);
+}
+
+static bool all_given_back(int64_t ms)
+{
+    const int64_t deadline = clock_in_ms(ms);
+
+    while (fake_comms() > 0 && clock_now_ns() < deadline)
+        nanosleep(&(struct timespec){ 0, NS_PER_MS }, NULL);
+    return fake_comms() == 0;
+}
+
+static void a_peer_that_may_be_gone_leaves_nothing(void **state)
+{
+    struct site s;
+    struct ends e;
+
+    (void)state;
+    site_open(&s);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    move(&s, &e); /* nothing is under way: no transfer would ever tell */
+    break_off(&s, &e);
+    assert_int_equal(fake_comms(), 2);
+    assert_true(all_given_back(5000));
+    assert_int_equal(meet(&s, &e, 1, NULL), ST_OK); /* and the next one meets as if nothing had been */
+    move(&s, &e);
+    part(&s, &e);
+    site_close(&s);
+}
+
+static void a_peer_that_left_without_a_word_is_forgotten_in_time(void **state)
+{
+    struct nccl_times times = quick;
+    struct site s;
+    struct ends e;
+
+    (void)state;
+    site_open(&s);
+    times.idle_ms = 100;
+    nccl_set_times(s.prefill, &times);
+    nccl_set_times(s.decode, &times);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    move(&s, &e);
+    part(&s, &e);
+    assert_true(all_given_back(5000));
+    site_close(&s);
+}
+
+static void a_peer_that_is_gone_while_they_meet_leaves_nothing(void **state)
+{
+    struct site s;
+    struct ends e;
+
+    (void)state;
+    site_open(&s);
+    set(&fake_knobs.make_us, 10000000);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    break_off(&s, &e);
+    assert_true(all_given_back(5000));
+    site_close(&s);
+}
+
+static void a_peer_that_comes_again_is_trusted(void **state)
+{
+    struct site s;
+    struct ends e;
+
+    (void)state;
+    site_open(&s);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    move(&s, &e);
+    break_off(&s, &e); /* it was only cancelled */
+    assert_int_equal(meet(&s, &e, 1, NULL), ST_OK);
+    nanosleep(&(struct timespec){ 0, 2 * quick.doubt_ms * NS_PER_MS }, NULL);
+    move(&s, &e);
+    assert_int_equal(fake_opened(), 2);
+    part(&s, &e);
+    nanosleep(&(struct timespec){ 0, 2 * quick.doubt_ms * NS_PER_MS }, NULL);
+    assert_int_equal(fake_comms(), 2); /* that one ended well */
+    site_close(&s);
+}
+
 static void an_abort_that_hangs_holds_up_nobody(void **state)
 {
     struct err err = { 0 };
@@ -518,6 +607,10 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_communicator_that_is_refused_is_told),
     cmocka_unit_test(a_place_is_free_again_when_its_order_ends),
     cmocka_unit_test(a_place_that_was_promised_is_filled),
+    cmocka_unit_test(a_peer_that_may_be_gone_leaves_nothing),
+    cmocka_unit_test(a_peer_that_left_without_a_word_is_forgotten_in_time),
+    cmocka_unit_test(a_peer_that_is_gone_while_they_meet_leaves_nothing),
+    cmocka_unit_test(a_peer_that_comes_again_is_trusted),
     cmocka_unit_test(an_abort_that_hangs_holds_up_nobody),
     cmocka_unit_test(a_send_that_hangs_holds_up_nobody),
     cmocka_unit_test(an_answer_of_nonsense_is_refused),

@@ -43,24 +43,25 @@ static const char *chosen(struct stations *prefill, struct stations *decode, str
 
 static void the_best_that_both_can_is_taken_and_the_others_explained(void **state)
 {
-    struct stations *gpu0, *gpu0_too, *gpu1, *cpu, *ipc;
+    struct stations *gpu0, *nccl, *gpu1, *cpu, *ipc;
     struct text note = { 0 };
 
     (void)state;
     fake_reset();
     gpu0 = open_on(0, NULL);
-    gpu0_too = open_on(0, NULL);
     gpu1 = open_on(1, NULL);
     cpu = open_on(-1, NULL);
     ipc = open_on(1, "ipc,grpc");
-    assert_string_equal(stations_list(gpu0), "nccl,ipc,grpc");
+    assert_string_equal(stations_list(gpu0), "ipc,nccl,grpc");
     assert_string_equal(stations_list(cpu), "grpc");
-    assert_string_equal(chosen(gpu0, gpu1, &note), "nccl");
+    nccl = open_on(0, "nccl,ipc,grpc");
+    assert_string_equal(chosen(gpu0, gpu1, &note), "ipc");
     assert_string_equal(text_str(&note), "");
-    assert_string_equal(chosen(gpu0, gpu0_too, &note), "ipc");
+    assert_string_equal(chosen(gpu1, nccl, &note), "nccl");
+    assert_string_equal(chosen(gpu0, nccl, &note), "ipc");
     assert_non_null(strstr(text_str(&note), "one device"));
     assert_string_equal(chosen(gpu0, ipc, &note), "ipc");
-    assert_string_equal(chosen(ipc, gpu0, &note), "ipc");
+    assert_string_equal(chosen(ipc, nccl, &note), "ipc");
     assert_non_null(strstr(text_str(&note), "this node uses ipc,grpc"));
     assert_string_equal(chosen(cpu, gpu0, &note), "grpc");
     assert_string_equal(chosen(gpu0, cpu, &note), "grpc");
@@ -68,8 +69,58 @@ static void the_best_that_both_can_is_taken_and_the_others_explained(void **stat
     stations_close(ipc);
     stations_close(cpu);
     stations_close(gpu1);
-    stations_close(gpu0_too);
+    stations_close(nccl);
     stations_close(gpu0);
+}
+
+/* One end of an ipc link between the two. */
+static struct link *ipc_link(struct stations *s, bool sends, const struct text *hello)
+{
+    const struct transport *ipc = transport_find("ipc");
+    const struct link_config config = {
+        .station = stations_of(s, ipc, NULL), .sends = sends, .hello = text_str(hello), .hello_bytes = hello->bytes
+    };
+    struct link *l = NULL;
+
+    assert_int_equal(ipc->connect(&l, &config, NULL), ST_OK);
+    return l;
+}
+
+/* Two devices of one machine that do not reach each other: the driver says so when it is asked to map, once. */
+static void memory_that_cannot_be_mapped_is_not_tried_again(void **state)
+{
+    const struct transport *ipc = transport_find("ipc");
+    struct stations *gpu0, *gpu1;
+    struct text note = { 0 }, hello = { 0 }, answer = { 0 };
+    struct kv_block b = maker_block(0, 40, 40);
+    struct ticket ticket = { 0 };
+    struct link *sender, *receiver;
+
+    (void)state;
+    fake_reset();
+    gpu0 = open_on(0, NULL);
+    gpu1 = open_on(1, NULL);
+    assert_string_equal(chosen(gpu0, gpu1, &note), "ipc");
+    assert_int_equal(ipc->hello(stations_of(gpu1, ipc, NULL), &hello, NULL), ST_OK);
+    sender = ipc_link(gpu0, true, &hello);
+    assert_int_equal(ipc->answer(sender, &answer, NULL), ST_OK);
+    receiver = ipc_link(gpu1, false, &answer);
+    fake_memory(b.data, b.bytes);
+    assert_int_equal(ipc->lend(sender, &b, &ticket, NULL), ST_OK);
+    fake_memory(&note, sizeof note);
+    assert_int_equal(ipc->recv(receiver, &b, &ticket, NULL), ST_EUNAVAILABLE);
+    ipc->close(receiver);
+    ipc->close(sender);
+    assert_string_equal(chosen(gpu0, gpu1, &note), "nccl");
+    assert_non_null(strstr(text_str(&note), "cannot map"));
+    assert_string_equal(chosen(gpu1, gpu0, &note), "ipc"); /* the other way it was not tried */
+    stations_close(gpu1);
+    stations_close(gpu0);
+    fake_reset();
+    text_fini(&answer);
+    text_fini(&hello);
+    text_fini(&note);
+    free(b.data);
 }
 
 static void told(void *ctx, const char *name, const char *why)
@@ -155,7 +206,7 @@ static struct link *meet(struct flow *f, struct text *answer)
     stations_hello(f->decode, &hello, NULL);
     assert_true(stations_hello_of(text_str(&hello), hello.bytes, f->t->name, &config.hello, &config.hello_bytes));
     assert_int_equal(f->t->connect(&l, &config, NULL), ST_OK);
-    if (f->t->answer)
+    if (f->t->answer && answer)
         f->t->answer(l, answer, NULL);
     text_fini(&hello);
     return l;
@@ -302,6 +353,7 @@ static void a_ticket_past_the_end_is_refused(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(the_best_that_both_can_is_taken_and_the_others_explained),
+    cmocka_unit_test(memory_that_cannot_be_mapped_is_not_tried_again),
     cmocka_unit_test(what_is_not_to_be_had_is_told),
     cmocka_unit_test(a_hello_of_nonsense_is_no_hello),
     cmocka_unit_test(a_context_goes_over_nccl),

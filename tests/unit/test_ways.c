@@ -23,7 +23,9 @@
 
 enum { TOKENS = 100, WAIT_MS = 20000 };
 
-static const struct nccl_times quick = { .make_ms = 2000, .post_ms = 500, .grace_ms = 50, .abort_ms = 200 };
+static const struct nccl_times quick = {
+    .make_ms = 2000, .post_ms = 500, .grace_ms = 50, .abort_ms = 200, .doubt_ms = 500, .idle_ms = 600000
+};
 
 struct pair_of_nodes {
     struct arena arena;
