@@ -40,12 +40,20 @@ enum status local_open_device(struct local *l, const struct local_options *o, in
         st = l->be->ops->alloc(l->be, prefill_x_bytes(l->prefill, tokens_max), "activations", &l->x, err);
     if (st == ST_OK)
         st = press_run_open(&l->press, l->be, &l->hp, tokens_max, err);
+    if (st == ST_OK)
+        st = l->be->ops->fence_open(l->be, &l->computed, err);
+    if (st == ST_OK)
+        st = l->be->ops->fence_open(l->be, &l->pressed, err);
     return st;
 }
 
 void local_close(struct local *l)
 {
     press_run_close(l->press);
+    if (l->computed)
+        l->be->ops->fence_close(l->be, l->computed);
+    if (l->pressed)
+        l->be->ops->fence_close(l->be, l->pressed);
     if (l->x)
         l->be->ops->free(l->be, l->x);
     prefill_close(l->prefill);
@@ -104,6 +112,55 @@ static enum status press_held(struct local *l, struct pass *pass, int64_t query_
     return st;
 }
 
+/* Press and tap of a layer; the lane that computes goes on meanwhile. */
+static enum status press_next(struct local *l, const struct press_layer *layer, local_tap tap, void *ctx,
+                              struct err *err)
+{
+    enum status st = press_layer_of(l, layer, tap, ctx, err);
+
+    l->be->ops->fence_record(l->be, l->pressed, LANE_PRESS);
+    return st;
+}
+
+/* The same when nothing is computed meanwhile; its time is the press's. */
+static enum status press_last(struct local *l, const struct press_layer *layer, local_tap tap, void *ctx,
+                              int64_t *press_ns, struct err *err)
+{
+    int64_t from;
+    enum status st;
+
+    l->be->ops->wait(l->be, LANE_COMPUTE);
+    from = clock_now_ns();
+    st = press_next(l, layer, tap, ctx, err);
+    l->be->ops->wait(l->be, LANE_PRESS);
+    *press_ns += clock_now_ns() - from;
+    return st;
+}
+
+/* Layer after layer, each pressed while the next one is computed where the back end keeps two; as the engine of a node. */
+static enum status run_layers(struct local *l, struct pass *pass, const struct chain_needs *needs, int64_t query_tokens,
+                              bool pressed, local_tap tap, void *ctx, int64_t *press_ns, struct err *err)
+{
+    const bool overlap = prefill_layers_kept(l->prefill) > 1;
+    struct press_layer before, layer;
+    enum status st = ST_OK;
+
+    for (bool waits = false; pass->layer < l->hp.layers && st == ST_OK; waits = pressed) {
+        l->be->ops->fence_after(l->be, LANE_COMPUTE, l->pressed);
+        st = prefill_layer(l->prefill, pass, needs, query_tokens, &layer, err);
+        if (st != ST_OK || !pressed)
+            continue;
+        l->be->ops->fence_record(l->be, l->computed, LANE_COMPUTE);
+        if (overlap && waits)
+            st = press_next(l, &before, tap, ctx, err);
+        l->be->ops->fence_after(l->be, LANE_PRESS, l->computed);
+        before = layer;
+        if (st == ST_OK && (!overlap || pass->layer == l->hp.layers))
+            st = press_last(l, &layer, tap, ctx, press_ns, err);
+    }
+    return st;
+}
+
 enum status local_prefill(struct local *l, const int32_t *token, int64_t tokens, int64_t query_tokens,
                           const struct chain *chain, local_tap tap, void *ctx, float *logits, struct local_times *times,
                           struct err *err)
@@ -120,27 +177,16 @@ enum status local_prefill(struct local *l, const int32_t *token, int64_t tokens,
     }
     if (st != ST_OK)
         return st;
-    if (needs.all_layers)
+    if (needs.all_layers) {
         st = press_held(l, &pass, query_tokens, &needs, tap, ctx, &spent.press_ns, err);
-    else
+    } else {
         prefill_begin(l->prefill, &pass);
-    while (st == ST_OK && pass.layer < l->hp.layers) {
-        struct press_layer layer;
-
-        st = prefill_layer(l->prefill, &pass, &needs, query_tokens, &layer, err);
-        if (st == ST_OK && chain) {
-            int64_t from;
-
-            l->be->ops->wait(l->be, LANE_COMPUTE);
-            from = clock_now_ns();
-            st = press_layer_of(l, &layer, tap, ctx, err);
-            l->be->ops->wait(l->be, LANE_PRESS);
-            spent.press_ns += clock_now_ns() - from;
-        }
+        st = run_layers(l, &pass, &needs, query_tokens, chain != NULL, tap, ctx, &spent.press_ns, err);
     }
     if (st == ST_OK && logits)
         st = prefill_logits(l->prefill, &pass, logits, err);
     l->be->ops->wait(l->be, LANE_COMPUTE);
+    l->be->ops->wait(l->be, LANE_PRESS);
     if (st == ST_OK)
         st = l->be->ops->health(l->be, err);
     spent.forward_ns = clock_now_ns() - begin - spent.press_ns;

@@ -41,8 +41,9 @@ struct local {
     struct weights *weights;
     struct prefill *prefill;
     struct press_run *press;
-    struct press_prompt prompt; /* for chains with a second pass; token and tokens are filled in */
-    void *x;                    /* residual of one context of tokens_max tokens */
+    struct fence *computed, *pressed; /* what the last layer's lanes have done */
+    struct press_prompt prompt;       /* for chains with a second pass; token and tokens are filled in */
+    void *x;                          /* residual of one context of tokens_max tokens */
 };
 
 /* Checkpoint, tokenizer and chat, or the numbers of a random shape. ST_EINVAL names the shapes there are. */
@@ -58,7 +59,8 @@ typedef enum status (*local_tap)(void *ctx, const struct press_layer *layer, con
                                  struct err *err);
 
 struct local_times {
-    int64_t forward_ns, press_ns; /* press: choosing rows and the tap */
+    int64_t forward_ns,
+        press_ns; /* press: choosing rows and the tap, but what was hidden behind the next layer (devices) */
 };
 
 /* Runs a context through the model and `chain`. logits: host [vocab] of the last token, or NULL. chain NULL: layers are

@@ -8,6 +8,14 @@
  *
  * Between two layers it may change to another context; a context that nobody waits for any more is left before its next
  * layer. The engine waits for nothing but the scheduler.
+ *
+ * On devices two layers' K, V are kept, and the press of a layer follows when the next forward pass, of whatever context,
+ * has been queued:
+ *
+ *   LANE_COMPUTE   forward l │ forward l+1 │ forward l+2 │ ...
+ *   LANE_PRESS               │ press, pack l │ press, pack l+1
+ *
+ * A layer that nobody's turn follows is pressed at once.
  */
 #include "prefill-node/engine.h"
 
@@ -22,13 +30,24 @@
 
 #include <stdlib.h>
 
-enum { TAKE_MS = 1000 };
+enum { TAKE_MS = 1000, LAYER_MS = 120000 };
+
+/* A layer that is computed, or still being computed, and neither pressed nor packed. */
+struct computed_layer {
+    struct job *job; /* NULL: there is none */
+    struct press_layer layer;
+    struct fence *fence;
+    int64_t from; /* when it was queued */
+};
 
 struct engine {
     struct engine_config config;
     struct prefill *prefill;
     struct track track[SCHEDULER_TRACKS];
-    struct fence *computed, *pressed;
+    struct fence *computed[2], *pressed;
+    int32_t computed_next;
+    struct computed_layer waits; /* where the back end keeps two layers: pressed while the next one is computed */
+    int64_t computed_ns;         /* when the last layer was seen to be computed */
     pthread_t thread;
     bool broken;
 };
@@ -101,26 +120,48 @@ static enum status one_held_layer(struct engine *e, struct job *job, struct err 
     return handoff_layer(&e->track[job->turn.track], job, &layer, err);
 }
 
-/* Forward, press, pack. Lanes meet at fences: the press reads what was computed, the next layer writes over it. */
-static enum status one_layer(struct engine *e, struct job *job, struct err *err)
+/* Waits until the layer is computed: what its press has to wait for anyway. */
+static enum status await_layer(struct engine *e, const struct computed_layer *c, struct err *err)
+{
+    const int64_t from = c->from > e->computed_ns ? c->from : e->computed_ns;
+
+    if (e->config.be->ops->fence_wait(e->config.be, c->fence, clock_in_ms(LAYER_MS)) != ST_OK)
+        return err_set(err, ST_EINTERNAL, "forward: layer %d was not computed within %d s", c->layer.layer,
+                       LAYER_MS / 1000);
+    count_forward(c->job, c->layer.layer, from);
+    e->computed_ns = clock_now_ns();
+    return ST_OK;
+}
+
+/* Press and pack of the layer that waits for them. Lanes meet at fences: the press reads what was computed, the layer
+ * after the next writes over it. */
+static enum status press_layer(struct engine *e, const struct computed_layer *c, struct err *err)
 {
     struct backend *be = e->config.be;
-    const int64_t from = clock_now_ns();
-    struct press_layer layer;
+    enum status st = await_layer(e, c, err);
+
+    if (st != ST_OK)
+        return st;
+    be->ops->fence_after(be, LANE_PRESS, c->fence);
+    st = handoff_layer(&e->track[c->job->turn.track], c->job, &c->layer, err);
+    be->ops->fence_record(be, e->pressed, LANE_PRESS);
+    return st;
+}
+
+/* Queues the next layer's forward pass: it waits now. */
+static enum status forward_layer(struct engine *e, struct job *job, struct computed_layer *out, struct err *err)
+{
+    struct backend *be = e->config.be;
     enum status st;
 
+    *out = (struct computed_layer){ .job = job, .from = clock_now_ns(), .fence = e->computed[e->computed_next] };
+    e->computed_next = 1 - e->computed_next;
     be->ops->fence_after(be, LANE_COMPUTE, e->pressed);
-    st = prefill_layer(e->prefill, &job->pass, &job->needs, job->query_tokens, &layer, err);
-    if (st != ST_OK) {
+    st = prefill_layer(e->prefill, &job->pass, &job->needs, job->query_tokens, &out->layer, err);
+    if (st != ST_OK)
         err_prefix(err, "forward");
-        return st;
-    }
-    be->ops->fence_record(be, e->computed, LANE_COMPUTE);
-    be->ops->fence_after(be, LANE_PRESS, e->computed);
-    be->ops->wait(be, LANE_COMPUTE);
-    count_forward(job, layer.layer, from);
-    st = handoff_layer(&e->track[job->turn.track], job, &layer, err);
-    be->ops->fence_record(be, e->pressed, LANE_PRESS);
+    else
+        be->ops->fence_record(be, out->fence, LANE_COMPUTE);
     return st;
 }
 
@@ -148,36 +189,106 @@ static void finish(struct engine *e, struct job *job)
     scheduler_measure(e->config.scheduler, job->tokens, job->times.forward + job->times.press + job->times.pack);
 }
 
+/* It needs no more turns; from here on the mover may end it. */
+static void leave(struct engine *e, struct job *job)
+{
+    if (e->waits.job == job)
+        e->waits.job = NULL;
+    held_close(job->held);
+    job->held = NULL;
+    scheduler_leave(e->config.scheduler, &job->turn);
+}
+
+/* `layers` of it are packed, or it failed (false); with its last layer and with a failure it leaves. */
+static bool packed(struct engine *e, struct job *job, int32_t layers, enum status st, struct err *err)
+{
+    check_health(e, err, &st);
+    if (st != ST_OK) {
+        job_fail(job, err);
+    } else {
+        if (layers == job->layers)
+            finish(e, job);
+        __atomic_store_n(&job->packed, layers, __ATOMIC_RELEASE); /* the mover may ship it */
+    }
+    if (st != ST_OK || layers == job->layers)
+        leave(e, job);
+    mover_wake(e->config.mover);
+    return st == ST_OK;
+}
+
+/* Presses and packs the layer that waits, if one does. false: it failed, and its job has left. */
+static bool settle(struct engine *e)
+{
+    const struct computed_layer c = e->waits;
+    struct err err = { 0 };
+
+    if (!c.job)
+        return true;
+    e->waits.job = NULL;
+    return packed(e, c.job, c.layer.layer + 1, press_layer(e, &c, &err), &err);
+}
+
+/* A turn of a job whose layers go one by one. The forward pass is queued before the layer before it, of whatever job, is
+ * pressed: so the lane that computes does not wait for the press, nor for the host. Where the back end keeps one layer
+ * only, its own is pressed at once. */
+static void layer_turn(struct engine *e, struct job *job)
+{
+    const struct job *before = e->waits.job;
+    const bool last = job->pass.layer + 1 == job->layers;
+    struct computed_layer next;
+    struct err err = { 0 };
+    const enum status st = forward_layer(e, job, &next, &err);
+
+    if (st == ST_OK)
+        scheduler_layer(e->config.scheduler, &job->turn); /* its slot is taken from now on */
+    if (!settle(e) && before == job)
+        return;
+    if (st != ST_OK) {
+        packed(e, job, job->pass.layer, st, &err);
+        return;
+    }
+    e->waits = next;
+    if (last || prefill_layers_kept(e->prefill) == 1)
+        settle(e);
+}
+
+/* A turn of a job that holds all its layers, or packs one of them. */
+static void held_turn(struct engine *e, struct job *job)
+{
+    struct err err = { 0 };
+    const bool holding = !held_ready(job->held);
+    enum status st = holding ? hold_layer(job, &err) : one_held_layer(e, job, &err);
+
+    if (holding && st == ST_OK)
+        check_health(e, &err, &st);
+    if (holding && st == ST_OK)
+        return; /* nothing to ship yet */
+    if (st == ST_OK)
+        scheduler_layer(e->config.scheduler, &job->turn);
+    packed(e, job, job->pass.layer, st, &err);
+}
+
 /* One turn: a layer, or the end of a job that is not wanted any more. */
 static void turn(struct engine *e, struct job *job, bool dropped)
 {
     struct err err = { 0 };
     enum status st = ST_OK;
-    bool holding;
 
-    if (!dropped && job->times.begun == 0)
+    if (dropped) {
+        leave(e, job);
+        mover_wake(e->config.mover);
+        return;
+    }
+    if (job->needs.all_layers)
+        settle(e); /* it computes, presses and packs in its own buffers, in turn */
+    if (job->times.begun == 0)
         st = begin(e, job, &err);
-    holding = job->held && !held_ready(job->held);
-    if (!dropped && st == ST_OK)
-        st = holding ? hold_layer(job, &err) : job->held ? one_held_layer(e, job, &err) : one_layer(e, job, &err);
-    if (!dropped)
-        check_health(e, &err, &st);
-    if (st == ST_OK && !dropped && holding)
-        return; /* nothing to ship yet */
-    if (st == ST_OK && !dropped) {
-        if (job->pass.layer == job->layers)
-            finish(e, job);
-        scheduler_layer(e->config.scheduler, &job->turn);
-        __atomic_store_n(&job->packed, job->pass.layer, __ATOMIC_RELEASE); /* the mover may ship it */
-    } else if (!dropped) {
-        job_fail(job, &err);
-    }
-    if (st != ST_OK || dropped || job->pass.layer == job->layers) {
-        held_close(job->held);
-        job->held = NULL;
-        scheduler_leave(e->config.scheduler, &job->turn); /* from here on the mover may end it */
-    }
-    mover_wake(e->config.mover);
+    if (st != ST_OK)
+        packed(e, job, 0, st, &err);
+    else if (job->held)
+        held_turn(e, job);
+    else
+        layer_turn(e, job);
 }
 
 static void *engine_run(void *arg)
@@ -187,8 +298,12 @@ static void *engine_run(void *arg)
     for (;;) {
         struct turn *t;
         bool dropped;
-        const enum status st = scheduler_take(e->config.scheduler, &t, &dropped, clock_in_ms(TAKE_MS));
+        enum status st = scheduler_take(e->config.scheduler, &t, &dropped, e->waits.job ? 0 : clock_in_ms(TAKE_MS));
 
+        if (st == ST_AGAIN && e->waits.job) { /* nobody's turn: nothing is computed that this would hold up */
+            settle(e);
+            continue;
+        }
         if (st == ST_ECANCELLED)
             return NULL;
         if (st == ST_OK)
@@ -201,7 +316,8 @@ static void free_parts(struct engine *e)
     struct backend *be = e->config.be;
 
     be->ops->fence_close(be, e->pressed);
-    be->ops->fence_close(be, e->computed);
+    for (int i = 0; i < 2; i++)
+        be->ops->fence_close(be, e->computed[i]);
     for (int i = 0; i < SCHEDULER_TRACKS; i++)
         track_close(&e->track[i]);
     prefill_close(e->prefill);
@@ -219,8 +335,8 @@ enum status engine_open(struct engine **out, const struct engine_config *config,
     for (int i = 0; st == ST_OK && i < SCHEDULER_TRACKS; i++)
         st = track_open(&e->track[i], be, &config->weights->hp, prefill_x_bytes(e->prefill, config->tokens_max),
                         config->tokens_max, err);
-    if (st == ST_OK)
-        st = be->ops->fence_open(be, &e->computed, err);
+    for (int i = 0; st == ST_OK && i < 2; i++)
+        st = be->ops->fence_open(be, &e->computed[i], err);
     if (st == ST_OK)
         st = be->ops->fence_open(be, &e->pressed, err);
     if (st == ST_OK)

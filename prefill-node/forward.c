@@ -32,13 +32,13 @@ struct prefill {
     struct weights *w;
     int64_t tokens_max, rows;
     struct scratch scratch;
-    void *kv[2]; /* dense K, V of a layer: K [G][T][D], then V */
-    int32_t kv_count, kv_next;
-    int32_t *ids;      /* device [rows] */
-    int64_t positions; /* a context, and as much again for a second pass */
-    int32_t *position; /* device [positions]: 0, 1, 2, ... */
+    void *kv[2];               /* dense K, V of a layer: K [G][T][D], then V */
+    int32_t kv_count, kv_next; /* how many take turns, with their taps; the next one's */
+    int32_t *ids;              /* device [rows] */
+    int64_t positions;         /* a context, and as much again for a second pass */
+    int32_t *position;         /* device [positions]: 0, 1, 2, ... */
     int32_t *host_position;
-    struct kept kept[KEPT_COUNT];
+    struct kept kept[2][KEPT_COUNT]; /* beside kv */
 };
 
 int64_t prefill_rows(const char *backend_name, int64_t tokens_max)
@@ -80,6 +80,11 @@ int64_t prefill_positions(const struct prefill *p)
 static void *row_at(const struct prefill *p, void *base, int64_t row, int64_t width)
 {
     return (uint8_t *)base + act_bytes(p, row * width);
+}
+
+int32_t prefill_layers_kept(const struct prefill *p)
+{
+    return p->kv_count;
 }
 
 static enum status open_buffers(struct prefill *p, struct err *err)
@@ -144,8 +149,8 @@ void prefill_close(struct prefill *p)
     if (!p)
         return;
     p->be->ops->wait(p->be, LANE_COMPUTE);
-    for (int i = 0; i < KEPT_COUNT; i++)
-        p->be->ops->free(p->be, p->kept[i].data);
+    for (int i = 0; i < 2 * KEPT_COUNT; i++)
+        p->be->ops->free(p->be, p->kept[i / KEPT_COUNT][i % KEPT_COUNT].data);
     p->be->ops->free(p->be, p->position);
     p->be->ops->free(p->be, p->ids);
     for (int32_t i = 0; i < p->kv_count; i++)
@@ -156,9 +161,8 @@ void prefill_close(struct prefill *p)
 }
 
 /* Makes sure of `bytes` where they are wanted; *out is NULL where not. */
-static enum status keep(struct prefill *p, int which, bool wanted, uint64_t bytes, void **out, struct err *err)
+static enum status keep(struct prefill *p, struct kept *k, bool wanted, uint64_t bytes, void **out, struct err *err)
 {
-    struct kept *k = &p->kept[which];
     enum status st = ST_OK;
 
     *out = NULL;
@@ -181,9 +185,11 @@ struct tap {
     int64_t tail_rows;
 };
 
+/* In the room that takes turns with K, V: a press may still look at what the layer before left. */
 static enum status open_tap(struct prefill *p, const struct pass *pass, const struct chain_needs *needs,
                             struct tap *tap, struct err *err)
 {
+    struct kept *kept = p->kept[pass->kv ? 0 : p->kv_next];
     const int64_t T = pass->tokens;
     const uint64_t q_bytes = act_bytes(p, T * q_width(p));
     enum status st;
@@ -192,16 +198,16 @@ static enum status open_tap(struct prefill *p, const struct pass *pass, const st
     if (!needs)
         return ST_OK;
     tap->tail_rows = needs->q_tail < T ? needs->q_tail : T;
-    st = keep(p, KEPT_Q_TAIL, tap->tail_rows > 0, act_bytes(p, tap->tail_rows * q_width(p)), &tap->q_tail, err);
+    st = keep(p, &kept[KEPT_Q_TAIL], tap->tail_rows > 0, act_bytes(p, tap->tail_rows * q_width(p)), &tap->q_tail, err);
     if (st == ST_OK)
-        st = keep(p, KEPT_Q_PLAIN, needs->q_plain, q_bytes, &tap->q_plain, err);
+        st = keep(p, &kept[KEPT_Q_PLAIN], needs->q_plain, q_bytes, &tap->q_plain, err);
     if (st == ST_OK)
-        st = keep(p, KEPT_Q, needs->q_rotated, q_bytes, &tap->q, err);
+        st = keep(p, &kept[KEPT_Q], needs->q_rotated, q_bytes, &tap->q, err);
     if (st == ST_OK)
-        st = keep(p, KEPT_HIDDEN, needs->hidden, prefill_x_bytes(p, T), &tap->hidden, err);
+        st = keep(p, &kept[KEPT_HIDDEN], needs->hidden, prefill_x_bytes(p, T), &tap->hidden, err);
     if (st == ST_OK)
-        st = keep(p, KEPT_LSE, needs->lse, (uint64_t)p->w->hp.q_heads * (uint64_t)(pass->base + T) * sizeof(float),
-                  &tap->lse, err);
+        st = keep(p, &kept[KEPT_LSE], needs->lse,
+                  (uint64_t)p->w->hp.q_heads * (uint64_t)(pass->base + T) * sizeof(float), &tap->lse, err);
     return st;
 }
 
@@ -298,10 +304,10 @@ enum status prefill_layer(struct prefill *p, struct pass *pass, const struct cha
     enum status st;
 
     assert(l < hp->layers);
-    kv = layer_kv(p, pass, l);
     st = open_tap(p, pass, hparams_layer_is_full(hp, l) ? needs : NULL, &tap, err);
     if (st != ST_OK)
         return st;
+    kv = layer_kv(p, pass, l);
     for (int64_t row = 0; row < T; row += p->rows)
         rows_through(p, pass, l, &kv, &tap, row, T - row < p->rows ? T - row : p->rows);
     pass->layer++;

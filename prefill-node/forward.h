@@ -61,7 +61,11 @@ int64_t prefill_positions(const struct prefill *p);
  * [0, vocab). Queued, does not wait. */
 void prefill_begin(struct prefill *p, struct pass *pass);
 
-/* Computes the next layer and fills *out with what a press may look at; everything in it is borrowed until the next call.
+/* Layers whose K, V and taps stay at once: 1, or 2 where the press of a layer overlaps the next one (devices). */
+int32_t prefill_layers_kept(const struct prefill *p);
+
+/* Computes the next layer and fills *out with what a press may look at; everything in it is borrowed until the next call,
+ * of any context, or the one after that where two layers are kept.
  * `needs` says what to keep besides K and V (NULL: nothing); query_tokens goes into *out. Queued; does not wait. May
  * allocate when `needs` are larger than any before: ST_EEXHAUSTED. */
 enum status prefill_layer(struct prefill *p, struct pass *pass, const struct chain_needs *needs, int64_t query_tokens,
