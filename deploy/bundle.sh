@@ -21,7 +21,7 @@ cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLATEN_TESTS=
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
     ${PLATEN_BUNDLE_CMAKE:-} > /dev/null
 programs=(platen prefill-node decode-node)
-tests=(ops)
+tests=(ops gpu_wire)
 [ $cuda = ON ] && tests+=(gpu_ops)
 ninja -C "$build" ${PLATEN_BUNDLE_NINJA:-} "${programs[@]}" "${tests[@]}" > /dev/null
 
@@ -31,6 +31,8 @@ for p in "${programs[@]}"; do install -s "$build/bin/$p" "$stage/bin/"; done
 for t in "${tests[@]}"; do install -s "$build/tests/bin/$t" "$stage/bin/"; done
 cp "$root/tests/gpu.sh" "$root"/tests/gpu-{model,bench}.py "$root/tests/bench-gpu.sh" "$root/tests/bench/gpu_peers.py" \
     "$root/tests/ops/checks.def" "$stage/tests/"
+cp "$root"/tests/{gpu-nccl,bench-nodes}.sh "$stage/tests/"
+(cd "$root" && cp --parents tests/bench/{nodes,shape_model,nccl_table}.py tests/e2e/tiny_model.py client/shapes.def docs/timeline.py "$stage/")
 mkdir -p "$stage/tests/golden"
 cp -r "$root"/tests/golden/{compare.py,contexts.json,smollm2_answers.json,smollm2_logits.json,texts} "$stage/tests/golden/"
 for file in LICENSE README.md CHANGELOG.md; do
