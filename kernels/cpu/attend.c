@@ -162,35 +162,47 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
 
 /* Rows are asked for in one sweep before they are laid out: a loop that only loads keeps many cache misses going at once,
  * where laying out waits for them a few at a time. */
-static void bring(const struct attend *a, const void *rows, int32_t count)
+void attend_bring(const void *rows, int64_t bytes)
 {
-    const int64_t bytes = count * a->dim * cpu_kv_bytes(a->c);
-
     for (int64_t i = 0; i < bytes; i += CACHE_LINE_BYTES)
         (void)*((const volatile char *)rows + i);
 }
 
-void attend_tokens(const struct attend *a, struct cpu_room *room, const void *k, const void *v, int32_t count,
-                   int32_t rows, int64_t seen)
+/* Columns of scores or weights times the scale of their row. */
+static void scale_columns(float *scores, int32_t rows, const float *scale, int32_t count)
+{
+    for (int32_t r = 0; r < rows; r++, scores += ATTEND_TOKENS)
+        for (int32_t t = 0; t < count; t++)
+            scores[t] *= scale[t];
+}
+
+void attend_tokens(const struct attend *a, struct cpu_room *room, const struct attend_rows *c, int32_t rows,
+                   int64_t seen)
 {
     const int32_t strip = a->c->math->strip;
+    const int64_t row_bytes = a->dim * cpu_kv_bytes(a->c);
+    const void *v = c->v;
     int32_t units;
 
-    if (rows <= strip) { /* many query rows hide the wait by themselves */
-        bring(a, v, count);
-        bring(a, k, count);
+    if (rows <= strip && !c->near) { /* many query rows hide the wait by themselves */
+        attend_bring(v, row_bytes * c->count);
+        attend_bring(c->k, row_bytes * c->count);
     }
-    units = load_values(a, room, &v, count);
-    attend_load_keys(a, room, k, count);
+    units = load_values(a, room, &v, c->count);
+    attend_load_keys(a, room, c->k, c->count);
     for (int32_t row = 0; row < rows; row += strip) {
         const struct score_mask mask = { .seen = seen, .row = row, .group = a->group, .window = a->window };
         int32_t here = rows - row < strip ? rows - row : strip;
 
         if (seen + (row + here - 1) / a->group <= 0)
             continue;
-        attend_scores(a, room, row, here, count);
-        a->c->loops->softmax(room->scores, ATTEND_TOKENS, here, count, a->scale, &mask, room->max + row,
+        attend_scores(a, room, row, here, c->count);
+        if (c->k_scale)
+            scale_columns(room->scores, here, c->k_scale, c->count);
+        a->c->loops->softmax(room->scores, ATTEND_TOKENS, here, c->count, a->scale, &mask, room->max + row,
                              room->sum + row, room->out + (int64_t)row * a->width, a->width);
+        if (c->v_scale)
+            scale_columns(room->scores, here, c->v_scale, c->count);
         add_values(a, room, v, row, here, units);
     }
 }
@@ -248,10 +260,10 @@ static void prefill_task(void *arg, int64_t i, int worker)
         begin = (at + 1 - a->window) / ATTEND_TOKENS * ATTEND_TOKENS;
     for (int64_t t = begin; t < end; t += ATTEND_TOKENS) {
         int64_t offset = (head * kv->stride + t) * row_bytes;
-        int32_t count = (int32_t)(end - t < ATTEND_TOKENS ? end - t : ATTEND_TOKENS);
+        struct attend_rows c = { .k = (const char *)kv->k + offset, .v = (const char *)kv->v + offset };
 
-        attend_tokens(a, room, (const char *)kv->k + offset, (const char *)kv->v + offset, count, tokens * a->group,
-                      at + 1 - t);
+        c.count = (int32_t)(end - t < ATTEND_TOKENS ? end - t : ATTEND_TOKENS);
+        attend_tokens(a, room, &c, tokens * a->group, at + 1 - t);
     }
     write_results(p, room, from, tokens, head);
 }

@@ -38,10 +38,21 @@ void attend_reset(const struct attend *a, struct cpu_room *room, int32_t rows);
 void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count);
 void attend_scores(const struct attend *a, struct cpu_room *room, int32_t row, int32_t rows, int32_t count);
 
-/* Rows [0, rows) of the room attend to `count` (<= ATTEND_TOKENS) cache rows. Of these, row r sees the first
- * seen + r / group, and no more than the last `window` of what lies before that. */
-void attend_tokens(const struct attend *a, struct cpu_room *room, const void *k, const void *v, int32_t count,
-                   int32_t rows, int64_t seen);
+/* Cache rows that are attended to at once: k and v [count][D] of the cache's dtype, count <= ATTEND_TOKENS. */
+struct attend_rows {
+    const void *k, *v;
+    int32_t count;
+    const float *k_scale, *v_scale; /* [count]: row t's numbers times this are its values; NULL: they are the values */
+    bool near;                      /* they stand in the room, or were brought already */
+};
+
+/* Has memory bring these bytes into the nearest cache. */
+void attend_bring(const void *rows, int64_t bytes);
+
+/* Rows [0, rows) of the room attend to cache rows `c`. Of these, row r sees the first seen + r / group, and no more than
+ * the last `window` of what lies before that. */
+void attend_tokens(const struct attend *a, struct cpu_room *room, const struct attend_rows *c, int32_t rows,
+                   int64_t seen);
 
 /* out[D] = what row r has summed up. */
 void attend_result(const struct attend *a, const struct cpu_room *room, int32_t r, float *out);

@@ -75,9 +75,11 @@ static void host_tables(struct cache *cache)
     memset(cache->page_of, -1, 2 * slots * (size_t)k->pages_per_slot * sizeof *cache->page_of);
     cache->tail = mem_zero((size_t)k->layers, sizeof *cache->tail);
     cache->blocks = mem_zero(slots * (size_t)k->layers, sizeof *cache->blocks);
-    cache->firsts = mem_zero(slots * (size_t)k->layers * (heads + 1), sizeof *cache->firsts);
-    for (size_t i = 0; i < slots * (size_t)k->layers; i++)
-        cache->blocks[i].first = cache->firsts + i * (heads + 1);
+    cache->firsts = mem_zero(slots * (size_t)k->layers * 2 * (heads + 1), sizeof *cache->firsts);
+    for (size_t i = 0; i < slots * (size_t)k->layers; i++) {
+        cache->blocks[i].first = cache->firsts + 2 * i * (heads + 1);
+        cache->blocks[i].coded = cache->blocks[i].first + heads + 1;
+    }
     cache->chosen = mem_zero(slots, sizeof *cache->chosen);
     cache->seq = mem_zero(slots, sizeof *cache->seq);
     cache->token = mem_zero(rows, sizeof *cache->token);
@@ -186,13 +188,16 @@ static int64_t block_tie(struct cache *cache, int32_t slot, const struct kv_bloc
         memset(to->first, 0, (size_t)(heads + 1) * sizeof *to->first);
         return 0;
     }
-    assert(block->codec == KV_PLAIN && block->heads == heads && block->dim == cache->config.dim);
-    to->k_dim = block->k_dim;
+    assert((uint32_t)block->codec < KV_CODECS && block->heads == heads && block->dim == cache->config.dim);
     kv_block_parts(block, &parts);
-    to->mask = block->k_dim < block->dim ? (const uint8_t *)block->data + parts.offset[KV_PART_MASKS] : NULL;
-    to->k = (const char *)block->data + block->k_offset;
-    to->v = (const char *)block->data + block->v_offset;
+    for (int p = 0; p < KV_PARTS; p++)
+        to->part[p] = (const uint8_t *)block->data + parts.offset[p];
+    to->codec = block->codec;
+    to->k_dim = block->k_dim;
+    to->masked = block->k_dim < block->dim;
     memcpy(to->first, block->first, (size_t)(heads + 1) * sizeof *to->first);
+    for (int32_t g = 0; g < heads; g++)
+        to->coded[g + 1] = to->coded[g] + kv_coded_rows(to->codec, to->first[g + 1] - to->first[g]);
     for (int32_t g = 0; g < heads; g++)
         chunks += chunks_of(to->first[g + 1] - to->first[g]);
     return chunks;

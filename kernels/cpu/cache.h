@@ -18,12 +18,14 @@ extern "C" {
 
 enum { RESULTS_KEPT = 4, CHUNK_ROWS = 256 };
 
-/* One layer of a slot's context. */
+/* One layer of a slot's context: where the parts of its block are (layout.h). */
 struct slot_block {
-    const char *k, *v;
-    int64_t *first;      /* [G + 1] */
-    int32_t k_dim;       /* channels of a K row */
-    const uint8_t *mask; /* which ones (layout.h); NULL: all */
+    enum kv_codec codec;
+    const uint8_t *part[KV_PARTS];
+    int64_t *first; /* [G + 1] */
+    int64_t *coded; /* [G + 1]: coded rows of the heads before */
+    int32_t k_dim;  /* channels of a K row */
+    bool masked;    /* ... are some only: the masks say which */
 };
 
 /* Where a layer's tail pages lie, and the table that numbers them. */
@@ -39,7 +41,7 @@ struct cache {
     struct tail_pool *tail;    /* [layers] */
     int32_t *page_of;          /* [2][slots][pages_per_slot]: of the full layers, of those with a ring */
     struct slot_block *blocks; /* [slots][layers] */
-    int64_t *firsts;           /* [slots][layers][G + 1] */
+    int64_t *firsts;           /* [slots][layers][2][G + 1]: first, coded */
     int32_t *chosen;           /* [slots]: what each chose last */
 
     /* the step */

@@ -33,6 +33,8 @@ static void room_open(struct cpu_room *room, int64_t block_rows)
     room->merged = mem_aligned(ATTEND_ROWS * (dim + 2) * 4);
     room->row = mem_aligned(dim * 4);
     room->wide = mem_aligned(ATTEND_TOKENS * dim * 4);
+    room->k_read = mem_aligned(ATTEND_TOKENS * dim * 4);
+    room->v_read = mem_aligned(ATTEND_TOKENS * dim * 4);
 }
 
 static void room_close(struct cpu_room *room)
@@ -49,6 +51,8 @@ static void room_close(struct cpu_room *room)
     free(room->merged);
     free(room->row);
     free(room->wide);
+    free(room->k_read);
+    free(room->v_read);
 }
 
 static void cpu_close(struct backend *be)
@@ -151,7 +155,7 @@ const struct backend_ops backend_cpu_ops = {
     .free = cpu_free,
     .host_alloc = cpu_host_alloc,
     .host_free = cpu_host_free,
-    .codecs = 1u << KV_PLAIN,
+    .codecs = (1u << KV_CODECS) - 1,
     .host_is_device = true,
     .upload = cpu_upload,
     .download = cpu_download,

@@ -7,7 +7,8 @@
  *   matmul.c    out = in . w^T                                score.c    presses' scores
  *   rows.c      norms, activations, argmax                    select.c   which rows stay
  *   rotate.c    q, k, v out of the projection                 pack.c     chosen rows become a block
- *   attend.c    blocked attention; prefill                    isa.c, tile*.c, loops.c   instruction sets
+ *   attend.c    blocked attention; prefill                    pack_coded.c   ... a coded block; coded.c reads it
+ *   isa.c, tile*.c, loops.c, codes.c   instruction sets
  */
 #ifndef PLATEN_KERNELS_CPU_CPU_H
 #define PLATEN_KERNELS_CPU_CPU_H
@@ -41,6 +42,8 @@ struct cpu_room {
     float *merged;    /* [ATTEND_ROWS][2 + D] */
     float *row;       /* [D] */
     void *wide;       /* ATTEND_TOKENS rows of K, of which a block holds some channels */
+    void *k_read;     /* ATTEND_TOKENS rows of K, read from codes */
+    void *v_read;
 };
 
 enum purpose { FOR_WEIGHTS, FOR_ACTIVATIONS, FOR_BLOCKS, FOR_TAILS, FOR_OTHER, PURPOSE_COUNT };

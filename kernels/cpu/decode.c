@@ -16,6 +16,7 @@
  */
 #include "kernels/cpu/attend.h"
 #include "kernels/cpu/cache.h"
+#include "kernels/cpu/coded.h"
 
 #include <assert.h>
 #include <math.h>
@@ -61,40 +62,20 @@ static bool is_cut(const struct decode *d, const struct pair *p)
     return p->seq->rows == 1 && p->chunks > d->whole_chunks;
 }
 
-/* Where the cache rows [at, at + count) of a pair's block or tail stand; count stays inside one page. */
-static void rows_at(const struct decode *d, const struct pair *p, bool tail, int64_t at, const char **k, const char **v)
+/* Cache rows [at, at + count) of a pair's block or tail; count stays inside one page. */
+static void rows_at(const struct decode *d, struct cpu_room *room, const struct pair *p, bool tail, int64_t at,
+                    struct attend_rows *rows)
 {
     const int64_t row_bytes = d->a.dim * cpu_kv_bytes(d->a.c);
 
     if (tail) {
         const char *page = cache_page(d->cache, d->layer, p->seq->slot, (int32_t)(at / KV_PAGE_TOKENS));
 
-        *k = page + (int64_t)p->head * KV_PAGE_TOKENS * row_bytes;
-        *v = *k + d->cache->page_bytes / 2;
+        rows->k = page + (int64_t)p->head * KV_PAGE_TOKENS * row_bytes;
+        rows->v = (const char *)rows->k + d->cache->page_bytes / 2;
     } else {
-        int64_t row = p->block->first[p->head] + at;
-
-        *k = p->block->k + row * p->block->k_dim * cpu_kv_bytes(d->a.c);
-        *v = p->block->v + row * row_bytes;
+        coded_rows(d->a.c, room, p->block, p->head, at, rows);
     }
-}
-
-/* K rows that hold some channels only, with zeros for the others. */
-static const char *widen(const struct decode *d, struct cpu_room *room, const struct pair *p, const char *k,
-                         int32_t count)
-{
-    const uint8_t *mask = p->block->mask + (int64_t)p->head * ((d->a.dim + 7) / 8);
-    const int64_t bytes = cpu_kv_bytes(d->a.c);
-    char *to = room->wide;
-
-    memset(to, 0, (size_t)(count * d->a.dim * bytes));
-    for (int32_t r = 0; r < count; r++, to += d->a.dim * bytes)
-        for (int32_t c = 0; c < d->a.dim; c++)
-            if (mask[c / 8] >> c % 8 & 1) {
-                memcpy(to + c * bytes, k, (size_t)bytes);
-                k += bytes;
-            }
-    return room->wide;
 }
 
 /* Query rows of tokens [token, token + tokens) of the sequence attend to one chunk. */
@@ -107,16 +88,13 @@ static void attend_chunk(const struct decode *d, struct cpu_room *room, const st
                   end = from + CHUNK_ROWS < limit ? from + CHUNK_ROWS : limit;
 
     for (int64_t at = from; at < end; at += ATTEND_TOKENS) {
-        int32_t count = (int32_t)(end - at < ATTEND_TOKENS ? end - at : ATTEND_TOKENS);
+        struct attend_rows rows = { .count = (int32_t)(end - at < ATTEND_TOKENS ? end - at : ATTEND_TOKENS) };
         int64_t seen = p->block_rows + p->seq->tail + token + 1 - (tail ? p->block_rows + at : at);
-        const char *k, *v;
 
-        if (d->a.window > 0 && seen - d->a.window >= count)
+        if (d->a.window > 0 && seen - d->a.window >= rows.count)
             continue;
-        rows_at(d, p, tail, at, &k, &v);
-        if (!tail && p->block->mask)
-            k = widen(d, room, p, k, count);
-        attend_tokens(&d->a, room, k, v, count, tokens * d->a.group, seen);
+        rows_at(d, room, p, tail, at, &rows);
+        attend_tokens(&d->a, room, &rows, tokens * d->a.group, seen);
     }
 }
 

@@ -8,6 +8,7 @@
  * One task a head: rows of the block lie together, those of the tail in pages.
  */
 #include "kernels/cpu/cache.h"
+#include "kernels/cpu/coded.h"
 
 #include <assert.h>
 #include <string.h>
@@ -20,34 +21,15 @@ struct gathering {
     int32_t slot, layer, tail;
 };
 
-/* K rows that hold some channels only, with zeros for the others. */
-static void widen(const struct gathering *g, int32_t head, const char *from, int64_t rows, char *to)
-{
-    const int32_t dim = g->out->dim;
-    const int64_t bytes = cpu_kv_bytes(g->c);
-    const uint8_t *mask = g->block->mask + (int64_t)head * ((dim + 7) / 8);
-
-    memset(to, 0, (size_t)(rows * g->row_bytes));
-    for (int64_t r = 0; r < rows; r++, to += g->row_bytes)
-        for (int32_t c = 0; c < dim; c++)
-            if (mask[c / 8] >> c % 8 & 1) {
-                memcpy(to + c * bytes, from, (size_t)bytes);
-                from += bytes;
-            }
-}
-
 /* Rows [from, from + rows) of a head's block. */
-static void take_block(const struct gathering *g, int32_t head, int64_t from, int64_t rows, char *k, char *v)
+static void take_block(const struct gathering *g, struct cpu_room *room, int32_t head, int64_t from, int64_t rows,
+                       char *k, char *v)
 {
-    const int64_t row = g->block->first[head] + from, key_bytes = g->block->k_dim * cpu_kv_bytes(g->c);
+    for (int64_t at = 0; at < rows; at += ATTEND_TOKENS) {
+        int32_t count = (int32_t)(rows - at < ATTEND_TOKENS ? rows - at : ATTEND_TOKENS);
 
-    if (rows == 0)
-        return;
-    if (g->block->mask)
-        widen(g, head, g->block->k + row * key_bytes, rows, k);
-    else
-        memcpy(k, g->block->k + row * key_bytes, (size_t)(rows * key_bytes));
-    memcpy(v, g->block->v + row * g->row_bytes, (size_t)(rows * g->row_bytes));
+        coded_values(g->c, room, g->block, head, from + at, count, k + at * g->row_bytes, v + at * g->row_bytes);
+    }
 }
 
 /* Rows [from, from + rows) of the tail. */
@@ -79,9 +61,8 @@ static void head_task(void *arg, int64_t i, int worker)
     char *k = (char *)g->out->data + g->out->k_offset + (uint64_t)(g->out->first[head] * g->row_bytes);
     char *v = (char *)g->out->data + g->out->v_offset + (uint64_t)(g->out->first[head] * g->row_bytes);
 
-    (void)worker;
     assert(skip >= 0);
-    take_block(g, head, block_rows - from_block, from_block, k, v);
+    take_block(g, &g->c->room[worker], head, block_rows - from_block, from_block, k, v);
     take_tail(g, head, g->tail - (rows - from_block), rows - from_block, k + from_block * g->row_bytes,
               v + from_block * g->row_bytes);
 }

@@ -4,6 +4,7 @@
  *
  *   tile.c   products: tile_<isa>   plain · avx2 · avx512 · avx512_bf16, and tile_amx.c
  *   loops.c  rows of numbers        plain · avx2 · avx512
+ *   codes.c  rows to codes and back plain · avx2 · avx512
  *
  * The rule that makes an answer independent of what else is in a batch: an output of a tile is the sum over the depth in
  * one fixed order, however many rows and panels are computed together. Every row count uses the same kernels.
@@ -11,6 +12,7 @@
 #ifndef PLATEN_KERNELS_CPU_ISA_H
 #define PLATEN_KERNELS_CPU_ISA_H
 
+#include "common/kv/layout.h"
 #include "common/model/hparams.h"
 #include "common/tensor/dtype.h"
 
@@ -98,6 +100,21 @@ struct cpu_loops {
     float (*dot)(const float *x, const float *y, int32_t count);
 };
 
+/* Rows to codes and back, as common/kv/codec.h says, the same bits everywhere. Rows and codes stand without gaps. */
+struct cpu_codes {
+    /* int8, fp8: f32 row[count] to out[count]; returns the scale. */
+    float (*write_scaled)(enum kv_codec codec, const float *row, int32_t count, uint8_t *out);
+    /* int4, V: f32 row[channels]; returns the pair. */
+    uint32_t (*write_int4)(const float *row, int32_t channels, uint8_t *out);
+    /* int4, K: f32 rows [KV_GROUP_ROWS][channels]; pair [channels]. */
+    void (*write_group)(const float *rows, int32_t channels, uint8_t *out, uint32_t *pair);
+    /* int8, fp8: the codes alone as f32 or bf16, which rounds nothing. */
+    void (*read_numbers)(enum kv_codec codec, const uint8_t *codes, int64_t count, enum dtype to, void *out);
+    /* int4: one row's values; a pair for each channel, or one for all. */
+    void (*read_int4)(const uint8_t *codes, int32_t channels, const uint32_t *pair, bool each, enum dtype to,
+                      void *out);
+};
+
 /* One row per instruction set, best first (isa.c). */
 struct cpu_isa {
     const char *name; /* "avx512_bf16" */
@@ -106,6 +123,7 @@ struct cpu_isa {
     const struct cpu_math *f32, *bf16;
     const struct cpu_tile *layout; /* panel_rows, pair_rows */
     const struct cpu_loops *loops;
+    const struct cpu_codes *codes;
 };
 
 /* The instruction set called `name`, or the best one where it is NULL; NULL when it does not exist or does not run

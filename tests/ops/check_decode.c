@@ -3,6 +3,7 @@
  * check_decode.c - steps of a decode node: ragged blocks, growing tails, questions of many rows beside single rows, tokens
  * taken from the step before. Every row of every step is judged by attention over lists that the check keeps itself.
  */
+#include "common/kv/block.h"
 #include "tests/ops/ops.h"
 #include "tests/ops/reference.h"
 
@@ -22,6 +23,8 @@ enum {
 
 struct decode_case {
     int32_t q_heads, kv_heads, dim, window;
+    enum kv_codec codec;
+    int32_t k_dim;                /* channels that K rows have; 0: all */
     int64_t block_rows[SLOTS][4]; /* of each head; the second layer has 3 fewer */
 };
 
@@ -48,18 +51,59 @@ static int64_t block_rows(const struct decode_case *c, int slot, int layer, int 
     return rows < 0 ? 0 : rows;
 }
 
+/* Drops channels of a head at random until k_dim are left; their order in K rows is ascending. */
+static void choose_channels(struct ops *o, const struct kv_block *b, uint8_t *mask)
+{
+    for (int32_t c = 0, left = b->k_dim; c < b->dim; c++)
+        if (ops_below(o, b->dim - c) < left) {
+            mask[c / 8] = (uint8_t)(mask[c / 8] | 1 << c % 8);
+            left--;
+        }
+}
+
+/* Random rows, as the block's codec holds them, to the device and to `known`. Some channels of K are much larger than
+ * others, as in models. */
+static void fill_block(struct run *r, struct known *n, struct kv_block *b)
+{
+    struct ops *o = r->o;
+    const int64_t rows = kv_block_rows(b);
+    const uint64_t mask_bytes = ((uint64_t)b->dim + 7) / 8;
+    float *k = ops_random(o, rows * b->k_dim + 1, 1.0f), *v = ops_random(o, rows * b->dim + 1, 1.0f);
+    uint8_t *host = arena_alloc(&o->arena, b->bytes + 1);
+    double *row = ops_doubles(o, b->dim);
+    struct kv_parts parts;
+
+    for (int64_t i = 0; b->codec != KV_PLAIN && i < rows * b->k_dim; i++)
+        k[i] *= i % b->k_dim == 5 ? 8.0f : 1.0f;
+    kv_block_parts(b, &parts);
+    ref_block_write(b, k, v, host);
+    for (int g = 0; g < b->heads; g++) {
+        uint8_t *mask = host + parts.offset[KV_PART_MASKS] + (uint64_t)g * mask_bytes;
+
+        if (b->k_dim < b->dim)
+            choose_channels(o, b, mask);
+        for (int64_t i = 0; i < n->block[g]; i++) {
+            double *to = n->k + (g * n->stride + i) * b->dim;
+
+            ref_block_row(b, host, g, i, row, n->v + (g * n->stride + i) * b->dim);
+            for (int32_t c = 0, from = 0; c < b->dim; c++)
+                to[c] = b->k_dim == b->dim || mask[c / 8] >> c % 8 & 1 ? row[from++] : 0;
+        }
+    }
+    b->data = ops_up_bytes(o, host, b->bytes);
+}
+
 /* Makes the block of (slot, layer) on the device and in `known`. */
 static void make_block(struct run *r, int slot, int layer, struct kv_block *b)
 {
     struct ops *o = r->o;
     const struct decode_case *c = r->c;
     struct known *n = &r->known[slot][layer];
-    uint64_t row_bytes = dtype_bytes(o->be->kv, (uint64_t)c->dim);
-    float *k, *v;
-    char *host;
 
     memset(b, 0, sizeof *b);
-    *b = (struct kv_block){ .layer = layer, .heads = c->kv_heads, .dim = c->dim, .k_dim = c->dim, .dtype = o->be->kv };
+    *b =
+        (struct kv_block){ .layer = layer, .heads = c->kv_heads, .dim = c->dim, .dtype = o->be->kv, .codec = c->codec };
+    b->k_dim = c->k_dim > 0 ? c->k_dim : c->dim;
     n->stride = TAIL_MAX;
     for (int g = 0; g < c->kv_heads; g++) {
         n->block[g] = block_rows(c, slot, layer, g);
@@ -67,21 +111,10 @@ static void make_block(struct run *r, int slot, int layer, struct kv_block *b)
         if (n->block[g] + TAIL_MAX > n->stride)
             n->stride = n->block[g] + TAIL_MAX;
     }
-    b->v_offset = kv_align((uint64_t)kv_block_rows(b) * row_bytes);
-    b->bytes = b->extra_offset = 2 * b->v_offset;
-    k = ops_random(o, kv_block_rows(b) * c->dim + 1, 1.0f);
-    v = ops_random(o, kv_block_rows(b) * c->dim + 1, 1.0f);
-    host = arena_alloc(&o->arena, b->bytes + 1);
-    dtype_from_f32(host, o->be->kv, k, (uint64_t)(kv_block_rows(b) * c->dim));
-    dtype_from_f32(host + b->v_offset, o->be->kv, v, (uint64_t)(kv_block_rows(b) * c->dim));
-    b->data = ops_up_bytes(o, host, b->bytes);
+    ops_true(o, "the block is planned", kv_block_plan(b, NULL) == ST_OK);
     n->k = ops_doubles(o, c->kv_heads * n->stride * c->dim);
     n->v = ops_doubles(o, c->kv_heads * n->stride * c->dim);
-    for (int g = 0; g < c->kv_heads; g++)
-        for (int64_t i = 0; i < n->block[g] * c->dim; i++) {
-            n->k[g * n->stride * c->dim + i] = (double)k[b->first[g] * c->dim + i];
-            n->v[g * n->stride * c->dim + i] = (double)v[b->first[g] * c->dim + i];
-        }
+    fill_block(r, n, b);
 }
 
 static double as_stored(struct ops *o, double x)
@@ -221,15 +254,23 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
 }
 
 /* The newest `most` rows of every head of a slot's layer, or all, as the lists know them. */
+static void judge_row(struct ops *o, const char *what, const float *got, const double *want, int32_t dim)
+{
+    const double eps = o->be->kv == DT_BF16 ? ldexp(1, -7) : ldexp(1, -20);
+    double tolerance[KV_HEAD_DIM_MAX];
+
+    for (int i = 0; i < dim; i++)
+        tolerance[i] = eps * (4 + fabs(want[i]));
+    ops_near(o, what, got, want, tolerance, dim);
+}
+
 static void judge_gather(struct run *r, int slot, int layer, int64_t most)
 {
     struct ops *o = r->o;
     const struct decode_case *c = r->c;
     const struct known *n = &r->known[slot][layer];
-    const double eps = o->be->kv == DT_BF16 ? ldexp(1, -7) : ldexp(1, -20);
     const uint64_t row_bytes = dtype_bytes(o->be->kv, (uint64_t)c->dim);
     struct kv_block out = { .heads = c->kv_heads, .dim = c->dim, .k_dim = c->dim, .dtype = o->be->kv };
-    double *tolerance = ops_doubles(o, c->dim);
     float *k, *v;
     char *host;
 
@@ -238,8 +279,6 @@ static void judge_gather(struct run *r, int slot, int layer, int64_t most)
 
         out.first[g + 1] = out.first[g] + (rows < most ? rows : most);
     }
-    for (int i = 0; i < c->dim; i++)
-        tolerance[i] = 4 * eps;
     out.v_offset = kv_align((uint64_t)kv_block_rows(&out) * row_bytes);
     out.bytes = out.extra_offset = 2 * out.v_offset;
     host = arena_alloc(&o->arena, out.bytes + 1);
@@ -256,8 +295,8 @@ static void judge_gather(struct run *r, int slot, int layer, int64_t most)
         for (int64_t i = out.first[g]; i < out.first[g + 1]; i++) {
             int64_t row = n->block[g] + r->tail[slot] - (out.first[g + 1] - i);
 
-            ops_near(o, "gathered K", k + i * c->dim, n->k + (g * n->stride + row) * c->dim, tolerance, c->dim);
-            ops_near(o, "gathered V", v + i * c->dim, n->v + (g * n->stride + row) * c->dim, tolerance, c->dim);
+            judge_row(o, "gathered K", k + i * c->dim, n->k + (g * n->stride + row) * c->dim, c->dim);
+            judge_row(o, "gathered V", v + i * c->dim, n->v + (g * n->stride + row) * c->dim, c->dim);
         }
 }
 
@@ -305,11 +344,33 @@ static void check_case(struct ops *o, const struct decode_case *c)
 void check_decode_step(struct ops *o)
 {
     static const struct decode_case cases[] = {
-        { 9, 3, 64, 0, { { 600, 1, 40 }, { 0, 300, 256 }, { 65, 64, 63 }, { 0, 0, 0 } } },
-        { 4, 4, 80, 0, { { 10, 20, 30, 257 }, { 5, 0, 5, 5 }, { 511, 512, 513, 1 }, { 3, 2, 1, 0 } } },
-        { 8, 1, 128, 50, { { 600 }, { 20 }, { 49 }, { 0 } } },
+        { 9, 3, 64, 0, KV_PLAIN, 0, { { 600, 1, 40 }, { 0, 300, 256 }, { 65, 64, 63 }, { 0, 0, 0 } } },
+        { 4, 4, 80, 0, KV_PLAIN, 0, { { 10, 20, 30, 257 }, { 5, 0, 5, 5 }, { 511, 512, 513, 1 }, { 3, 2, 1, 0 } } },
+        { 8, 1, 128, 50, KV_PLAIN, 0, { { 600 }, { 20 }, { 49 }, { 0 } } },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         check_case(o, &cases[i]);
+}
+
+/* Every codec but plain that the back end has; dropped channels, also plain ones, where it has them. */
+void check_decode_codecs(struct ops *o)
+{
+    static const struct decode_case cases[] = {
+        { 9, 3, 64, 0, KV_PLAIN, 0, { { 600, 1, 40 }, { 0, 300, 256 }, { 65, 64, 63 }, { 96, 31, 0 } } },
+        { 4, 4, 80, 0, KV_PLAIN, 0, { { 10, 20, 130, 257 }, { 5, 0, 5, 5 }, { 511, 512, 513, 1 }, { 3, 2, 1, 0 } } },
+        { 8, 1, 128, 50, KV_PLAIN, 0, { { 600 }, { 20 }, { 99 }, { 0 } } },
+        { 9, 3, 64, 0, KV_PLAIN, 33, { { 200, 1, 40 }, { 0, 300, 256 }, { 65, 64, 63 }, { 0, 0, 0 } } },
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        for (int codec = KV_PLAIN; codec < KV_CODECS; codec++) {
+            struct decode_case c = cases[i];
+
+            c.codec = (enum kv_codec)codec;
+            if ((o->be->ops->codecs >> codec & 1) && (c.k_dim > 0 ? o->be->ops->host_is_device : codec != KV_PLAIN))
+                check_case(o, &c);
+            while (o->devices > 0)
+                o->be->ops->free(o->be, o->device[--o->devices]);
+        }
 }

@@ -25,6 +25,15 @@ void ref_rotate(double *x, const float *inv_freq, int32_t pairs, int64_t positio
 void ref_attend(const double *q, const double *k, const double *v, int64_t from, int64_t rows, int32_t dim,
                 double scale, double *out, double *lse);
 
+/* A planned block's bytes (all b->bytes) of rows k [rows][k_dim] and v [rows][dim]; masks stay zero. */
+void ref_block_write(const struct kv_block *b, const float *k, const float *v, uint8_t *data);
+
+/* The values of row `row` of a head: k [k_dim], v [dim]. */
+void ref_block_row(const struct kv_block *b, uint8_t *data, int32_t head, int64_t row, double *k, double *v);
+
+/* What an e4m3 code stands for. */
+double ref_e4m3(int code);
+
 /* Rows of scores that stay, as select_args says; keep[head][row] = 1. Scores of head g at score[at[g]]. */
 void ref_select(const struct kv_rows *in, const struct select_args *args, const float *score, uint8_t *chosen);
 
