@@ -219,5 +219,5 @@ struct rope_table weights_layer_rope(const struct weights *w, int32_t layer)
 
     if (w->hp.rope_off[layer])
         return none;
-    return hparams_layer_is_full(&w->hp, layer) ? w->rope : w->rope_local;
+    return w->hp.rope_is_local[layer] ? w->rope_local : w->rope;
 }

@@ -27,6 +27,12 @@ static void windows_by_pattern(struct hparams *h, int64_t rows, int64_t pattern)
             h->window[l] = 0;
 }
 
+static void local_rope_with_windows(struct hparams *h)
+{
+    for (int32_t l = 0; l < h->layers; l++)
+        h->rope_is_local[l] = h->window[l] != 0;
+}
+
 /* rope_parameters holds one object for each kind of layer; rope_scaling, one for the full layers. */
 static void read_ropes(struct hparams *h, const struct keys *k)
 {
@@ -52,6 +58,7 @@ static void from_config(struct hparams *h, const struct keys *k)
     read_ropes(h, k);
     if (!windows_from_layer_types(h, k, rows))
         windows_by_pattern(h, rows, keys_int(k, "sliding_window_pattern", 1, PATTERN_MAX, PATTERN));
+    local_rope_with_windows(h);
     if (keys_has(k, "final_logit_softcapping") || keys_has(k, "attn_logit_softcapping"))
         keys_fail(k, ST_EUNIMPLEMENTED, "soft caps on scores and logits are not built");
     h->qkv_bias = h->o_bias = keys_flag(k, "attention_bias", false);
@@ -70,6 +77,7 @@ static void from_gguf(struct hparams *h, const struct keys *k)
     h->rope_local = (struct rope_params){ .dims = h->rope.dims, .original_positions = h->max_positions };
     h->rope_local.theta = keys_num(k, "rope.freq_base_swa", 1.5, 1e15, 10000.0);
     windows_by_pattern(h, rows, keys_int(k, "attention.sliding_window_pattern", 1, PATTERN_MAX, PATTERN));
+    local_rope_with_windows(h);
     if (keys_has(k, "final_logit_softcapping"))
         keys_fail(k, ST_EUNIMPLEMENTED, "soft caps on logits are not built");
 }

@@ -28,14 +28,14 @@ static void read_rope_layers(struct hparams *h, const struct keys *k)
         h->rope_off[l] = rotate[l] == 0;
 }
 
-/* Only with use_sliding_window; where no layer_types says it, the layers that do not rotate have it. */
+/* The layers that layer_types names; without it, and only with use_sliding_window, those that do not rotate. */
 static void read_windows(struct hparams *h, const struct keys *k)
 {
     int64_t rows = keys_int(k, "sliding_window", 1, INT32_MAX, h->max_positions);
 
-    if (!keys_flag(k, "use_sliding_window", false) || !keys_has(k, "sliding_window"))
+    if (!keys_has(k, "sliding_window") || windows_from_layer_types(h, k, rows))
         return;
-    if (windows_from_layer_types(h, k, rows))
+    if (!keys_flag(k, "use_sliding_window", false))
         return;
     windows_all(h, rows);
     for (int32_t l = 0; l < h->layers; l++)

@@ -198,7 +198,7 @@ void biases_from_config(struct hparams *h, const struct keys *k)
 void windows_all(struct hparams *h, int64_t rows)
 {
     for (int32_t l = 0; l < h->layers; l++)
-        h->window[l] = (int32_t)(rows < h->max_positions ? rows : 0);
+        h->window[l] = (int32_t)rows;
 }
 
 bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t rows)
@@ -214,7 +214,7 @@ bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t r
     }
     for (int32_t l = 0; l < h->layers; l++) {
         if (strcmp(types[l], "sliding_attention") == 0)
-            h->window[l] = (int32_t)(rows < h->max_positions ? rows : 0);
+            h->window[l] = (int32_t)rows;
         else if (strcmp(types[l], "full_attention") != 0)
             keys_fail(k, ST_EUNIMPLEMENTED, "layer_types: \"%.64s\" is not built", types[l]);
     }

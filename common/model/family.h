@@ -80,7 +80,8 @@ enum activation activation_from_config(const struct keys *k, const char *key, en
 /* attention_bias: biases of q, k, v and o; mlp_bias: of gate, up and down. */
 void biases_from_config(struct hparams *h, const struct keys *k);
 
-/* Gives every layer the window `rows`, or those that `layer_types` calls sliding_attention. */
+/* Gives every layer the window `rows`, or those that `layer_types` calls sliding_attention. Windows that are none are taken
+ * away at the end. */
 void windows_all(struct hparams *h, int64_t rows);
 bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t rows); /* false: no such key */
 

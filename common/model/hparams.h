@@ -53,7 +53,7 @@ struct rope_freqs {
 };
 
 struct rope_tables {
-    struct rope_freqs full, local; /* local: windowed layers that rotate by a base of their own */
+    struct rope_freqs full, local; /* local: of layers that rotate by a base of their own */
 };
 
 enum { HPARAMS_LAYERS_MAX = 512, HPARAMS_EOS_MAX = 16 };
@@ -74,10 +74,13 @@ struct hparams {
     uint8_t norm_plus_one;              /* norm weights are used as (1 + w); already added when the weights were read */
     uint8_t post_norms;                 /* norms after attention and after the MLP, before the residual (Gemma) */
     struct rope_params rope;            /* full layers */
-    struct rope_params rope_local;      /* windowed layers, where a family gives them their own */
+    struct rope_params rope_local;      /* layers of rope_is_local */
     int32_t window[HPARAMS_LAYERS_MAX]; /* rows a token of that layer may see, itself counted; 0: all of them */
     uint8_t rope_off[HPARAMS_LAYERS_MAX]; /* layers without rotation */
-    int32_t bos_id;                       /* -1: none */
+    /* layers of the kind that sees a window and rotates by a base of its own (Gemma 3), also where the window is so large
+     * that they are full layers */
+    uint8_t rope_is_local[HPARAMS_LAYERS_MAX];
+    int32_t bos_id; /* -1: none */
     int32_t eos_id[HPARAMS_EOS_MAX];
     int32_t eos_count;
 };

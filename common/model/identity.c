@@ -38,7 +38,7 @@ static uint64_t hash_hparams(const struct checkpoint *c)
     describe_rope(&t, &h->rope);
     describe_rope(&t, &h->rope_local);
     for (int32_t l = 0; l < h->layers; l++)
-        text_printf(&t, "%d %d\n", h->window[l], h->rope_off[l]);
+        text_printf(&t, "%d %d %d\n", h->window[l], h->rope_off[l], h->rope_is_local[l]);
     hash = XXH64(t.data, t.bytes, 0);
     text_fini(&t);
     return hash;

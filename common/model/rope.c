@@ -130,7 +130,7 @@ static double attention_factor_of(const struct rope_params *r)
 
 const struct rope_params *rope_of_layer(const struct hparams *h, int32_t layer)
 {
-    return h->window[layer] && h->rope_local.theta > 0 ? &h->rope_local : &h->rope;
+    return h->rope_is_local[layer] ? &h->rope_local : &h->rope;
 }
 
 bool rope_varies(const struct rope_params *rope)

@@ -13,8 +13,7 @@
 extern "C" {
 #endif
 
-/* The rotation that layer `layer` uses: h->rope, or h->rope_local where the layer has a window and the family gives
- * windowed layers a base of their own (rope_local.theta > 0). Borrowed from `h`. */
+/* The rotation that layer `layer` uses: h->rope, or h->rope_local where rope_is_local says so. Borrowed from `h`. */
 const struct rope_params *rope_of_layer(const struct hparams *h, int32_t layer);
 
 enum { ROPE_TABLES_MAX = 1 << 20 };

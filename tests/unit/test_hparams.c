@@ -2,6 +2,7 @@
 /* config.json in both key styles, and the defaults that differ by family. */
 #include "common/model/family.h"
 #include "common/model/jsonfile.h"
+#include "common/model/rope.h"
 #include "tests/support/model_dir.h"
 
 #include <jansson.h>
@@ -110,6 +111,10 @@ static void missing_keys_mean_what_the_family_says(void **state)
     arena_fini(&arena);
 }
 
+#define LAYER_TYPES                                                                                    \
+    "\"layer_types\":[\"full_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"," \
+    "\"full_attention\",\"full_attention\",\"full_attention\",\"full_attention\"]"
+
 static void windows_count_only_where_the_family_uses_them(void **state)
 {
     struct arena arena = { 0 };
@@ -128,6 +133,28 @@ static void windows_count_only_where_the_family_uses_them(void **state)
     h = config("gemma3_text", "\"sliding_window\":64,\"sliding_window_pattern\":3", &arena);
     for (int l = 0; l < 8; l++)
         assert_int_equal(h.window[l], l % 3 == 2 ? 0 : 64);
+    h = config("smollm3", "\"sliding_window\":64,\"use_sliding_window\":false", &arena);
+    for (int l = 0; l < 8; l++)
+        assert_int_equal(h.window[l], 0);
+    h = config("smollm3", "\"sliding_window\":64,\"use_sliding_window\":true", &arena);
+    for (int l = 0; l < 8; l++)
+        assert_int_equal(h.window[l], l % 4 == 3 ? 64 : 0);
+    h = config("smollm3", "\"sliding_window\":64,\"use_sliding_window\":false," LAYER_TYPES, &arena);
+    for (int l = 0; l < 8; l++) /* transformers asks layer_types alone */
+        assert_int_equal(h.window[l], l == 2 ? 64 : 0);
+    arena_fini(&arena);
+}
+
+static void a_window_that_is_none_keeps_its_layers_rotation(void **state)
+{
+    struct arena arena = { 0 };
+    struct hparams h = config("gemma3_text", "\"sliding_window\":1024", &arena);
+
+    (void)state;
+    for (int32_t l = 0; l < 8; l++) {
+        assert_int_equal(h.window[l], 0);
+        assert_true(rope_of_layer(&h, l)->theta == (l == 5 ? 1e6 : 1e4));
+    }
     arena_fini(&arena);
 }
 
@@ -188,6 +215,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(old_and_new_keys_say_the_same),
         cmocka_unit_test(missing_keys_mean_what_the_family_says),
         cmocka_unit_test(windows_count_only_where_the_family_uses_them),
+        cmocka_unit_test(a_window_that_is_none_keeps_its_layers_rotation),
         cmocka_unit_test(phi3_reads_the_length_before_scaling_from_the_top),
         cmocka_unit_test(what_cannot_be_is_refused),
     };

@@ -182,7 +182,7 @@ static void layers_rotate_as_their_kind_says(void **state)
 
     (void)state;
     hp.layers = 3;
-    hp.window[1] = 16;
+    hp.rope_is_local[1] = 1;
     hp.rope_off[2] = 1;
     hp.rope_local.dims = 8;
     assert_int_equal(weights_open(&w, be, &hp, read_rule, &rule, 0, NULL), ST_OK);
