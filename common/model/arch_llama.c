@@ -16,6 +16,7 @@ static void from_config(struct hparams *h, const struct keys *k)
 static void from_gguf(struct hparams *h, const struct keys *k)
 {
     rope_from_gguf(&h->rope, h, k);
+    windows_from_gguf(h, k); /* Mistral's, which GGUF calls llama */
 }
 
 const struct family family_llama = {

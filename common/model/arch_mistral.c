@@ -20,6 +20,7 @@ static void from_config(struct hparams *h, const struct keys *k)
 static void from_gguf(struct hparams *h, const struct keys *k)
 {
     rope_from_gguf(&h->rope, h, k);
+    windows_from_gguf(h, k);
     if (keys_num(k, "attention.temperature_scale", -1e9, 1e9, 0) != 0)
         keys_fail(k, ST_EUNIMPLEMENTED, "attention temperature that grows with the position is not built");
 }

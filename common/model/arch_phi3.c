@@ -26,8 +26,7 @@ static void from_config(struct hparams *h, const struct keys *k)
 static void from_gguf(struct hparams *h, const struct keys *k)
 {
     rope_from_gguf(&h->rope, h, k);
-    if (keys_int(k, "attention.sliding_window", 0, INT32_MAX, 0) > 0)
-        windows_all(h, keys_int(k, "attention.sliding_window", 1, INT32_MAX, 1));
+    windows_from_gguf(h, k);
 }
 
 static const struct slot_name names[] = {

@@ -40,14 +40,15 @@ enum slot {
 /*
  * One weight, borrowed from the mapped file: `rows` rows of `cols` values (outputs x inputs for a matrix; rows = 1 for a
  * norm or a bias), one after another, in the file's dtype, not aligned to anything. Row r of the weight stands at row
- * tensor_ref_row(t, r) of the file; only a permuted q or k differs from r. `add` is added to every value (Gemma's norms).
+ * tensor_ref_row(t, r) of the file; only a permuted q or k differs from r (their biases: the values). `add` is added to every value (Gemma's norms).
  */
 struct tensor_ref {
     const uint8_t *data;
     enum dtype dtype;
     int64_t rows, cols;
     uint64_t bytes;
-    int32_t permuted_heads; /* > 0: rows of each of so many heads are interleaved as GGUF's llama has them */
+    int32_t
+        permuted_heads; /* > 0: rows (of a bias: values) of each of so many heads are interleaved as GGUF's llama has them */
     float add;
 };
 

@@ -10,6 +10,7 @@
 #include "common/model/gguf.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { WIDTH_MAX = 1 << 20, HEADS_MAX = 1 << 14, HEAD_DIM_MAX = 1 << 12, VOCAB_MAX = 1 << 24 };
@@ -148,6 +149,32 @@ static int32_t gguf_vocab(const struct keys *k)
     return need_size(k, "vocab_size", VOCAB_MAX, (int32_t)count);
 }
 
+/* The ends that a file names: of text, of a turn, of a message. */
+static void gguf_ends(struct hparams *h, const struct keys *k)
+{
+    static const char *const words[] = { "eos", "eot", "eom" };
+    char name[64];
+    int64_t id;
+
+    for (size_t i = 0; i < ARRAY_LEN(words); i++) {
+        snprintf(name, sizeof name, "tokenizer.ggml.%s_token_id", words[i]);
+        if (gguf_int(k->gguf, name, &id) && id >= 0 && id < h->vocab)
+            h->eos_id[h->eos_count++] = (int32_t)id;
+    }
+}
+
+/* No key says it: a model has the biases that its first layer has. */
+static void gguf_biases(struct hparams *h, const struct keys *k)
+{
+    const struct tensors *t = &k->gguf->tensors;
+
+    h->qkv_bias = tensors_find(t, "blk.0.attn_q.bias") || tensors_find(t, "blk.0.attn_k.bias") ||
+                  tensors_find(t, "blk.0.attn_v.bias");
+    h->o_bias = tensors_find(t, "blk.0.attn_output.bias") != NULL;
+    h->mlp_bias = tensors_find(t, "blk.0.ffn_gate.bias") || tensors_find(t, "blk.0.ffn_up.bias") ||
+                  tensors_find(t, "blk.0.ffn_down.bias");
+}
+
 enum status hparams_from_gguf(struct hparams *h, const struct family *f, const struct keys *k)
 {
     int64_t id;
@@ -167,8 +194,8 @@ enum status hparams_from_gguf(struct hparams *h, const struct family *f, const s
     if (keys_int(k, "expert_count", 0, 1 << 20, 0) > 0)
         keys_fail(k, ST_EUNIMPLEMENTED, "mixtures of experts are not built");
     h->bos_id = gguf_int(k->gguf, "tokenizer.ggml.bos_token_id", &id) && id >= 0 && id < h->vocab ? (int32_t)id : -1;
-    if (gguf_int(k->gguf, "tokenizer.ggml.eos_token_id", &id) && id >= 0 && id < h->vocab)
-        h->eos_id[h->eos_count++] = (int32_t)id;
+    gguf_ends(h, k);
+    gguf_biases(h, k);
     if (keys_status(k) == ST_OK)
         f->from_gguf(h, k);
     finish(h, k);
@@ -193,6 +220,14 @@ void biases_from_config(struct hparams *h, const struct keys *k)
 {
     h->qkv_bias = h->o_bias = keys_flag(k, "attention_bias", false);
     h->mlp_bias = keys_flag(k, "mlp_bias", false);
+}
+
+void windows_from_gguf(struct hparams *h, const struct keys *k)
+{
+    int64_t rows = keys_int(k, "attention.sliding_window", 0, INT32_MAX, 0);
+
+    if (rows > 0)
+        windows_all(h, rows);
 }
 
 void windows_all(struct hparams *h, int64_t rows)

@@ -85,6 +85,9 @@ void biases_from_config(struct hparams *h, const struct keys *k);
 void windows_all(struct hparams *h, int64_t rows);
 bool windows_from_layer_types(struct hparams *h, const struct keys *k, int64_t rows); /* false: no such key */
 
+/* attention.sliding_window, where it is there and not 0, for every layer. */
+void windows_from_gguf(struct hparams *h, const struct keys *k);
+
 /* Qwen's: only with use_sliding_window, on the layers from max_window_layers on or those of layer_types. */
 void windows_like_qwen(struct hparams *h, const struct keys *k);
 

@@ -211,6 +211,8 @@ static enum status bind_one(const struct binder *b, enum slot slot, int32_t laye
     slot_shape(b->h, slot, &rows, &cols);
     find_part(b, slot, &first, &total);
     st = check_shape(t, total, cols, err);
+    if (st == ST_OK && rows == 1 && dtype_block_values(t->dtype) > 1)
+        st = err_set(err, ST_EUNIMPLEMENTED, "tensor %s is a quantised vector", t->name);
     if (st != ST_OK)
         return st;
     row_bytes = dtype_bytes(t->dtype, (uint64_t)cols);
@@ -220,8 +222,10 @@ static enum status bind_one(const struct binder *b, enum slot slot, int32_t laye
     out->rows = rows;
     out->cols = cols;
     out->bytes = row_bytes * (uint64_t)rows;
-    if (b->is_gguf && b->f->gguf_permuted && (slot == SLOT_Q || slot == SLOT_K))
-        out->permuted_heads = slot == SLOT_Q ? b->h->q_heads : b->h->kv_heads;
+    if (b->is_gguf && b->f->gguf_permuted)
+        out->permuted_heads = slot == SLOT_Q || slot == SLOT_Q_BIAS   ? b->h->q_heads
+                              : slot == SLOT_K || slot == SLOT_K_BIAS ? b->h->kv_heads
+                                                                      : 0;
     if (!b->is_gguf && slot_is_norm(slot))
         out->add = b->f->hf_norm_add;
     return ST_OK;
@@ -284,22 +288,36 @@ enum status weights_bind(struct weights *out, struct tensors *tensors, const str
 }
 
 /* GGUF's converter for Llama writes the rows of a head as (0, D/2, 1, D/2 + 1, ...), for rotation of neighbours. */
+static int64_t permuted(int64_t row, int64_t head_dim)
+{
+    int64_t half = head_dim / 2, in_head = row % head_dim;
+
+    return row - in_head + 2 * (in_head % half) + in_head / half;
+}
+
 int64_t tensor_ref_row(const struct tensor_ref *t, int64_t row)
 {
-    int64_t head_dim, in_head, half;
+    return t->permuted_heads > 0 && t->rows > 1 ? permuted(row, t->rows / t->permuted_heads) : row;
+}
 
-    if (t->permuted_heads <= 0)
-        return row;
-    head_dim = t->rows / t->permuted_heads;
-    half = head_dim / 2;
-    in_head = row % head_dim;
-    return row - in_head + 2 * (in_head % half) + in_head / half;
+/* A bias is one row, whose values stand in the order of the rows of its matrix. */
+static void read_permuted_bias(const struct tensor_ref *t, float *out)
+{
+    for (int64_t i = 0; i < t->cols; i++) {
+        int64_t from = permuted(i, t->cols / t->permuted_heads);
+
+        dtype_to_f32(out + i, t->data + dtype_bytes(t->dtype, (uint64_t)from), t->dtype, 1);
+    }
 }
 
 void tensor_ref_rows(const struct tensor_ref *t, int64_t first, int64_t count, float *out)
 {
     uint64_t row_bytes = dtype_bytes(t->dtype, (uint64_t)t->cols);
 
+    if (t->permuted_heads > 0 && t->rows == 1 && count == 1) {
+        read_permuted_bias(t, out);
+        return;
+    }
     for (int64_t r = 0; r < count; r++) {
         float *to = out + r * t->cols;
         dtype_to_f32(to, t->data + (uint64_t)tensor_ref_row(t, first + r) * row_bytes, t->dtype, (uint64_t)t->cols);

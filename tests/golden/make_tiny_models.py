@@ -52,7 +52,7 @@ FAMILIES = {
                                                 "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
     "smollm3": SmolLM3Config(**COMMON, rope_parameters={"rope_type": "default", "rope_theta": 2000000.0}),
 }
-GGUF = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "mistral": "llama", "phi3": "phi3", "gemma3": "gemma3",
+GGUF = {"llama": "llama", "llama_bias": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "mistral": "llama", "phi3": "phi3", "gemma3": "gemma3",
         "smollm3": "smollm3"}
 PERMUTED = ("llama", "smollm3")
 TOKENS = [(7919 * i * i + 31 * i + 5) % 253 + 3 for i in range(300)]
@@ -134,8 +134,8 @@ def gguf_name(name, arch):
 
 
 def permute(weight, heads):
-    rows, columns = weight.shape
-    return weight.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+    rows = weight.shape[0]
+    return weight.reshape(heads, 2, rows // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
 
 
 def write_gguf(path, name, model, config):
@@ -160,6 +160,8 @@ def write_gguf(path, name, model, config):
         w.add_sliding_window(config.sliding_window)
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         w.add_rope_scaling_factor(rope["factor"])
+    if name == "mistral":
+        w.add_sliding_window(config.sliding_window)
     if name == "phi3":
         w.add_rope_dimension_count(head_dim)
         w.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
@@ -173,7 +175,7 @@ def write_gguf(path, name, model, config):
         if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
         value = p.float().numpy()
-        if arch in PERMUTED and ("q_proj.weight" in key or "k_proj.weight" in key):
+        if arch in PERMUTED and ("q_proj." in key or "k_proj." in key):
             value = permute(value, config.num_attention_heads if "q_proj" in key else config.num_key_value_heads)
         if arch == "gemma3" and key.endswith("norm.weight"):
             value = value + 1

@@ -101,7 +101,11 @@ static void assert_same_shape(const struct hparams *a, const struct hparams *b)
     assert_int_equal(a->vocab, b->vocab);
     assert_int_equal(a->tied_head, b->tied_head);
     assert_int_equal(a->qkv_bias, b->qkv_bias);
+    assert_int_equal(a->o_bias, b->o_bias);
+    assert_int_equal(a->mlp_bias, b->mlp_bias);
     assert_int_equal(a->qk_norm, b->qk_norm);
+    for (int32_t l = 0; l < a->layers; l++)
+        assert_int_equal(a->window[l], b->window[l]);
     assert_int_equal(a->post_norms, b->post_norms);
     assert_int_equal(a->activation, b->activation);
     assert_true(a->embed_scale == b->embed_scale && a->norm_eps == b->norm_eps);
@@ -160,6 +164,7 @@ static void gguf_of_every_other_family_equals_its_directory(void **state)
 {
     (void)state;
     assert_gguf_equals_directory("qwen2", 1);
+    assert_gguf_equals_directory("llama_bias", 1);
     assert_gguf_equals_directory("qwen3", 1);
     assert_gguf_equals_directory("mistral", 1);
     assert_gguf_equals_directory("phi3", 1);
