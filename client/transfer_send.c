@@ -90,17 +90,24 @@ static enum status say_commit(struct sending *s, const struct shipper *shipper)
     return say_surely(s, &msg);
 }
 
+/* An order's blocks are summed too, each while the one before is under way. */
 static enum status ship_all(struct sending *s, struct shipper *shipper, struct err *err)
 {
+    const int32_t blocks = transfer_blocks(s->transfer);
+    uint64_t known, sum = 0;
     enum status st = ST_OK;
 
-    for (int32_t i = 0; i < transfer_blocks(s->transfer) && st == ST_OK; i++) {
-        uint64_t checksum;
-        const struct kv_block *block = transfer_block(s->transfer, i, &checksum);
+    for (int32_t i = 0; i < blocks && st == ST_OK; i++) {
+        const struct kv_block *block = transfer_block(s->transfer, i, &known);
 
-        shipper_block(shipper, block, wire_checksum(block->data, block->bytes)); /* an order's blocks are summed too */
-        while ((st = shipper_poll(shipper, err)) == ST_AGAIN && !rpc_call_cancelled(s->call))
+        shipper_block(shipper, block, i == 0 ? wire_checksum(block->data, block->bytes) : sum);
+        st = shipper_poll(shipper, err);
+        if (i + 1 < blocks)
+            sum = wire_checksum(block->data, block->bytes); /* the same memory: only the layer's number is another */
+        while (st == ST_AGAIN && !rpc_call_cancelled(s->call)) {
             wait_news(s);
+            st = shipper_poll(shipper, err);
+        }
     }
     return st == ST_AGAIN ? ST_ECANCELLED : st;
 }

@@ -255,6 +255,7 @@ static enum status watch_peers(struct node *n, struct err *err)
                                    .tick = on_tick,
                                    .ctx = n };
 
+    config.channels = (int32_t)n->opt.grpc_channels;
     config.floor_gb_s = n->opt.link_floor_gb_s;
     rpc_channel_options_init(&n->channel);
     n->channel.tls = (struct rpc_tls){ n->opt.prefill_tls_cert, n->opt.prefill_tls_key, n->opt.prefill_tls_ca, NULL };

@@ -3,6 +3,7 @@
 #include "decode-node/options.h"
 
 #include "common/base/bytes.h"
+#include "decode-node/peers.h"
 #include "presses/config.h"
 
 #include <stddef.h>
@@ -37,6 +38,8 @@ static const struct opt rows[] = {
       false },
     { "transport", OPT_TEXT, AT(transport), 0, 0, NULL, NULL, "NAME[,NAME...]",
       "ways in which blocks may come, best first; not given: ipc,nccl,grpc on cuda, grpc on cpu", false },
+    { "grpc-channels", OPT_INT, AT(grpc_channels), 1, PEER_CHANNELS_MAX, NULL, "1", "N",
+      "connections to each prefill node, which orders take in turn; more where one does not fill the network", false },
     { "link-floor-gb-s", OPT_FLOAT, AT(link_floor_gb_s), 0, 10000, NULL, "0", "G",
       "not serving while no prefill node's link moves so many GB/s; 0: any link will do", false },
     { "special-text", OPT_WORD, AT(special_text), 0, 0, "parse|plain", "parse", "parse|plain",

@@ -14,7 +14,8 @@ struct options {
     struct opt_list prefill;                  /* each may hold several, separated by commas; split by options_read */
     struct opt_list press_plugin, press_file; /* press_file: NAME=PATH, [press-files] first */
     int64_t dtype;                            /* index into "bf16|f32" */
-    int64_t threads, slots, sequences, tail_tokens, step_rows, block_mib, contexts, drain_s, special_text;
+    int64_t threads, slots, sequences, tail_tokens, step_rows, block_mib, contexts, drain_s, special_text,
+        grpc_channels;
     double memory_fraction, link_floor_gb_s;
     const char *tls_cert, *tls_key, *tls_ca, *token_file;
     const char *prefill_tls_cert, *prefill_tls_key, *prefill_tls_ca, *prefill_token_file;

@@ -32,7 +32,9 @@ struct peer {
     struct peer *next;
     size_t target; /* which one it was found by */
     char address[PEER_ADDRESS_MAX];
-    struct rpc_channel *channel;
+    struct rpc_channel *channel;                   /* what is asked and answered in a moment */
+    struct rpc_channel *orders[PEER_CHANNELS_MAX]; /* [cfg.channels], where there are several */
+    uint32_t turn;                                 /* atomic: the next of orders */
     pthread_t thread;
     /* guarded by the owner's lock */
     bool listed, alive, told;
@@ -133,6 +135,26 @@ static void *peer_run(void *arg)
     return NULL;
 }
 
+static void close_channels(struct peer *x)
+{
+    for (int32_t i = 0; i < PEER_CHANNELS_MAX; i++)
+        rpc_channel_close(x->orders[i]);
+    rpc_channel_close(x->channel);
+}
+
+/* One for questions; where orders have several, those are apart from it and from each other. */
+static enum status open_channels(struct peer *x, struct err *err)
+{
+    const struct peers_config *cfg = &x->owner->cfg;
+    struct rpc_channel_options own = *cfg->channel;
+    enum status st = rpc_channel_open(&x->channel, cfg->client, x->address, cfg->channel, err);
+
+    own.own_connection = true;
+    for (int32_t i = 0; i < cfg->channels && cfg->channels > 1 && st == ST_OK; i++)
+        st = rpc_channel_open(&x->orders[i], cfg->client, x->address, &own, err);
+    return st;
+}
+
 static struct peer *find(struct peers *p, const char *address)
 {
     for (struct peer *x = p->first; x; x = x->next)
@@ -159,10 +181,9 @@ static void see(struct peers *p, size_t target, const char *address)
     x->target = target;
     x->listed = true;
     snprintf(x->address, sizeof x->address, "%s", address);
-    if (rpc_channel_open(&x->channel, p->cfg.client, x->address, p->cfg.channel, &err) != ST_OK ||
-        thread_start(&x->thread, "peer", peer_run, x, &err) != ST_OK) {
+    if (open_channels(x, &err) != ST_OK || thread_start(&x->thread, "peer", peer_run, x, &err) != ST_OK) {
         log_event(LOG_ERROR, "peer", "prefill_node=%s why=%s", address, err.text);
-        rpc_channel_close(x->channel);
+        close_channels(x);
         free(x);
         return;
     }
@@ -280,7 +301,7 @@ void peers_close(struct peers *p)
         struct peer *x = p->first;
         p->first = x->next;
         pthread_join(x->thread, NULL);
-        rpc_channel_close(x->channel);
+        close_channels(x);
         free(x);
     }
     pthread_cond_destroy(&p->stop);
@@ -349,7 +370,11 @@ const char *peer_address(const struct peer *peer)
 
 struct rpc_channel *peer_channel(struct peer *peer)
 {
-    return peer->channel;
+    const uint32_t channels = (uint32_t)peer->owner->cfg.channels;
+
+    if (channels <= 1)
+        return peer->channel;
+    return peer->orders[__atomic_fetch_add(&peer->turn, 1, __ATOMIC_RELAXED) % channels];
 }
 
 void peer_suspect(struct peer *peer)

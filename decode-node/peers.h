@@ -21,13 +21,14 @@ extern "C" {
 struct peers;
 struct peer;
 
-enum { PEER_ADDRESS_MAX = 300, PEERS_TRIED_MAX = 3 };
+enum { PEER_ADDRESS_MAX = 300, PEERS_TRIED_MAX = 3, PEER_CHANNELS_MAX = 16 };
 
 struct peers_config {
     struct rpc_client *client;
     const struct rpc_channel_options *channel;
     const char *const *target; /* HOST:PORT or dns:NAME:PORT */
     size_t targets;
+    int32_t channels;  /* connections that orders take in turn; 1: the one that loads are asked on */
     double floor_gb_s; /* a peer whose link is slower does not count as answering; 0: every one does */
     void (*changed)(void *ctx, int32_t alive); /* how many answer; on the watching thread */
     void (*tick)(void *ctx);                   /* about once a second, on the watching thread */
@@ -45,6 +46,9 @@ enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER
 void peer_give_back(struct peer *peer, int64_t tokens);
 
 const char *peer_address(const struct peer *peer);
+
+/* The connection for the next order: a connection is one HTTP/2 transport with one writer, so orders of one time go faster
+ * over several. The first use of each connects. Any thread. */
 struct rpc_channel *peer_channel(struct peer *peer);
 
 /* The peer failed an order: it is not picked again before it has answered. */

@@ -119,6 +119,56 @@ out:
 
 /* ---- transfer -------------------------------------------------------------------------------------------------- */
 
+/* A share of the bytes over one connection. */
+struct share {
+    struct node *node;
+    struct peer *peer;
+    const char *transport;
+    uint64_t bytes;
+    double seconds;
+    struct err err;
+    pthread_t thread;
+    bool started;
+};
+
+static void *share_run(void *arg)
+{
+    struct share *s = arg;
+
+    pull_bytes(s->node, s->peer, s->transport, s->bytes, &s->seconds, &s->err);
+    return NULL;
+}
+
+/* As orders of one time would: a transfer for each connection. Seconds from the first's begin to the last's end. */
+static enum status pull_shares(struct node *n, struct peer *peer, const char *transport, uint64_t bytes,
+                               double *seconds, struct err *err)
+{
+    const int32_t count = strcmp(transport, "grpc") == 0 ? (int32_t)n->opt.grpc_channels : 1;
+    struct share *shares = mem_zero((size_t)count, sizeof *shares);
+    const int64_t begin = clock_now_ns();
+    enum status st = ST_OK;
+
+    for (int32_t i = 0; i < count; i++) {
+        shares[i] = (struct share){
+            .node = n, .peer = peer, .transport = transport, .bytes = (bytes + (uint64_t)count - 1) / (uint64_t)count
+        };
+        if (count == 1)
+            share_run(&shares[i]);
+        else
+            shares[i].started =
+                thread_start(&shares[i].thread, "transfer", share_run, &shares[i], &shares[i].err) == ST_OK;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        if (shares[i].started)
+            pthread_join(shares[i].thread, NULL);
+        if (st == ST_OK && shares[i].err.code != ST_OK)
+            st = err_set(err, shares[i].err.code, "%s", shares[i].err.text);
+    }
+    *seconds = count == 1 ? shares[0].seconds : (double)(clock_now_ns() - begin) / 1e9;
+    free(shares);
+    return st;
+}
+
 static void test_transfer(struct node *n, const char *transport, int64_t mib, Platen__V1__TransferResult *out,
                           char detail[ERR_TEXT_MAX])
 {
@@ -131,7 +181,7 @@ static void test_transfer(struct node *n, const char *transport, int64_t mib, Pl
     out->transport = (char *)transport;
     out->mib = mib;
     if (st == ST_OK) {
-        st = pull_bytes(n, peer, transport, (uint64_t)mib << 20, &seconds, &err);
+        st = pull_shares(n, peer, transport, (uint64_t)mib << 20, &seconds, &err);
         out->prefill_node = (char *)peer_address(peer);
         peer_give_back(peer, 0);
     }

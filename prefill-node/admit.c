@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { TRANSFERS_MAX = 4 };
+enum { TRANSFERS_MAX = 16 };
 
 static void differs_hash(struct text *t, const char *field, uint64_t here, uint64_t there)
 {

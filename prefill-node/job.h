@@ -96,7 +96,9 @@ struct job {
     /* Mover. */
     struct shipper *shipper;
     struct kv_block transfer_block; /* the one under way, where it lies on the device */
-    int32_t shipped, told;          /* layers; `ready` as the shipper knows it */
+    uint64_t sum;                   /* of the block of layer summed - 1 */
+    int32_t summed;
+    int32_t shipped, told; /* layers; `ready` as the shipper knows it */
     bool moving, committed;
     int64_t moving_ns, progress_ns, beat_ns;
     uint64_t progress_bytes, shipped_bytes;

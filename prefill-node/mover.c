@@ -122,6 +122,32 @@ static const struct kv_block *test_block(struct job *j, uint64_t *checksum)
     return &j->transfer_block;
 }
 
+/* The packed block of a layer; NULL: it is not packed yet. */
+static const struct kv_block *packed_block(struct job *j, int32_t layer)
+{
+    return layer < __atomic_load_n(&j->packed, __ATOMIC_ACQUIRE) ? &j->slots[layer % SCHEDULER_SLOTS].block : NULL;
+}
+
+/* The sum of a layer's block, once per layer: ahead of its turn where there is time. */
+static uint64_t sum_of(struct mover *m, struct job *j, const struct kv_block *b)
+{
+    if (j->summed <= b->layer) {
+        j->sum = j->transport->place == PLACE_HOST ? wire_checksum(b->data, b->bytes)
+                                                   : m->be->ops->checksum(m->be, LANE_COPY, b->data, b->bytes);
+        j->summed = b->layer + 1;
+    }
+    return j->sum;
+}
+
+/* While a block is under way the next one is summed, so that the wire does not wait for it. */
+static void sum_ahead(struct mover *m, struct job *j)
+{
+    const struct kv_block *b = j->transfer || j->shipped + 1 >= j->layers ? NULL : packed_block(j, j->shipped + 1);
+
+    if (b)
+        sum_of(m, j, b);
+}
+
 /* The next block, if there is one that has not been given to the shipper. */
 static bool next_block(struct mover *m, struct job *j)
 {
@@ -131,11 +157,10 @@ static bool next_block(struct mover *m, struct job *j)
     if (j->transfer) {
         b = test_block(j, &checksum);
     } else {
-        if (j->shipped >= __atomic_load_n(&j->packed, __ATOMIC_ACQUIRE))
+        b = packed_block(j, j->shipped);
+        if (!b)
             return false;
-        b = &j->slots[j->shipped % SCHEDULER_SLOTS].block;
-        checksum = j->transport->place == PLACE_HOST ? wire_checksum(b->data, b->bytes)
-                                                     : m->be->ops->checksum(m->be, LANE_COPY, b->data, b->bytes);
+        checksum = sum_of(m, j, b);
     }
     assert(b->layer == j->shipped);
     shipper_block(j->shipper, b, checksum);
@@ -202,6 +227,8 @@ static enum status ship(struct mover *m, struct job *j, struct err *err)
             block_left(m, j);
         else if (st == ST_AGAIN)
             st = watch_progress(j, err);
+        if (st == ST_AGAIN)
+            sum_ahead(m, j);
     }
     return st;
 }
