@@ -481,6 +481,7 @@ static void run_step(struct batcher *b)
 {
     int64_t begin = clock_now_ns(), end;
 
+    b->step.apart = b->forward.takes > 0;
     forward_step(&b->forward, &b->step);
     b->flights++;
     if (b->flights > b->behind)

@@ -7,7 +7,8 @@
  *
  *   tokens ─▶ x ─▶ [ norm, qkv ─▶ tail, attention over block and tail, o, mlp ] x L ─▶ rows wanted ─▶ logits ─▶ argmax
  *
- * A press that goes on while tokens are generated takes queries on the way (forward_take), where steps are not replayed.
+ * A press that goes on while tokens are generated takes queries on the way (forward_take); such a step
+ * is not replayed.
  *
  * Nothing here waits, allocates or knows how long any sequence is: lengths are the back end's, so that a recorded step
  * can be replayed.

@@ -357,21 +357,6 @@ static enum status check_length(const struct request *r, struct err *err)
                    (long long)limit);
 }
 
-/* What this node cannot do for a decode part is said before any work. */
-static enum status check_decode_part(const struct request *r, struct err *err)
-{
-    struct chain_decode part;
-
-    if (!chain_decode_part(r->chain, &part))
-        return ST_OK;
-    if (r->codec != KV_PLAIN)
-        return err_set(err, ST_EINVAL,
-                       "kv is %s, and the press has a decode part, which cuts plain rows only; leave "
-                       "out one of the two",
-                       codec_word(r->codec));
-    return repress_admit(r->chain, r->node->be, err);
-}
-
 static enum status prepare_context(struct request *r, const struct ask *a, struct err *err)
 {
     enum status st = take_words(r, a, err);
@@ -381,7 +366,7 @@ static enum status prepare_context(struct request *r, const struct ask *a, struc
     if (st == ST_OK)
         st = check_length(r, err);
     if (st == ST_OK)
-        st = check_decode_part(r, err);
+        st = repress_admit(r->chain, r->node->be, err);
     if (st == ST_OK)
         st = chain_check(r->chain, &r->node->weights->hp, r->node->be->ops, (int64_t)r->tokens.count, r->query_tokens,
                          err);

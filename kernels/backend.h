@@ -180,6 +180,7 @@ struct step {
     const int32_t *token;       /* [rows]: the id, or -1 - slot: what that slot chose in the step before */
     const int32_t *position;    /* [rows] */
     const int32_t *output;      /* [seqs]: row whose logits choose the sequence's next token; -1: none wanted */
+    bool apart; /* more is called between its operations than in other steps: never recorded or replayed */
 };
 
 /* What the decode side of a back end holds besides weights. */

@@ -168,6 +168,8 @@ void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out
 void cuda_step_choose(struct backend *be, const void *logits, int32_t vocab);
 void cuda_step_end(struct backend *be);
 void cuda_step_result(struct backend *be, int32_t behind, int32_t *ids);
+void cuda_slot_gather(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
+void cuda_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
 /* Rows that an operation takes for `rows` asked: padded to the recorded shape inside a step, else as they are. */
 int64_t step_rows_of(const struct cuda *c, int64_t rows);
 /* The same for a count of numbers that is whole rows. */

@@ -361,6 +361,29 @@ struct merge_args {
 };
 cudaError_t launch_merge(struct cuda_queue q, enum dtype t, const struct rows_view *in, const struct merge_args *a);
 
+/* ---- gather.cu -------------------------------------------------------------------------------------------------- */
+/* The newest rows of a slot's block (plain) and tail, as kernels/backend.h says of slot_gather. */
+struct gather_plan {
+    const void *block;    /* the layer's struct slot_block */
+    const int32_t *pages; /* of the slot */
+    const void *pool;     /* T; the layer's page 0 */
+    int64_t page_stride;  /* numbers */
+    int64_t first[KV_HEADS_MAX + 1];
+    int64_t longest;
+    void *k, *v;
+    int32_t heads, dim, tail;
+};
+cudaError_t launch_gather(struct cuda_queue q, enum dtype t, const struct gather_plan *p);
+
+struct queries_args {
+    const void *qkv;     /* T [rows][(H + 2G) D] */
+    const float *q_norm; /* or NULL */
+    float norm_eps;
+    int32_t q_heads, kv_heads, dim;
+    void *out; /* T [rows][H][D] */
+};
+cudaError_t launch_queries(struct cuda_queue q, enum dtype t, const struct queries_args *a, int64_t rows);
+
 /* ---- pack.cu ---------------------------------------------------------------------------------------------------- */
 struct pack_plan {
     struct rows_view rows;

@@ -176,7 +176,7 @@ bool cuda_step_begin(struct backend *be, const struct step *step)
     upload_fill(cache, step, f);
     cuda_upload(be, LANE_COMPUTE, cache->upload, f->upload,
                 4 * (STEP_ROW_ARRAYS * (uint64_t)k->rows_max + STEP_OUTPUT_ARRAYS * (uint64_t)k->slots));
-    cache->current = k->replay ? graph_of(cache) : NULL;
+    cache->current = k->replay && !step->apart ? graph_of(cache) : NULL;
     cache->replayed = cache->current && cache->current->exec;
     if (cache->replayed) {
         cuda_failed(c, cudaGraphLaunch(cache->current->exec, c->stream[LANE_COMPUTE]), "a recorded step");

@@ -254,7 +254,7 @@ static void bench_decode(struct bench *b, int32_t seqs, int64_t rows, bool uneve
     struct kv_block *block = mem_zero(LAYERS, sizeof *block);
     struct step_seq *seq = mem_zero((size_t)seqs, sizeof *seq);
     int32_t *zeros = mem_zero((size_t)seqs, sizeof *zeros);
-    struct step step = { seqs, seqs, seq, zeros, zeros, zeros };
+    struct step step = { .rows = seqs, .seqs = seqs, .seq = seq, .token = zeros, .position = zeros, .output = zeros };
     const int64_t row_bytes = D * (b->be->kv == DT_BF16 ? 2 : 4);
     void *q = device(b, seqs * H * D), *out = device(b, seqs * H * D);
     double took[ROUNDS_MAX], before, after, bytes = 0;

@@ -23,6 +23,13 @@ ITEMS = [
     ("lighthouse", "Write a very long story about the keeper.", 400, "; decode:every=64 | knorm | ratio=0.5"),
     ("lighthouse", "Write a very long story about the keeper.", 400,
      "snapkv:window=16 | ratio=0.5 ; decode:every=64 | keydiff | rows=200"),
+    ("minutes", "Write a very long story about the meeting.", 250,
+     "expected | ratio=0.5 ; decode:every=100 | tova | rows=300"),
+    ("lighthouse", "Write a very long story about the sea.", 250,
+     "knorm | ratio=0.3 | snapkv:window=16 | ratio=0.3 ; decode:every=64 | expected | rows=150"),
+    ("note", "Write the numbers from 1 to 1000, one per line.", 250,
+     "; decode:every=50,buffer=20 | expected | rows=100"),
+    ("note", "Write a very long letter.", 150, "; decode:every=1 | keydiff | rows=80"),
 ]
 
 

@@ -203,7 +203,7 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
     struct ops *o = r->o;
     struct step_seq seq[SLOTS];
     int32_t token[ROWS_MAX], position[ROWS_MAX], output[SLOTS], known_token[ROWS_MAX], ids[SLOTS], outputs = 0;
-    struct step step = { 0, 0, seq, token, position, output };
+    struct step step = { .seq = seq, .token = token, .position = position, .output = output };
     void *x = ops_poisoned_act(o, ROWS_MAX * DIM), *rows = ops_poisoned_act(o, SLOTS * DIM);
     float *got, *logits = ops_random(o, SLOTS * VOCAB, 1.0f);
 

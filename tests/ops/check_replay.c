@@ -124,7 +124,7 @@ static void run(struct tiny *t, bool replay, int32_t ids[STEPS][SLOTS])
         be->ops->slot_page(be, s, 0, s);
     }
     for (int32_t n = 0; n < STEPS; n++) {
-        struct step step = { 0, 0, seq, token, position, output };
+        struct step step = { .seq = seq, .token = token, .position = position, .output = output };
 
         for (int32_t s = 0; s < SLOTS; s++) {
             const int32_t rows = rows_of(n, s);

@@ -130,7 +130,9 @@ static void run_step(struct node *n, int32_t slot, int32_t seqs, int32_t rows, i
     static float qkv[ROWS * WIDTH], q[ROWS * H * D], wanted[SLOTS * H * D], logits[SLOTS * 200];
     struct step_seq seq[SLOTS];
     int32_t token[ROWS] = { 0 }, position[ROWS], output[SLOTS];
-    const struct step step = { seqs * rows, seqs, seq, token, position, output };
+    const struct step step = {
+        .rows = seqs * rows, .seqs = seqs, .seq = seq, .token = token, .position = position, .output = output
+    };
 
     for (int32_t s = 0; s < seqs; s++) {
         seq[s] = (struct step_seq){ slot + s, s * rows, rows, tail };
