@@ -372,6 +372,14 @@ struct backend_ops {
     /* mean [H][D] and covariance [H][D][D] (divisor rows; NULL: not wanted), f32, of q act [rows][H][D] */
     void (*query_stats)(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
                         float *cov);
+    /* mean [H][D] and cov [H][D][D] (NULL: there is none) become R mean, R cov R', in place: R is the mean of the rotations
+     * of positions [from, from + count), scale included; channels that do not rotate stay. */
+    void (*rotate_stats)(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count,
+                         int32_t q_heads, int32_t dim, float *mean, float *cov);
+    /* Rows from `from` on: score = (score + eps) * sqrt(v2) (v2 [at[G]]; NULL: as it is). The rows before them, which stay,
+     * get 1 + the largest score of all heads' other rows; 1 where there are none or it is infinite. */
+    void (*score_weigh)(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
+                        float *score);
     /* Rows from `from` on: e = k . mean[a] / sqrt(D) + k' cov[a] k / (2 D) (cov NULL: without), softmax over those rows,
      * mean over the group. */
     void (*score_expected)(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,

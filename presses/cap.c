@@ -8,7 +8,6 @@
  */
 #include "common/base/bytes.h"
 #include "presses/queries.h"
-#include "presses/scores.h"
 
 struct cap_options {
     double tau;
@@ -58,28 +57,28 @@ static enum status cap_score(const struct press_stage *stage, struct press_round
                              float *score, struct err *err)
 {
     const struct cap_options *o = stage->options;
-    bool sinks_alone = query_count(round) <= o->sink;
+    const struct backend_ops *ops = round->be->ops;
     struct query_stats stats;
-    float *host;
-    enum status st = ST_OK;
+    enum status st;
 
-    if (!sinks_alone)
-        st = query_stats_of(round, o->sink, o->future, false, &stats, err);
+    if (query_count(round) <= o->sink) { /* nothing but sinks */
+        ops->score_weigh(round->be, view, INT64_MAX, NULL, 0.0f, score);
+        return ST_OK;
+    }
+    st = query_stats_of(round, o->sink, o->future, false, &stats, err);
     if (st != ST_OK)
         return st;
-    if (!sinks_alone)
-        round->be->ops->score_cap(round->be, view, o->sink, stats.mean, round->in->hp->q_heads, (float)o->tau,
-                                  (float)o->eps, score);
-    host = press_scores_get(round, view, score);
-    scores_protect(view, host, sinks_alone ? INT64_MAX : o->sink, 0);
-    press_scores_put(round, view, score, host);
+    ops->score_cap(round->be, view, o->sink, stats.mean, round->in->hp->q_heads, (float)o->tau, (float)o->eps, score);
+    ops->score_weigh(round->be, view, o->sink, NULL, 0.0f, score);
     return ST_OK;
 }
 
 static enum status cap_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
-    enum status st = press_admit_op(stage, door, door->ops->query_stats != NULL, "query_stats", err);
+    enum status st = query_admit(stage, door, err);
 
+    if (st == ST_OK)
+        st = press_admit_op(stage, door, door->ops->query_stats != NULL, "query_stats", err);
     return st == ST_OK ? press_admit_op(stage, door, door->ops->score_cap != NULL, "score_cap", err) : st;
 }
 

@@ -9,7 +9,6 @@
  */
 #include "common/base/bytes.h"
 #include "presses/queries.h"
-#include "presses/scores.h"
 
 static const struct opt expected_table[] = {
     { .name = "future",
@@ -60,10 +59,7 @@ static enum status expected_score(const struct press_stage *stage, struct press_
     enum status st;
 
     if (query_count(round) <= o->sink) { /* nothing but sinks */
-        float *host = press_scores_get(round, view, score);
-
-        scores_protect(view, host, INT64_MAX, 0);
-        press_scores_put(round, view, score, host);
+        round->be->ops->score_weigh(round->be, view, INT64_MAX, NULL, 0.0f, score);
         return ST_OK;
     }
     st = query_stats_of(round, o->sink, o->future, o->cov, &stats, err);
@@ -72,8 +68,10 @@ static enum status expected_score(const struct press_stage *stage, struct press_
 
 static enum status expected_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
-    enum status st = press_admit_op(stage, door, door->ops->query_stats != NULL, "query_stats", err);
+    enum status st = query_admit(stage, door, err);
 
+    if (st == ST_OK)
+        st = press_admit_op(stage, door, door->ops->query_stats != NULL, "query_stats", err);
     if (st == ST_OK)
         st = press_admit_op(stage, door, door->ops->score_expected != NULL, "score_expected", err);
     return st == ST_OK ? press_admit_op(stage, door, door->ops->row_squares != NULL, "row_squares", err) : st;

@@ -106,8 +106,10 @@ static enum status stats_score(const struct press_stage *stage, struct press_rou
 
 static enum status stats_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
-    enum status st = press_admit_op(stage, door, door->ops->score_expected != NULL, "score_expected", err);
+    enum status st = query_admit(stage, door, err);
 
+    if (st == ST_OK)
+        st = press_admit_op(stage, door, door->ops->score_expected != NULL, "score_expected", err);
     return st == ST_OK ? press_admit_op(stage, door, door->ops->row_squares != NULL, "row_squares", err) : st;
 }
 

@@ -7,38 +7,6 @@
  * R mixes channel j with j + D/2 only: [c -s; s c] with c, s the means of cos and sin over those positions.
  */
 #include "presses/queries.h"
-#include "presses/scores.h"
-
-#include <math.h>
-#include <string.h>
-
-/* Means of cos and sin per pair of channels over positions [from, from + count). */
-static void mean_rotation(const struct rope_table *rope, const float *inv_freq, int64_t from, int64_t count, double *c,
-                          double *s)
-{
-    for (int32_t j = 0; j < rope->dims / 2; j++) {
-        c[j] = s[j] = 0;
-        for (int64_t t = from; t < from + count; t++) {
-            float angle = (float)t * inv_freq[j];
-
-            c[j] += (double)cosf(angle);
-            s[j] += (double)sinf(angle);
-        }
-        c[j] *= (double)rope->scale / (double)count;
-        s[j] *= (double)rope->scale / (double)count;
-    }
-}
-
-/* x = R x for a vector whose channels stand `stride` apart. */
-static void turn(float *x, int64_t stride, int32_t pairs, const double *c, const double *s)
-{
-    for (int32_t j = 0; j < pairs; j++) {
-        double a = x[j * stride], b = x[(j + pairs) * stride];
-
-        x[j * stride] = (float)(a * c[j] - b * s[j]);
-        x[(j + pairs) * stride] = (float)(b * c[j] + a * s[j]);
-    }
-}
 
 int64_t query_count(const struct press_round *round)
 {
@@ -47,36 +15,13 @@ int64_t query_count(const struct press_round *round)
     return round->part_end >= 0 ? round->part_end - round->part_begin : round->in->tokens;
 }
 
-/* Host mean and covariance are turned in place, then brought to the device. */
-static enum status rotate_stats(struct press_round *round, float *mean, float *cov, int64_t future,
-                                struct query_stats *out, struct err *err)
+/* Turns what is in out to the next `future` positions. */
+static void rotate_stats(struct press_round *round, int64_t future, const struct query_stats *out)
 {
     const struct press_layer *in = round->in;
-    const struct backend_ops *ops = round->be->ops;
-    const int32_t heads = in->hp->q_heads, dim = in->hp->head_dim, pairs = in->rope.dims / 2;
-    int64_t n = query_count(round);
-    double c[KV_HEAD_DIM_MAX / 2], s[KV_HEAD_DIM_MAX / 2];
-    float inv_freq[KV_HEAD_DIM_MAX / 2];
 
-    (void)err;
-    if (in->rope.inv_freq) {
-        ops->download(round->be, LANE_PRESS, inv_freq, in->rope.inv_freq, (uint64_t)pairs * sizeof(float));
-        ops->wait(round->be, LANE_PRESS);
-        mean_rotation(&in->rope, inv_freq, n, future, c, s);
-        for (int32_t a = 0; a < heads; a++) {
-            turn(mean + a * dim, 1, pairs, c, s);
-            for (int32_t i = 0; cov && i < dim; i++)
-                turn(cov + ((int64_t)a * dim + i) * dim, 1, pairs, c, s);
-            for (int32_t i = 0; cov && i < dim; i++)
-                turn(cov + (int64_t)a * dim * dim + i, dim, pairs, c, s);
-        }
-    }
-    ops->upload(round->be, LANE_PRESS, out->mean, mean, (uint64_t)heads * (uint64_t)dim * sizeof(float));
-    if (cov)
-        ops->upload(round->be, LANE_PRESS, out->cov, cov,
-                    (uint64_t)heads * (uint64_t)dim * (uint64_t)dim * sizeof(float));
-    ops->wait(round->be, LANE_PRESS);
-    return ST_OK;
+    round->be->ops->rotate_stats(round->be, &in->rope, query_count(round), future, in->hp->q_heads, in->hp->head_dim,
+                                 out->mean, out->cov);
 }
 
 static enum status stats_reserve(struct press_round *round, bool cov, struct query_stats *out, struct err *err)
@@ -103,34 +48,29 @@ enum status query_stats_of(struct press_round *round, int64_t sink, int64_t futu
     int64_t begin = (round->q_part ? 0 : round->part_begin) + sink;
     const char *all = round->q_part ? round->q_part : in->q_plain;
     const char *q = all + (uint64_t)begin * dtype_bytes(round->be->act, (uint64_t)(heads * dim));
-    float *mean = press_work_host(round, (uint64_t)(heads * dim) * sizeof *mean);
-    float *covariance = cov ? press_work_host(round, (uint64_t)(heads * dim * dim) * sizeof *covariance) : NULL;
     enum status st = stats_reserve(round, cov, out, err);
 
     if (st != ST_OK)
         return st;
     ops->query_stats(round->be, q, (int32_t)heads, (int32_t)dim, query_count(round) - sink, out->mean, out->cov);
-    ops->download(round->be, LANE_PRESS, mean, out->mean, (uint64_t)(heads * dim) * sizeof *mean);
-    if (cov)
-        ops->download(round->be, LANE_PRESS, covariance, out->cov, (uint64_t)(heads * dim * dim) * sizeof *covariance);
-    ops->wait(round->be, LANE_PRESS);
-    return rotate_stats(round, mean, covariance, future, out, err);
+    rotate_stats(round, future, out);
+    return ST_OK;
 }
 
 enum status query_stats_given(struct press_round *round, const float *mean, const float *cov, int64_t future,
                               struct query_stats *out, struct err *err)
 {
     const int64_t heads = round->in->hp->q_heads, dim = round->in->hp->head_dim;
-    float *m = press_work_host(round, (uint64_t)(heads * dim) * sizeof *m);
-    float *c = cov ? press_work_host(round, (uint64_t)(heads * dim * dim) * sizeof *c) : NULL;
+    const struct backend_ops *ops = round->be->ops;
     enum status st = stats_reserve(round, cov != NULL, out, err);
 
     if (st != ST_OK)
         return st;
-    memcpy(m, mean, (size_t)(heads * dim) * sizeof *m);
+    ops->upload(round->be, LANE_PRESS, out->mean, mean, (uint64_t)(heads * dim) * sizeof *mean);
     if (cov)
-        memcpy(c, cov, (size_t)(heads * dim * dim) * sizeof *c);
-    return rotate_stats(round, m, c, future, out, err);
+        ops->upload(round->be, LANE_PRESS, out->cov, cov, (uint64_t)(heads * dim * dim) * sizeof *cov);
+    rotate_stats(round, future, out);
+    return ST_OK;
 }
 
 enum status expected_score_with(struct press_round *round, const struct kv_rows *view, const struct query_stats *stats,
@@ -138,8 +78,6 @@ enum status expected_score_with(struct press_round *round, const struct kv_rows 
 {
     const struct backend_ops *ops = round->be->ops;
     void *squares = NULL;
-    const float *v2;
-    float *host;
     enum status st = ST_OK;
 
     ops->score_expected(round->be, view, o->sink, stats->mean, stats->cov, round->in->hp->q_heads, score);
@@ -149,12 +87,13 @@ enum status expected_score_with(struct press_round *round, const struct kv_rows 
             return st;
         ops->row_squares(round->be, view, NULL, 0, NULL, squares);
     }
-    host = press_scores_get(round, view, score);
-    v2 = o->vnorm ? press_scores_get(round, view, squares) : NULL;
-    for (int32_t g = 0; g < view->heads && v2; g++)
-        for (int64_t r = o->sink; r < view->rows[g]; r++)
-            host[view->at[g] + r] = (host[view->at[g] + r] + (float)o->eps) * sqrtf(v2[view->at[g] + r]);
-    scores_protect(view, host, o->sink, 0);
-    press_scores_put(round, view, score, host);
+    ops->score_weigh(round->be, view, o->sink, squares, (float)o->eps, score);
     return ST_OK;
+}
+
+enum status query_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
+{
+    enum status st = press_admit_op(stage, door, door->ops->rotate_stats != NULL, "rotate_stats", err);
+
+    return st == ST_OK ? press_admit_op(stage, door, door->ops->score_weigh != NULL, "score_weigh", err) : st;
 }

@@ -27,6 +27,9 @@ enum status query_stats_of(struct press_round *round, int64_t sink, int64_t futu
 enum status query_stats_given(struct press_round *round, const float *mean, const float *cov, int64_t future,
                               struct query_stats *out, struct err *err);
 
+/* Whether the back end has what the functions of this file use, but query_stats, score_expected and row_squares. */
+enum status query_admit(const struct press_stage *stage, const struct press_door *door, struct err *err);
+
 /* The rest of expected attention: scores of the view. */
 struct expected_options {
     int64_t future, sink;

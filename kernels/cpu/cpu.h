@@ -198,6 +198,10 @@ void cpu_channel_squares(struct backend *be, const struct kv_rows *in, const int
                          float *out);
 
 /* score_stats.c */
+void cpu_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,
+                      int32_t dim, float *mean, float *cov);
+void cpu_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
+                     float *score);
 void cpu_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
                      float *cov);
 void cpu_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, const float *cov,

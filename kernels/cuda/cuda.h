@@ -188,6 +188,10 @@ void cuda_channel_squares(struct backend *be, const struct kv_rows *in, const in
                           float *out);
 void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
                       float *cov);
+void cuda_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,
+                       int32_t dim, float *mean, float *cov);
+void cuda_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
+                      float *score);
 void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
                          const float *cov, int32_t q_heads, float *score);
 void cuda_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,

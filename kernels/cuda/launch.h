@@ -247,6 +247,7 @@ cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int3
                           uint64_t *room);
 
 /* ---- meet.cu: every row meets a list of vectors ------------------------------------------------------------------ */
+enum { MEET_TILE = 64 };
 enum meet_kind { MEET_SUM, MEET_LARGEST, MEET_NORM1, MEET_NORM2, MEET_FORM };
 struct meet_args {
     const void *vectors; /* T; vector j of query head h at h * head_stride + j * row_stride */
@@ -259,6 +260,8 @@ struct meet_args {
     /* MEET_SUM, MEET_LARGEST */
     const float *lse, *weight;    /* [H][lse_stride] natural logarithms, [count] or NULL */
     int64_t lse_stride, position; /* query j sees tokens up to position + j; INT64_MAX: all */
+    float *offset;                /* room: [H][offset_stride], a multiple of MEET_TILE that is at least count */
+    int64_t offset_stride;
     /* MEET_FORM: out = scale * k . mean + factor * k' cov k, rows from `from` on */
     const float *mean, *cov; /* [H][D], [H][D][D] or NULL */
     float factor;
@@ -278,12 +281,27 @@ struct group_args {
 /* score = mean (or largest) over the group's columns, or the larger of that and what is there. */
 cudaError_t launch_group(struct cuda_queue q, const struct rows_view *in, const struct group_args *a, float *score);
 
+/* score_weigh; largest: room for one number. */
+cudaError_t launch_weigh(struct cuda_queue q, const struct rows_view *in, int32_t from, const float *v2, float eps,
+                         uint32_t *largest, float *score);
+
 /* ---- stats.cu ---------------------------------------------------------------------------------------------------- */
 enum { STATS_STRETCH = 512 };
 uint64_t query_stats_bytes(struct cuda_queue q, int32_t heads, int32_t dim, int64_t rows);
 /* x T [rows][heads][dim]; mean [heads][dim], cov [heads][dim][dim] or NULL; room: query_stats_bytes */
 cudaError_t launch_query_stats(struct cuda_queue q, enum dtype t, const void *x, int32_t heads, int32_t dim,
                                int64_t rows, float *mean, float *cov, void *room);
+
+/* Means of rotations, and statistics turned by them. */
+struct turn_args {
+    const float *inv_freq; /* [rope_dims / 2] */
+    int32_t rope_dims, dim;
+    int64_t from, count; /* positions */
+    float scale;
+    double *turn;      /* room [rope_dims]: means of cos, then of sin */
+    float *mean, *cov; /* [heads][dim]; [heads][dim][dim] or NULL */
+};
+cudaError_t launch_turn_stats(struct cuda_queue q, const struct turn_args *a, int32_t heads);
 
 /* ---- keys.cu ----------------------------------------------------------------------------------------------------- */
 enum { KEYS_STRETCH = 256 };

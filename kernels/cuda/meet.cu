@@ -8,12 +8,13 @@
  *
  * The rows x vectors matrix is never stored. A thread block owns 256 rows of one query head, a warp 32 of them as the M
  * side of the tensor cores, in registers; vectors come through shared memory 64 at a time, the next while this one is
- * worked on. grid: row blocks, query heads. A covariance is taken as the sum of two bf16 matrices, so that its products
+ * worked on. A share is one fused multiply-add and one power of two: lse and weight are one offset per query. Only tiles on
+ * the diagonal look at who sees whom. grid: row blocks, query heads. A covariance is taken as the sum of two bf16 matrices, so that its products
  * are as exact as f32. f32 caches and other head sizes take a plain kernel.
  */
 #include "kernels/cuda/rowwise.cuh"
 
-enum { WARPS = 8, BLOCK_ROWS = 256, TILE = 64, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
+enum { WARPS = 8, BLOCK_ROWS = 256, TILE = MEET_TILE, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
 
 #define LOG2E 1.4426950408889634f
 
@@ -21,20 +22,13 @@ template <int D> struct room {
     enum { row = D * 2 + 16, matrix = TILE * row, bytes = 2 * matrix };
 };
 
-/* Tokens of a thread's four rows, and what is kept of them. */
-struct kept {
-    float value[4];
-    int64_t token[4];
-};
-
-/* What one score contributes. seen: whether query j sees the row. */
-template <int KIND>
-__device__ __forceinline__ void keep(float &value, float s, float scale2, float lse2, float weight, bool seen)
+/* What one score contributes. offset: of the query, added to its scaled score (base 2). */
+template <int KIND> __device__ __forceinline__ void keep(float &value, float s, float scale2, float offset)
 {
-    if (KIND == MEET_SUM && seen)
-        value += weight * power2(s * scale2 - lse2);
-    if (KIND == MEET_LARGEST && seen)
-        value = fmaxf(value, s * scale2 - lse2 + log2f(weight));
+    if (KIND == MEET_SUM)
+        value += power2(fmaf(s, scale2, offset));
+    if (KIND == MEET_LARGEST)
+        value = fmaxf(value, fmaf(s, scale2, offset));
     if (KIND == MEET_NORM1)
         value += fabsf(s);
     if (KIND == MEET_NORM2)
@@ -68,13 +62,62 @@ __device__ __forceinline__ int64_t first_of(const struct rows_view &in, const st
     return first > 0 ? first / TILE * TILE : 0;
 }
 
-template <int D>
-__device__ __forceinline__ void tile_fetch(const struct meet_args &a, const bf16 *vectors, int64_t at, uint32_t to)
+/* offset [H][offset_stride] = log2 of weight - lse of each query: what makes a score a share. Minus infinity past the last,
+ * up to a multiple of TILE: nothing. grid: queries, heads */
+__global__ void offset_kernel(const __grid_constant__ struct meet_args a)
+{
+    const int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x, h = blockIdx.y;
+
+    if (j < a.offset_stride)
+        a.offset[h * a.offset_stride + j] =
+            j < a.count ? (a.weight ? log2f(a.weight[j]) : 0.0f) - a.lse[h * a.lse_stride + j] * LOG2E : -CUDART_INF_F;
+}
+
+template <int D, int KIND>
+__device__ __forceinline__ void tile_fetch(const struct meet_args &a, const bf16 *vectors, int32_t h, int64_t at,
+                                           uint32_t to, uint32_t offsets)
 {
     for (int unit = threadIdx.x; unit < TILE * D / 8; unit += WARPS * 32) {
         const int r = unit / (D / 8), c = unit % (D / 8);
         const bool there = at + r < a.count;
         copy16_async(to + r * room<D>::row + c * 16, vectors + (there ? (at + r) * a.row_stride : 0) + c * 8, there);
+    }
+    if (KIND <= MEET_LARGEST && threadIdx.x < TILE / 4)
+        copy16_async(offsets + threadIdx.x * 16, a.offset + h * a.offset_stride + at + threadIdx.x * 4, true);
+    copies_commit();
+}
+
+/* A warp's 32 rows and a tile of vectors. first: of the tile's vectors, the first that each of the thread's four rows is
+ * seen by (MASKED). */
+template <int D, int KIND, bool MASKED>
+__device__ __forceinline__ void tile_meet(const uint32_t (&row)[2][D / 16][4], uint32_t here, const float *offset,
+                                          float scale2, const int32_t (&first)[4], int lane, float (&value)[4])
+{
+#pragma unroll 2
+    for (int n = 0; n < TILE / 16; n++) {
+        float s[2][2][4] = {};
+#pragma unroll
+        for (int kk = 0; kk < D / 16; kk++) {
+            uint32_t b[4];
+            load_matrices(b, here + (n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 +
+                                 ((lane >> 3) & 1) * 16);
+#pragma unroll
+            for (int side = 0; side < 2; side++) {
+                multiply(s[side][0], row[side][kk], b[0], b[1]);
+                multiply(s[side][1], row[side][kk], b[2], b[3]);
+            }
+        }
+#pragma unroll
+        for (int eight = 0; eight < 2; eight++) {
+            const int j = n * 16 + eight * 8 + 2 * (lane & 3);
+            const float2 pair = KIND <= MEET_LARGEST ? *(const float2 *)(offset + j) : make_float2(0.0f, 0.0f);
+#pragma unroll
+            for (int part = 0; part < 4; part++) {
+                const float *s2 = &s[part >> 1][eight][2 * (part & 1)];
+                keep<KIND>(value[part], s2[0], scale2, MASKED && j < first[part] ? -CUDART_INF_F : pair.x);
+                keep<KIND>(value[part], s2[1], scale2, MASKED && j + 1 < first[part] ? -CUDART_INF_F : pair.y);
+            }
+        }
     }
 }
 
@@ -83,89 +126,64 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
     meet_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct meet_args a, float *out)
 {
     extern __shared__ __align__(128) char shared[];
-    __shared__ float lse[2][TILE], weight[2][TILE];
+    __shared__ __align__(16) float offset[2][TILE];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t h = blockIdx.y, group = a.q_heads / in.heads, g = h / group;
     const int32_t row0 = blockIdx.x * BLOCK_ROWS, mine = row0 + warp * 32 + (lane >> 2), rows = in.rows[g];
     const bf16 *from = (const bf16 *)(a.values ? in.v : in.k) + in.first[g] * D;
     const bf16 *vectors = (const bf16 *)a.vectors + (int64_t)h * a.head_stride;
-    const uint32_t base = shared_address(shared);
+    const uint32_t base = shared_address(shared), offsets = shared_address(offset);
     uint32_t row[2][D / 16][4];
-    struct kept kept;
+    int32_t first[4]; /* the first vector that sees the row */
+    float value[4];
 
     if (row0 >= rows)
         return;
-    const int64_t begin = first_of(in, a, g, row0);
 #pragma unroll
     for (int part = 0; part < 4; part++) {
         const int32_t r = mine + part * 8;
         const bf16 *at = from + (int64_t)(r < rows ? r : row0) * D + 2 * (lane & 3);
 
-        kept.value[part] = nothing<KIND>();
-        kept.token[part] = a.position == INT64_MAX ? INT64_MIN : r < rows ? token_of(in, g, r) - a.position : INT64_MAX;
+        value[part] = nothing<KIND>();
+        first[part] =
+            (int32_t)(a.position == INT64_MAX || r >= rows ? 0 : max(token_of(in, g, r) - a.position, (int64_t)0));
 #pragma unroll
         for (int kk = 0; kk < D / 16; kk++) {
             row[part >> 1][kk][part & 1] = *(const uint32_t *)(at + kk * 16);
             row[part >> 1][kk][(part & 1) + 2] = *(const uint32_t *)(at + kk * 16 + 8);
         }
     }
-    for (int64_t at = begin - TILE, stage = 1; at < a.count; at += TILE, stage ^= 1) { /* the first turn only fetches */
-        const int64_t next = at + TILE;
-        const int ahead = (int)(stage ^ 1);
+    const int32_t begin = (int32_t)first_of(in, a, g, row0), count = (int32_t)a.count;
+    const int32_t all = max(max(first[0], first[1]), max(first[2], first[3]));
+    int32_t stage = 0;
 
-        if (next < a.count) {
-            tile_fetch<D>(a, vectors, next, base + ahead * room<D>::matrix);
-            if ((KIND == MEET_SUM || KIND == MEET_LARGEST) && threadIdx.x < TILE) {
-                const int64_t i = next + threadIdx.x;
-                lse[ahead][threadIdx.x] =
-                    i < a.count ? a.lse[(int64_t)h * a.lse_stride + i] * LOG2E : CUDART_INF_F; /* contributes nothing */
-                weight[ahead][threadIdx.x] = i < a.count && a.weight ? a.weight[i] : 1.0f;
-            }
-        }
-        copies_commit();
-        if (at < begin) {
-            continue;
-        }
+    if (begin < count)
+        tile_fetch<D, KIND>(a, vectors, h, begin, base, offsets);
+    for (int32_t at = begin; at < count; at += TILE, stage ^= 1) {
+        if (at + TILE < count)
+            tile_fetch<D, KIND>(a, vectors, h, at + TILE, base + (stage ^ 1) * room<D>::matrix,
+                                offsets + (stage ^ 1) * TILE * 4);
+        else
+            copies_commit();
         copies_wait<1>();
         __syncthreads();
-        const uint32_t here = base + (int)stage * room<D>::matrix;
-#pragma unroll
-        for (int n = 0; n < TILE / 16; n++) {
-            float s[2][2][4] = {};
-#pragma unroll
-            for (int kk = 0; kk < D / 16; kk++) {
-                uint32_t b[4];
-                load_matrices(b, here + (n * 16 + (lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 +
-                                     ((lane >> 3) & 1) * 16);
-#pragma unroll
-                for (int side = 0; side < 2; side++) {
-                    multiply(s[side][0], row[side][kk], b[0], b[1]);
-                    multiply(s[side][1], row[side][kk], b[2], b[3]);
-                }
-            }
-#pragma unroll
-            for (int part = 0; part < 4; part++)
-#pragma unroll
-                for (int eight = 0; eight < 2; eight++)
-#pragma unroll
-                    for (int i = 0; i < 2; i++) {
-                        const int j = n * 16 + eight * 8 + 2 * (lane & 3) + i;
-                        keep<KIND>(kept.value[part], s[part >> 1][eight][2 * (part & 1) + i], a.scale * LOG2E,
-                                   KIND <= MEET_LARGEST ? lse[stage][j] : 0.0f,
-                                   KIND <= MEET_LARGEST ? weight[stage][j] : 1.0f,
-                                   KIND > MEET_LARGEST || at + j >= kept.token[part]);
-                    }
+        const uint32_t here = base + stage * room<D>::matrix;
+        if (KIND <= MEET_LARGEST && __any_sync(0xffffffffu, at < all)) {
+            const int32_t seen[4] = { first[0] - at, first[1] - at, first[2] - at, first[3] - at };
+            tile_meet<D, KIND, true>(row, here, offset[stage], a.scale * LOG2E, seen, lane, value);
+        } else {
+            tile_meet<D, KIND, false>(row, here, offset[stage], a.scale * LOG2E, first, lane, value);
         }
         __syncthreads();
     }
 #pragma unroll
     for (int part = 0; part < 4; part++) {
-        float value = kept.value[part];
-        value = joined<KIND>(value, __shfl_xor_sync(0xffffffffu, value, 1));
-        value = joined<KIND>(value, __shfl_xor_sync(0xffffffffu, value, 2));
+        float sum = value[part];
+        sum = joined<KIND>(sum, __shfl_xor_sync(0xffffffffu, sum, 1));
+        sum = joined<KIND>(sum, __shfl_xor_sync(0xffffffffu, sum, 2));
         if ((lane & 3) == 0 && mine + part * 8 < rows)
             out[(int64_t)(a.by_group ? h % group : h) * a.out_stride + in.at[g] + mine + part * 8] =
-                finished<KIND>(value, a.factor);
+                finished<KIND>(sum, a.factor);
     }
 }
 
@@ -287,8 +305,11 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
         } else {
             for (int d = 0; d < dim; d++)
                 s += own[d] * number(vectors[j * a.row_stride + d]);
-            keep<KIND>(value, s, a.scale * LOG2E, a.lse ? a.lse[(int64_t)h * a.lse_stride + j] * LOG2E : 0.0f,
-                       a.weight ? a.weight[j] : 1.0f, j >= first);
+            const float offset = KIND > MEET_LARGEST ? 0.0f
+                                                     : (a.weight ? log2f(a.weight[j]) : 0.0f) -
+                                                           a.lse[(int64_t)h * a.lse_stride + j] * LOG2E;
+            if (j >= first)
+                keep<KIND>(value, s, a.scale * LOG2E, offset);
         }
     }
     part[turn][local] = value;
@@ -349,6 +370,43 @@ __global__ void __launch_bounds__(1024) softmax_kernel(const __grid_constant__ s
         x[r] = expf(x[r] - top) / sum;
 }
 
+/* Scores as numbers that compare like them; 0 is less than any. */
+__device__ __forceinline__ uint32_t ordered(float x)
+{
+    const uint32_t bits = __float_as_uint(x);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* score_weigh, rows from `from` on; *largest becomes their largest. grid: rows, heads */
+__global__ void __launch_bounds__(THREADS) weigh_kernel(const __grid_constant__ struct rows_view in, int32_t from,
+                                                        const float *v2, float eps, uint32_t *largest, float *score)
+{
+    const int32_t g = blockIdx.y, row = from + blockIdx.x * THREADS + threadIdx.x;
+    const int64_t at = in.at[g] + row;
+    float x = -CUDART_INF_F;
+
+    if (row < in.rows[g]) {
+        x = score[at];
+        if (v2)
+            score[at] = x = (x + eps) * sqrtf(v2[at]);
+    }
+    x = warp_max(x);
+    if ((threadIdx.x & 31) == 0)
+        atomicMax(largest, ordered(x));
+}
+
+/* Rows before `from`. grid: rows, heads */
+__global__ void protect_kernel(const __grid_constant__ struct rows_view in, int32_t from, const uint32_t *largest,
+                               float *score)
+{
+    const int32_t g = blockIdx.y, row = blockIdx.x * THREADS + threadIdx.x;
+    const uint32_t bits = *largest;
+    const float most = bits == 0 ? -CUDART_INF_F : __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+
+    if (row < min(from, in.rows[g]))
+        score[in.at[g] + row] = isinf(most) ? 1.0f : most + 1.0f;
+}
+
 /* ---- launchers ---- */
 
 template <int D, int KIND>
@@ -359,6 +417,8 @@ static cudaError_t meet_fast(const struct cuda_queue &q, const struct rows_view 
 
     if (e != cudaSuccess)
         return e;
+    if (KIND <= MEET_LARGEST)
+        offset_kernel<<<dim3(int_ceil(a->offset_stride, THREADS), (unsigned)a->q_heads), THREADS, 0, q.stream>>>(*a);
     meet_kernel<D, KIND>
         <<<dim3(int_ceil(in->rows_longest, BLOCK_ROWS), (unsigned)a->q_heads), WARPS * 32, room<D>::bytes, q.stream>>>(
             *in, *a, out);
@@ -454,5 +514,21 @@ cudaError_t launch_group(struct cuda_queue q, const struct rows_view *in, const 
         return cudaSuccess;
     group_kernel<<<dim3(int_ceil(in->rows_longest, THREADS), (unsigned)in->heads), THREADS, 0, q.stream>>>(*in, *a,
                                                                                                            score);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_weigh(struct cuda_queue q, const struct rows_view *in, int32_t from, const float *v2, float eps,
+                         uint32_t *largest, float *score)
+{
+    const unsigned heads = (unsigned)in->heads;
+    const cudaError_t e = cudaMemsetAsync(largest, 0, sizeof *largest, q.stream);
+
+    if (e != cudaSuccess)
+        return e;
+    if (in->rows_longest > from)
+        weigh_kernel<<<dim3(int_ceil(in->rows_longest - from, THREADS), heads), THREADS, 0, q.stream>>>(
+            *in, from, v2, eps, largest, score);
+    if (from > 0)
+        protect_kernel<<<dim3(int_ceil(from, THREADS), heads), THREADS, 0, q.stream>>>(*in, from, largest, score);
     return cudaGetLastError();
 }

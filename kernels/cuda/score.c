@@ -73,6 +73,38 @@ void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_
                     "query_stats");
 }
 
+void cuda_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,
+                       int32_t dim, float *mean, float *cov)
+{
+    struct cuda *c = cuda_of(be);
+    struct turn_args a = { .inv_freq = rope->inv_freq,
+                           .rope_dims = rope->dims,
+                           .dim = dim,
+                           .from = from,
+                           .count = count,
+                           .scale = rope->scale,
+                           .mean = mean,
+                           .cov = cov };
+
+    if (!rope->inv_freq || !press_reserve(c, (uint64_t)rope->dims * sizeof *a.turn))
+        return;
+    a.turn = c->press;
+    cuda_failed(c, launch_turn_stats(press(c), &a, q_heads), "rotate_stats");
+}
+
+void cuda_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
+                      float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+
+    if (press_reserve(c, sizeof(uint32_t)))
+        cuda_failed(c,
+                    launch_weigh(press(c), &v, from < v.rows_longest ? (int32_t)from : (int32_t)v.rows_longest, v2, eps,
+                                 c->press, score),
+                    "score_weigh");
+}
+
 void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
                          const float *cov, int32_t q_heads, float *score)
 {
@@ -165,28 +197,32 @@ void cuda_score_columns(struct backend *be, const struct kv_rows *in, const stru
 {
     struct cuda *c = cuda_of(be);
     const struct rows_view v = press_view(in);
-    const int64_t all = v.at[v.heads];
-    const struct meet_args columns = { .vectors = args->q,
-                                       .head_stride = in->dim,
-                                       .row_stride = (int64_t)args->q_heads * in->dim,
-                                       .count = args->rows,
-                                       .q_heads = args->q_heads,
-                                       .out_stride = all,
-                                       .scale = args->scale,
-                                       .lse = args->lse,
-                                       .lse_stride = args->lse_stride,
-                                       .weight = args->weight,
-                                       .position = args->position };
+    const int64_t all = v.at[v.heads], stride = (args->rows + MEET_TILE - 1) / MEET_TILE * MEET_TILE;
+    struct meet_args columns = { .vectors = args->q,
+                                 .head_stride = in->dim,
+                                 .row_stride = (int64_t)args->q_heads * in->dim,
+                                 .count = args->rows,
+                                 .q_heads = args->q_heads,
+                                 .out_stride = all,
+                                 .scale = args->scale,
+                                 .lse = args->lse,
+                                 .lse_stride = args->lse_stride,
+                                 .weight = args->weight,
+                                 .position = args->position,
+                                 .offset_stride = stride };
     struct group_args group = { .column_weight = args->column_weight,
                                 .stride = all,
                                 .group = args->q_heads / in->heads,
                                 .largest = args->group_largest,
                                 .update = args->update };
 
-    if (!press_reserve(c, (uint64_t)(args->q_heads * all) * 4))
+    if (!press_reserve(c, (uint64_t)(args->q_heads * (stride + all)) * 4))
         return;
-    group.column = c->press;
-    cuda_failed(c, launch_meet(press(c), in->dtype, args->largest ? MEET_LARGEST : MEET_SUM, &v, &columns, c->press),
+    columns.offset = c->press;
+    group.column = columns.offset + args->q_heads * stride;
+    cuda_failed(c,
+                launch_meet(press(c), in->dtype, args->largest ? MEET_LARGEST : MEET_SUM, &v, &columns,
+                            (float *)c->press + args->q_heads * stride),
                 "score_columns");
     cuda_failed(c, launch_group(press(c), &v, &group, score), "score_columns");
 }

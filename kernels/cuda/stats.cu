@@ -145,6 +145,84 @@ __global__ void cov_plain_kernel(const T *q, int32_t heads, int32_t dim, int64_t
         cov[((int64_t)h * dim + i0 + i) * dim + j0 + j] = (float)(sum / (double)rows);
 }
 
+/* ---- turned to positions to come ---- */
+
+/* turn = means of cos and sin of a pair of channels. A block owns a pair. */
+__global__ void __launch_bounds__(THREADS) turn_means_kernel(const __grid_constant__ struct turn_args a)
+{
+    __shared__ double cosines[THREADS], sines[THREADS];
+    const int32_t j = blockIdx.x, pairs = a.rope_dims / 2;
+    double c = 0.0, s = 0.0;
+
+    for (int64_t p = a.from + threadIdx.x; p < a.from + a.count; p += THREADS) {
+        float sine, cosine;
+        sincosf((float)p * a.inv_freq[j], &sine, &cosine);
+        c += cosine;
+        s += sine;
+    }
+    cosines[threadIdx.x] = c;
+    sines[threadIdx.x] = s;
+    for (int half = THREADS / 2; half > 0; half /= 2) {
+        __syncthreads();
+        if (threadIdx.x < half) {
+            cosines[threadIdx.x] += cosines[threadIdx.x + half];
+            sines[threadIdx.x] += sines[threadIdx.x + half];
+        }
+    }
+    if (threadIdx.x == 0) {
+        a.turn[j] = cosines[0] * a.scale / (double)a.count;
+        a.turn[pairs + j] = sines[0] * a.scale / (double)a.count;
+    }
+}
+
+/* Unit u of a head's channels: a pair that turns, or one channel alone. */
+struct turned_unit {
+    int32_t low, high; /* high: low where it is alone */
+    double c, s;
+};
+__device__ __forceinline__ struct turned_unit unit_of(const struct turn_args &a, int32_t u)
+{
+    const int32_t pairs = a.rope_dims / 2;
+    struct turned_unit t;
+
+    t.low = u < pairs ? u : u + pairs;
+    t.high = u < pairs ? u + pairs : t.low;
+    t.c = u < pairs ? a.turn[u] : 1.0;
+    t.s = u < pairs ? a.turn[pairs + u] : 0.0;
+    return t;
+}
+
+/* R mean, and R cov R' two by two entries at a time. grid: units of columns, units of rows and one for the mean, heads */
+__global__ void turn_kernel(const __grid_constant__ struct turn_args a)
+{
+    const int32_t units = a.dim - a.rope_dims / 2, v = blockIdx.x * blockDim.x + threadIdx.x, h = blockIdx.z;
+
+    if (v >= units)
+        return;
+    const struct turned_unit y = unit_of(a, v);
+    if (blockIdx.y == 0) {
+        float *mean = a.mean + (int64_t)h * a.dim;
+        const double low = mean[y.low], high = mean[y.high];
+        mean[y.low] = (float)(low * y.c - high * y.s);
+        if (y.high != y.low)
+            mean[y.high] = (float)(high * y.c + low * y.s);
+        return;
+    }
+    const struct turned_unit x = unit_of(a, blockIdx.y - 1);
+    float *low = a.cov + ((int64_t)h * a.dim + x.low) * a.dim, *high = a.cov + ((int64_t)h * a.dim + x.high) * a.dim;
+    const double ll = low[y.low], lh = low[y.high], hl = high[y.low], hh = high[y.high];
+    const double ll2 = ll * y.c - lh * y.s, lh2 = lh * y.c + ll * y.s; /* the low row, turned */
+    const double hl2 = hl * y.c - hh * y.s, hh2 = hh * y.c + hl * y.s;
+    low[y.low] = (float)(ll2 * x.c - hl2 * x.s);
+    if (y.high != y.low)
+        low[y.high] = (float)(lh2 * x.c - hh2 * x.s);
+    if (x.high == x.low)
+        return;
+    high[y.low] = (float)(hl2 * x.c + ll2 * x.s);
+    if (y.high != y.low)
+        high[y.high] = (float)(hh2 * x.c + lh2 * x.s);
+}
+
 /* ---- launchers ---- */
 
 static int64_t stretches_of(int64_t rows)
@@ -208,4 +286,14 @@ cudaError_t launch_query_stats(struct cuda_queue q, enum dtype t, const void *x,
 {
     return t == DT_F32 ? stats<float>(q, x, heads, dim, rows, mean, cov, room)
                        : stats<bf16>(q, x, heads, dim, rows, mean, cov, room);
+}
+
+cudaError_t launch_turn_stats(struct cuda_queue q, const struct turn_args *a, int32_t heads)
+{
+    const int32_t units = a->dim - a->rope_dims / 2;
+
+    turn_means_kernel<<<(unsigned)(a->rope_dims / 2), THREADS, 0, q.stream>>>(*a);
+    turn_kernel<<<dim3(int_ceil(units, 64), (unsigned)(a->cov ? units + 1 : 1), (unsigned)heads), 64, 0, q.stream>>>(
+        *a);
+    return cudaGetLastError();
 }

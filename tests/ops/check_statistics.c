@@ -233,6 +233,92 @@ static void check_expected_of(struct ops *o, const struct layer_view *w, int32_t
     view_judge(o, "expected attention", out, want, w->scores, 2e-4);
 }
 
+/* mean and cov of heads turned by the mean rotation of positions [from, from + count), as matrices. */
+static void ref_turned(struct ops *o, const float *freq, int32_t pairs, int32_t dim, int64_t from, int64_t count,
+                       double scale, double *mean, double *cov)
+{
+    double *turn = ops_doubles(o, dim * dim), *half = ops_doubles(o, dim * dim), *turned = ops_doubles(o, dim);
+
+    for (int32_t i = 0; i < dim; i++)
+        for (int64_t p = from; p < from + count; p++) { /* column i: what becomes of channel i */
+            memset(turned, 0, (size_t)dim * sizeof *turned);
+            turned[i] = 1;
+            ref_rotate(turned, freq, pairs, p, scale);
+            for (int32_t d = 0; d < dim; d++)
+                turn[d * dim + i] += turned[d] / (double)count;
+        }
+    memset(turned, 0, (size_t)dim * sizeof *turned);
+    for (int32_t i = 0; i < dim; i++)
+        for (int32_t j = 0; j < dim; j++) {
+            turned[i] += turn[i * dim + j] * mean[j];
+            for (int32_t k = 0; k < dim; k++)
+                half[i * dim + j] += turn[i * dim + k] * cov[k * dim + j];
+        }
+    memcpy(mean, turned, (size_t)dim * sizeof *mean);
+    memset(cov, 0, (size_t)(dim * dim) * sizeof *cov);
+    for (int32_t i = 0; i < dim; i++)
+        for (int32_t j = 0; j < dim; j++)
+            for (int32_t k = 0; k < dim; k++)
+                cov[i * dim + j] += half[i * dim + k] * turn[j * dim + k];
+}
+
+static void check_turned_of(struct ops *o, int32_t heads, int32_t dim)
+{
+    enum { FROM = 700, COUNT = 300 };
+    const int32_t pairs = dim / 2 - 8;
+    const int64_t means = heads * dim, covs = means * dim;
+    float *mean = ops_random(o, means + 64, 1.0f), *cov = ops_random(o, covs + 64, 1.0f), freq[KV_HEAD_DIM_MAX];
+    double *want_mean = ops_doubles(o, means), *want_cov = ops_doubles(o, covs);
+    struct rope_table rope = { .dims = 2 * pairs, .scale = 1.0f };
+    void *mean_device, *cov_device;
+
+    if (!o->be->ops->rotate_stats)
+        return;
+    for (int32_t j = 0; j < pairs; j++)
+        freq[j] = powf(10000.0f, -(float)j / (float)pairs);
+    rope.inv_freq = ops_up_bytes(o, freq, (uint64_t)pairs * sizeof *freq);
+    for (int64_t i = 0; i < means; i++)
+        want_mean[i] = (double)mean[i];
+    for (int64_t i = 0; i < covs; i++)
+        want_cov[i] = (double)cov[i];
+    for (int32_t h = 0; h < heads; h++)
+        ref_turned(o, freq, pairs, dim, FROM, COUNT, 1.0, want_mean + h * dim, want_cov + h * dim * dim);
+    memset(mean + means, 0xff, 64 * sizeof *mean);
+    memset(cov + covs, 0xff, 64 * sizeof *cov);
+    mean_device = ops_up_bytes(o, mean, (uint64_t)(means + 64) * sizeof *mean);
+    cov_device = ops_up_bytes(o, cov, (uint64_t)(covs + 64) * sizeof *cov);
+    o->be->ops->rotate_stats(o->be, &rope, FROM, COUNT, heads, dim, mean_device, cov_device);
+    view_judge(o, "mean turned", mean_device, want_mean, means, 1e-6);
+    view_judge(o, "covariance turned", cov_device, want_cov, covs, 1e-6);
+}
+
+static void check_weigh_of(struct ops *o, const struct layer_view *w, int64_t from, bool alone)
+{
+    float *score = ops_random(o, w->scores + 64, 1.0f), *v2 = ops_random(o, w->scores + 1, 2.0f), most = -INFINITY;
+    double *want = ops_doubles(o, w->scores);
+    void *out;
+
+    if (!o->be->ops->score_weigh)
+        return;
+    for (int64_t i = 0; i < w->scores; i++)
+        v2[i] = fabsf(v2[i]);
+    for (int32_t g = 0; g < w->rows.heads; g++)
+        for (int64_t r = from; r < w->rows.rows[g]; r++) {
+            const int64_t at = w->rows.at[g] + r;
+
+            want[at] = alone ? (double)score[at] : ((double)score[at] + 0.25) * sqrt((double)v2[at]);
+            most = (float)want[at] > most ? (float)want[at] : most;
+        }
+    for (int32_t g = 0; g < w->rows.heads; g++)
+        for (int64_t r = 0; r < from && r < w->rows.rows[g]; r++)
+            want[w->rows.at[g] + r] = isinf(most) ? 1 : (double)most + 1;
+    memset(score + w->scores, 0xff, 64 * sizeof *score);
+    out = ops_up_bytes(o, score, (uint64_t)(w->scores + 64) * sizeof *score);
+    o->be->ops->score_weigh(o->be, &w->rows, from, alone ? NULL : ops_up_bytes(o, v2, (uint64_t)w->scores * sizeof *v2),
+                            0.25f, out);
+    view_judge(o, "scores weighed", out, want, w->scores, 1e-6);
+}
+
 static void ref_columns(const struct layer_view *w, const struct column_args *a, const float *q, const float *lse,
                         const float *weight, const float *column_weight, double *want)
 {
@@ -359,6 +445,11 @@ void check_statistics(struct ops *o)
         check_lag_of(o, &w);
         check_channels_of(o, &w);
         check_expected_of(o, &w, cases[i].q_heads);
+        check_turned_of(o, cases[i].q_heads, cases[i].dim);
+        check_weigh_of(o, &w, 4, false);
+        check_weigh_of(o, &w, 0, false);
+        check_weigh_of(o, &w, 3, true);
+        check_weigh_of(o, &w, INT64_MAX, true);
         check_columns_of(o, &w, cases[i].q_heads, true, false);
         check_columns_of(o, &w, cases[i].q_heads, false, false);
         check_columns_of(o, &w, cases[i].q_heads, false, true);
