@@ -370,6 +370,12 @@ static void take_arrival(struct batcher *b, struct arrival *a)
 
 /* ---- one step -------------------------------------------------------------------------------------------------- */
 
+/* Positions up to the prompt's end: all of it turns by the frequencies of that length, however it is cut into steps. */
+static int32_t prompt_end(const struct sequence *s)
+{
+    return (int32_t)(s->context->next_position + s->placed - s->fed + s->prompt_tokens);
+}
+
 /* Puts `rows` rows of a sequence into the step. hot */
 static void put_rows(struct batcher *b, struct sequence *s, int32_t rows, struct flight *f)
 {
@@ -377,7 +383,9 @@ static void put_rows(struct batcher *b, struct sequence *s, int32_t rows, struct
     bool generates = s->fed == s->prompt_tokens;
 
     tails_grow(&b->tails, s->slot, &s->pages, tail_pages_of(s->tail + rows));
-    *q = (struct step_seq){ .slot = s->slot, .row = b->step.rows, .rows = rows, .tail = s->tail };
+    *q = (struct step_seq){
+        .slot = s->slot, .row = b->step.rows, .rows = rows, .tail = s->tail, .length = generates ? 0 : prompt_end(s)
+    };
     for (int32_t i = 0; i < rows; i++) {
         b->token[q->row + i] = generates ? -1 - s->slot : s->prompt[s->fed + i];
         b->position[q->row + i] = (int32_t)(s->context->next_position + s->placed + i);

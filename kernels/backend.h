@@ -81,8 +81,8 @@ struct rope_table {
     const float *inv_freq; /* device [tables][dims / 2]; NULL: no rotation in this layer */
     int32_t dims;          /* rotated channels, even, <= D */
     float scale;           /* cos and sin are multiplied by it (yarn, longrope); 1 otherwise */
-    /* Frequencies that change with the length (dynamic, longrope): qkv_to_layer and qkv_to_tail turn a row at position p
-     * by table p + 1 - from, at least 0 and at most tables - 1. All other operations take the first: give them
+    /* Frequencies that change with the length (dynamic, longrope): qkv_to_layer and qkv_to_tail turn a row of a sequence
+     * of n positions (its own position + 1, or step_seq.length) by table n - from, at least 0 and at most tables - 1. All other operations take the first: give them
      * rope_table_at(). tables 0 is 1. */
     int32_t tables;
     int64_t from;
@@ -171,7 +171,9 @@ struct column_args {
 struct step_seq {
     int32_t slot;      /* sequence slot whose blocks and pages are read and written */
     int32_t row, rows; /* its rows of this step */
-    int32_t tail; /* tail rows before this step: row i of the sequence is written at tail + i and sees tail + i + 1 */
+    int32_t tail;   /* tail rows before this step: row i of the sequence is written at tail + i and sees tail + i + 1 */
+    int32_t length; /* where frequencies change with the length: rows turn as in a sequence of so many positions, or of
+                     * their own position + 1 where that is more */
 };
 
 struct step {

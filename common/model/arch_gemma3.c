@@ -73,6 +73,7 @@ static void from_gguf(struct hparams *h, const struct keys *k)
     common(h);
     if (h->layers == 62) /* 27B: the only size whose scale is not that of its head size; the file does not say it */
         h->attn_scale = (float)(1.0 / sqrt((double)h->dim / (double)h->q_heads));
+    h->attn_scale = (float)keys_num(k, "attention.scale", 1e-6, 1e6, (double)h->attn_scale);
     rope_from_gguf(&h->rope, h, k);
     h->rope_local = (struct rope_params){ .dims = h->rope.dims, .original_positions = h->max_positions };
     h->rope_local.theta = keys_num(k, "rope.freq_base_swa", 1.5, 1e15, 10000.0);

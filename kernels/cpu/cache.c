@@ -23,6 +23,11 @@ const int32_t *cache_positions(const struct cpu *c)
     return c->cache->position;
 }
 
+const int32_t *cache_lengths(const struct cpu *c)
+{
+    return c->cache->length;
+}
+
 const char *cache_page(const struct cache *cache, int32_t layer, int32_t slot, int32_t index)
 {
     const struct tail_pool *tail = &cache->tail[layer];
@@ -56,6 +61,7 @@ static void cache_free(struct cpu *c, struct cache *cache)
     free(cache->seq);
     free(cache->token);
     free(cache->position);
+    free(cache->length);
     free(cache->row_seq);
     free(cache->output);
     free(cache->task_first);
@@ -84,6 +90,7 @@ static void host_tables(struct cache *cache)
     cache->seq = mem_zero(slots, sizeof *cache->seq);
     cache->token = mem_zero(rows, sizeof *cache->token);
     cache->position = mem_zero(rows, sizeof *cache->position);
+    cache->length = mem_zero(rows, sizeof *cache->length);
     cache->row_seq = mem_zero(rows, sizeof *cache->row_seq);
     cache->output = mem_zero(slots, sizeof *cache->output);
     cache->task_first = mem_zero(slots * heads, sizeof *cache->task_first);
@@ -259,8 +266,12 @@ bool cpu_step_begin(struct backend *be, const struct step *step)
     for (int32_t r = 0; r < step->rows; r++)
         cache->token[r] = step->token[r] >= 0 ? step->token[r] : cache->chosen[-1 - step->token[r]];
     for (int32_t s = 0; s < step->seqs; s++) {
-        for (int32_t r = 0; r < step->seq[s].rows; r++)
-            cache->row_seq[step->seq[s].row + r] = s;
+        for (int32_t r = step->seq[s].row; r < step->seq[s].row + step->seq[s].rows; r++) {
+            const int32_t own = step->position[r] + 1;
+
+            cache->row_seq[r] = s;
+            cache->length[r] = own > step->seq[s].length ? own : step->seq[s].length;
+        }
         cache->output[s] = step->output[s];
         cache->outputs += step->output[s] >= 0;
     }

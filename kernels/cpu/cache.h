@@ -47,9 +47,9 @@ struct cache {
     /* the step */
     int32_t rows, seqs, outputs;
     struct step_seq *seq;
-    int32_t *token, *position, *row_seq; /* [rows_max] */
-    int32_t *output;                     /* [slots] */
-    int32_t *results[RESULTS_KEPT];      /* [slots] each; results[step % RESULTS_KEPT] */
+    int32_t *token, *position, *length, *row_seq; /* [rows_max] */
+    int32_t *output;                              /* [slots] */
+    int32_t *results[RESULTS_KEPT];               /* [slots] each; results[step % RESULTS_KEPT] */
     int32_t result_seqs[RESULTS_KEPT];
     int64_t step;
 
@@ -63,6 +63,7 @@ struct cache {
 
 int32_t cache_rows(const struct cpu *c);
 const int32_t *cache_positions(const struct cpu *c);
+const int32_t *cache_lengths(const struct cpu *c);
 
 /* Where K and V of row `row` of the step go, for one KV head of a layer. */
 void cache_tail_place(const struct cpu *c, int32_t layer, int64_t row, int32_t head, void **k, void **v);

@@ -25,6 +25,7 @@ struct rotation {
     const struct rope_table *rope;
     const float *qkv;
     const int32_t *position;
+    const int32_t *length; /* NULL: position + 1 */
     float *q, *q_plain;
     int64_t rows;
     const struct kv_layer *kv; /* prefill: rows go to kv from `token` on */
@@ -71,10 +72,10 @@ static void place(const struct rotation *r, int64_t row, int32_t head, void **k,
     *v = (char *)r->kv->v + at;
 }
 
-/* The frequencies of a row at `position`. */
-static const float *table_at(const struct rope_table *rope, int32_t position)
+/* The frequencies of a row in a sequence of `length` positions. */
+static const float *table_at(const struct rope_table *rope, int32_t length)
 {
-    int64_t table = position + 1 - rope->from;
+    int64_t table = length - rope->from;
 
     if (table >= rope->tables)
         table = rope->tables - 1;
@@ -91,8 +92,8 @@ static void rotate_row(const struct rotation *r, int64_t row, float *room)
     struct angle_table angle;
 
     if (r->rope->inv_freq)
-        r->c->loops->angles(r->position[row], table_at(r->rope, r->position[row]), r->rope->dims / 2, r->rope->scale,
-                            angle.cos, angle.sin);
+        r->c->loops->angles(r->position[row], table_at(r->rope, r->length ? r->length[row] : r->position[row] + 1),
+                            r->rope->dims / 2, r->rope->scale, angle.cos, angle.sin);
     memcpy(q, q_in, (size_t)s->q_heads * (size_t)dim * 4);
     for (int32_t h = 0; h < s->q_heads; h++)
         norm_and_rotate(r, s->q_norm, &angle, q + h * dim, plain ? plain + h * dim : NULL);
@@ -150,6 +151,7 @@ void cpu_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const st
                           .rope = rope,
                           .qkv = qkv,
                           .position = cache_positions(c),
+                          .length = cache_lengths(c),
                           .q = q,
                           .rows = cache_rows(c),
                           .layer = layer };

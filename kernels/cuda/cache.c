@@ -80,6 +80,7 @@ static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
                                   .unit_row = at + 5 * rows,
                                   .unit_rows = at + 6 * rows,
                                   .unit_tail = at + 7 * rows,
+                                  .length = at + 8 * rows,
                                   .output_row = outputs,
                                   .output_seq = outputs + k->slots,
                                   .output_slot = outputs + 2 * k->slots };

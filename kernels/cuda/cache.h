@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { STEPS_KEPT = 4, GRAPHS_MAX = 128, STEP_ROW_ARRAYS = 8, STEP_OUTPUT_ARRAYS = 3 };
+enum { STEPS_KEPT = 4, GRAPHS_MAX = 128, STEP_ROW_ARRAYS = 9, STEP_OUTPUT_ARRAYS = 3 };
 
 /* A recorded step: every step of this shape is replayed by it. */
 struct step_graph {

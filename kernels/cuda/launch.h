@@ -75,13 +75,15 @@ cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinn
 /* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
 struct rotate_args {
     int32_t q_heads, kv_heads, dim, rope_dims;
-    int32_t rope_tables; /* row at position p: table p + 1 - rope_from, at least 0, at most rope_tables - 1 */
+    int32_t
+        rope_tables; /* row of a sequence of n positions: table n - rope_from, at least 0, at most rope_tables - 1 */
     int64_t rope_from;
     const float *inv_freq; /* [rope_tables][rope_dims / 2]; NULL: no rotation */
     float rope_scale, norm_eps;
     const float *q_norm, *k_norm; /* [dim] or NULL */
     const void *qkv;              /* T [rows][(H + 2 G) D] */
     const int32_t *position;      /* [rows] */
+    const int32_t *length;        /* [rows]: n above; NULL: position + 1 */
     void *q, *q_plain;            /* T [rows][H][D]; q_plain may be NULL */
     /* to a dense layer */
     void *k, *v; /* T; row r of head g at (g * stride + token + r) * dim */
@@ -148,7 +150,7 @@ static inline int64_t slot_block_bytes(int32_t kv_heads)
 /* The rows of a step on the device. A unit is a run of rows of one sequence with at most CUDA_UNIT_QUERIES queries of a
  * KV head, which share one reading of the cache. */
 struct step_rows {
-    const int32_t *token, *position, *slot, *tail;               /* [rows_pad]; slot -1: nobody */
+    const int32_t *token, *position, *length, *slot, *tail;      /* [rows_pad]; slot -1: nobody */
     const int32_t *unit_slot, *unit_row, *unit_rows, *unit_tail; /* [rows_pad]; unit_rows 0: nobody */
     const int32_t *output_row, *output_seq, *output_slot;        /* [outputs_pad]; output_seq -1: nobody */
 };

@@ -105,10 +105,10 @@ __device__ __forceinline__ bool place(const struct rotate_args &a, int64_t row, 
     return true;
 }
 
-/* The frequencies of a row at `position`. */
-__device__ __forceinline__ const float *table_at(const struct rotate_args &a, int32_t position)
+/* The frequencies of a row. */
+__device__ __forceinline__ const float *table_at(const struct rotate_args &a, int64_t row)
 {
-    int64_t table = position + 1 - a.rope_from;
+    int64_t table = (a.length ? a.length[row] : a.position[row] + 1) - a.rope_from;
     if (table >= a.rope_tables)
         table = a.rope_tables - 1;
     return a.inv_freq + (table > 0 ? table * (a.rope_dims / 2) : 0);
@@ -123,7 +123,7 @@ template <typename T> __global__ void rotate_kernel(const __grid_constant__ stru
 
     chain_begin();
     for (int32_t j = threadIdx.x; j < half; j += blockDim.x) {
-        float turn = (float)a.position[row] * table_at(a, a.position[row])[j], sine, cosine;
+        float turn = (float)a.position[row] * table_at(a, row)[j], sine, cosine;
         sincosf(turn, &sine, &cosine);
         angle[j] = cosine * a.rope_scale;
         angle[half + j] = sine * a.rope_scale;

@@ -68,6 +68,14 @@ static int32_t units_fill(struct cuda_cache *cache, const struct step_seq *s, in
     return unit;
 }
 
+/* Positions of the sequence that a row turns as a part of. */
+static int32_t length_of(const struct step *step, int32_t seq, int32_t row)
+{
+    const int32_t own = step->position[row] + 1;
+
+    return own > step->seq[seq].length ? own : step->seq[seq].length;
+}
+
 static void upload_fill(struct cuda_cache *cache, const struct step *step, struct step_flight *f)
 {
     const int32_t r = cache->config.rows_max, slots = cache->config.slots;
@@ -79,6 +87,7 @@ static void upload_fill(struct cuda_cache *cache, const struct step *step, struc
         for (int32_t i = 0; i < step->seq[s].rows; i++) {
             up[2 * r + step->seq[s].row + i] = step->seq[s].slot;
             up[3 * r + step->seq[s].row + i] = step->seq[s].tail + i;
+            up[8 * r + step->seq[s].row + i] = length_of(step, s, step->seq[s].row + i);
         }
         unit = units_fill(cache, &step->seq[s], up, unit);
         f->wanted[s] = step->output[s] >= 0;
@@ -89,7 +98,7 @@ static void upload_fill(struct cuda_cache *cache, const struct step *step, struc
         }
     }
     for (int32_t i = step->rows; i < cache->rows_pad; i++) {
-        up[i] = up[r + i] = up[3 * r + i] = 0;
+        up[i] = up[r + i] = up[3 * r + i] = up[8 * r + i] = 0;
         up[2 * r + i] = -1;
     }
     for (; unit < cache->rows_pad; unit++)
@@ -221,6 +230,7 @@ void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const s
                                       .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
                                       .qkv = qkv,
                                       .position = d.rows.position,
+                                      .length = d.rows.length,
                                       .q = q,
                                       .slot = d.rows.slot,
                                       .tail = d.rows.tail,

@@ -358,7 +358,7 @@ static void bench_decode(struct bench *b, int32_t batch, int64_t mean, int32_t q
         }
         b->be->ops->slot_blocks(b->be, s, blocks);
         b->be->ops->slot_page(b->be, s, 0, s);
-        seq[s] = (struct step_seq){ s, s, 1, 0 };
+        seq[s] = (struct step_seq){ s, s, 1, 0, 0 };
         none[s] = -1;
         at += kv_heads;
     }

@@ -280,7 +280,7 @@ static void bench_decode(struct bench *b, int32_t seqs, int64_t rows, bool uneve
         }
         b->be->ops->slot_blocks(b->be, s, block);
         b->be->ops->slot_page(b->be, s, 0, s);
-        seq[s] = (struct step_seq){ s, s, 1, 0 };
+        seq[s] = (struct step_seq){ s, s, 1, 0, 0 };
     }
     before = reading(b);
     b->be->ops->step_begin(b->be, &step);

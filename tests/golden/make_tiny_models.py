@@ -8,6 +8,7 @@ token a byte), model.gguf for some (phi3_partial is in shards), and expected.jso
 300-token context (past the original length where rotation is scaled, past the window where there is one), the same where the tokens are
 fed one by one if that differs, and greedy tokens.
 """
+import copy
 import json
 import os
 import shutil
@@ -86,6 +87,23 @@ def stepped(model, ids):
         if p in POSITIONS:
             out.append({"position": p, "values": [float(np.float32(v)) for v in logits]})
     return out
+
+
+def asked(model, ids, context, question, most):
+    """Greedy tokens as the pipeline of kvpress makes them: context, then question, each at once, then one by one."""
+    cache = transformers.DynamicCache(config=model.config)
+    model(input_ids=ids[:, :context], past_key_values=cache)
+    feed, at, made = ids[:, context:context + question], context, []
+    while len(made) < most:
+        logits = model(input_ids=feed, position_ids=torch.arange(at, at + feed.shape[1])[None], past_key_values=cache).logits[0, -1]
+        made.append(int(logits.argmax()))
+        feed, at = torch.tensor([made[-1:]]), at + feed.shape[1]
+    return {"context": context, "question": question, "made": made}
+
+
+def all_asked(fresh, ids, original):
+    """Where frequencies change with the length: questions and answers that cross the original one, and one behind it."""
+    return [asked(fresh(), ids, *how) for how in ((original - 28, 60, 16), (original - 28, 8, 40), (original + 12, 30, 16))]
 
 
 def expected(model, config):
@@ -198,10 +216,13 @@ def main(names):
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         model = build(name, config)
+        fresh = copy.deepcopy(model)
         answer = expected(model, config) | {"made_by": "make_tiny_models.py", "transformers": transformers.__version__,
                                             "torch": torch.__version__.split("+")[0]}
         if name in GGUF:
             write_gguf(f"{folder}/model.gguf", name, model, config)
+        if "stepped" in answer:  # a fresh model each: dynamic frequencies never shrink again
+            answer["asked"] = all_asked(lambda: copy.deepcopy(fresh), torch.tensor([TOKENS]), 128)
         model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB" if name == "phi3_partial" else "1GB")
         json.dump(byte_tokenizer(), open(f"{folder}/tokenizer.json", "w"))
         json.dump(answer, open(f"{folder}/expected.json", "w"))

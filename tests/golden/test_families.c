@@ -267,6 +267,38 @@ static void tokens_after_a_context_equal_transformers(void **state)
     each(check_block_then_steps);
 }
 
+/* Questions and answers that cross the length at which frequencies change: a question turns as a whole, by the length at
+ * its end, also where it is fed in several steps; an answer's tokens each by their own. */
+static void check_asked(struct family_model *m)
+{
+    const json_t *asked = json_object_get(m->expected, "asked"), *item;
+    size_t i;
+
+    json_array_foreach((json_t *)asked, i, item)
+    {
+        const int32_t context = (int32_t)json_integer_value(json_object_get(item, "context"));
+        const int32_t question = (int32_t)json_integer_value(json_object_get(item, "question"));
+        const json_t *want = json_object_get(item, "made");
+        struct context *c = family_context_open(m);
+        int32_t made[64], count = (int32_t)json_array_size(want);
+
+        family_prefill(m, context, c);
+        c->next_position = context;
+        ask(m, c, m->token + context, question, made, count);
+        for (int32_t k = 0; k < count; k++)
+            if (made[k] != json_integer_value(json_array_get(want, (size_t)k)))
+                fail_msg("%s, context %d, question %d: token %d is %d", m->name, context, question, k, made[k]);
+        family_context_close(m, c);
+    }
+    assert_int_equal(json_array_size(asked), json_object_get(m->expected, "stepped") ? 3 : 0);
+}
+
+static void answers_cross_the_length_where_frequencies_change(void **state)
+{
+    (void)state;
+    each(check_asked);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(prefill_equals_transformers),
     cmocka_unit_test(greedy_tokens_equal_transformers),
@@ -274,6 +306,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(windowed_layers_hold_their_window_only),
     cmocka_unit_test(tokens_fed_in_steps_equal_transformers),
     cmocka_unit_test(tokens_after_a_context_equal_transformers),
+    cmocka_unit_test(answers_cross_the_length_where_frequencies_change),
 };
 
 int main(int argc, char **argv)

@@ -212,7 +212,7 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
 
         if (n == 0)
             continue;
-        seq[step.seqs] = (struct step_seq){ slot, step.rows, n, r->tail[slot] };
+        seq[step.seqs] = (struct step_seq){ slot, step.rows, n, r->tail[slot], 0 };
         give_pages(r, slot, r->tail[slot] + n);
         for (int32_t i = 0; i < n; i++, step.rows++) {
             bool from_before = n == 1 && chosen[slot] >= 0;

@@ -132,7 +132,7 @@ static void run(struct tiny *t, bool replay, int32_t ids[STEPS][SLOTS])
             ids[n][s] = -1;
             if (rows == 0)
                 continue;
-            seq[step.seqs] = (struct step_seq){ s, step.rows, rows, tail[s] };
+            seq[step.seqs] = (struct step_seq){ s, step.rows, rows, tail[s], 0 };
             for (int32_t i = 0; i < rows; i++, step.rows++) {
                 token[step.rows] = n == 0 ? (7 * s + i) % VOCAB : -1 - s;
                 position[step.rows] = 40 + tail[s] + i;

@@ -135,7 +135,7 @@ static void run_step(struct node *n, int32_t slot, int32_t seqs, int32_t rows, i
     };
 
     for (int32_t s = 0; s < seqs; s++) {
-        seq[s] = (struct step_seq){ slot + s, s * rows, rows, tail };
+        seq[s] = (struct step_seq){ slot + s, s * rows, rows, tail, 0 };
         output[s] = s * rows + rows - 1;
         for (int32_t i = 0; i < rows; i++) {
             position[s * rows + i] = 50 + tail + i;
