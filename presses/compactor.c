@@ -103,15 +103,16 @@ static enum status compactor_score(const struct press_stage *stage, struct press
     const struct compactor_options *o = stage->options;
     double blend = isnan(o->blend) ? press_keep_ratio(&round->keep, view->rows[0]) : o->blend;
     struct kv_rows part = middle(view, o->sink, o->tail);
+    int64_t from = view->token ? 0 : round->part_begin + o->sink; /* of the part's first row, where rows are tokens */
     const float *other;
     float *host, largest, end;
     void *leverage = NULL;
     enum status st = press_work_device(round, (uint64_t)view->at[view->heads] * sizeof(float), &leverage, err);
 
     if (st == ST_OK && part.rows[0] > 0)
-        st = leverage_part(round, &part, o->sink, o->sketch, o->seed, leverage, err);
+        st = leverage_part(round, &part, from, o->sketch, o->seed, leverage, err);
     if (st == ST_OK && part.rows[0] > 0)
-        st = noncausal_part(round, &part, o->sink, o->chunk, score, err);
+        st = noncausal_part(round, &part, from, o->chunk, score, err);
     if (st != ST_OK)
         return st;
     host = press_scores_get(round, view, score);
@@ -154,7 +155,6 @@ const struct press press_compactor = {
     .option_count = ARRAY_LEN(compactor_table),
     .options_bytes = sizeof(struct compactor_options),
     .first_only = true,
-    .whole_only = true,
     .prefill_only = true,
     .needs = compactor_needs,
     .admit = compactor_admit,

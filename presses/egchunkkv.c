@@ -42,7 +42,7 @@ struct gate {
     const float *t;
     float *mean, *entropy;
     uint8_t *mark;
-    float protected_sum; /* t of a window that does not fit the budget: of those rows the newest stay; else INFINITY */
+    float protected_sum; /* t of a window that does not fit the budget: of those rows the newest stay; else NAN */
 };
 
 static enum status egchunkkv_check(const struct press_stage *stage, const struct opt **at, struct err *err)
@@ -61,7 +61,8 @@ static int64_t chunk_end(const struct gate *e, int64_t chunk)
     return (chunk + 1) * e->length < e->n ? (chunk + 1) * e->length : e->n;
 }
 
-/* Entropy of the chunk's scores, from 0 (one token has it all) to 1 (all the same). */
+/* Entropy of the chunk's scores, from 0 (one token has it all) to 1 (all the same); NAN where a score is infinite (two
+ * heads that critical is sure of). */
 static float entropy_of(const struct gate *e, int64_t begin, int64_t end)
 {
     float least = 0, sum = 0, entropy = 0;
@@ -77,7 +78,7 @@ static float entropy_of(const struct gate *e, int64_t begin, int64_t end)
     }
     if (end - begin > 1)
         entropy /= logf((float)(end - begin));
-    return fminf(fmaxf(entropy, 0.0f), 1.0f);
+    return isnan(entropy) ? NAN : fminf(fmaxf(entropy, 0.0f), 1.0f);
 }
 
 static void measure(struct gate *e)
@@ -92,9 +93,12 @@ static void measure(struct gate *e)
     }
 }
 
-/* The lower median: element (count - 1) / 2 of the sorted values. */
+/* The lower median: element (count - 1) / 2 of the sorted values; NAN, with which no comparison holds, where one is. */
 static float lower_median(const float *x, int64_t count, int32_t *order)
 {
+    for (int64_t i = 0; i < count; i++)
+        if (isnan(x[i]))
+            return NAN;
     scores_order(x, count, order);
     return x[order[count - 1 - (count - 1) / 2]];
 }
@@ -149,7 +153,7 @@ static enum status egchunkkv_choose(const struct press_stage *stage, struct pres
     order = press_work_host(round, (uint64_t)e.count * sizeof(int32_t));
     e.mark = press_work_host(round, (uint64_t)e.n);
     memset(e.mark, 0, (size_t)e.n);
-    e.protected_sum = INFINITY;
+    e.protected_sum = NAN;
     if (!isinf(round->budget.protected_score) && press_keep_rows(&round->keep, e.n) < round->tail)
         e.protected_sum = e.t[e.n - 1];
     measure(&e);

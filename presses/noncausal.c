@@ -70,7 +70,9 @@ static void needs(const struct press_stage *stage, int64_t query_tokens, struct 
 static enum status noncausal_score(const struct press_stage *stage, struct press_round *round,
                                    const struct kv_rows *view, float *score, struct err *err)
 {
-    return noncausal_part(round, view, 0, ((const struct noncausal_options *)stage->options)->chunk, score, err);
+    int64_t chunk = ((const struct noncausal_options *)stage->options)->chunk;
+
+    return noncausal_part(round, view, view->token ? 0 : round->part_begin, chunk, score, err);
 }
 
 enum status noncausal_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
@@ -91,7 +93,6 @@ const struct press press_noncausal = {
     .options = noncausal_table,
     .option_count = ARRAY_LEN(noncausal_table),
     .options_bytes = sizeof(struct noncausal_options),
-    .whole_only = true,
     .prefill_only = true,
     .needs = needs,
     .admit = noncausal_admit,

@@ -119,6 +119,15 @@ CHAINS = """
 64 1000 ; knorm | ratio=0.3 | snapkv:window=8 | ratio=0.3
 64 1000 ; keydiff | ratio=0.4 | expected | ratio=0.5
 64 1000 ; tova | ratio=0.3 | knorm | ratio=0.3 | keydiff | ratio=0.3
+64 1000 ; noncausal:chunk=40 | chunk | ratio=0.5
+64 257 ; noncausal:chunk=30 | block:size=1000 | ratio=0.3
+64 1000 ; tova | critical | chunkkv | ratio=0.7
+64 1000 ; tova | critical | egchunkkv:length=6,low=2 | ratio=0.7
+64 1000 ; cap:sink=0 | critical:first=1 | chunkkv:length=9 | ratio=0.5
+64 257 ; knorm | critical | lukv:file=lukv | ratio=0.5
+64 1000 ; snapkv:window=8 | critical:first=0.3 | adakv:alpha=0.5 | ratio=0.75
+64 1000 ; cur:window=7 | criticaladakv:first=0.3 | ratio=0.6
+64 1000 ; kvzap:file=kvzap-mlp | ratio=0.6 | merge
 """
 
 PER_LAYER = {2: "0.1/0.6", 3: "0/0.3/0.8", 4: "0.2/0.4/0.6/0.8"}

@@ -3,50 +3,15 @@
 #include "tests/support/small_files.h"
 #include "common/base/bytes.h"
 #include "tests/support/small_layer.h"
+#include "tests/support/tensor_file.h"
 
 #include <assert.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/platen_press_XXXXXX";
-
-/* A safetensors file that is written tensor by tensor. */
-struct writer {
-    json_t *header;
-    float *data;
-    int64_t count;
-};
-
-static void write_tensor(struct writer *w, const char *name, json_t *shape, const float *values, int64_t count)
-{
-    w->data = realloc(w->data, (size_t)(w->count + count) * sizeof *w->data);
-    memcpy(w->data + w->count, values, (size_t)count * sizeof *values);
-    json_object_set_new(w->header, name,
-                        json_pack("{s:s,s:o,s:[I,I]}", "dtype", "F32", "shape", shape, "data_offsets",
-                                  (json_int_t)w->count * 4, (json_int_t)(w->count + count) * 4));
-    w->count += count;
-}
-
-static void write_end(struct writer *w, const char *file)
-{
-    char path[256], *header = json_dumps(w->header, JSON_COMPACT);
-    uint64_t bytes = strlen(header);
-    FILE *out;
-
-    snprintf(path, sizeof path, "%s/%s", folder, file);
-    out = fopen(path, "wb");
-    assert(out);
-    fwrite(&bytes, 8, 1, out);
-    fwrite(header, 1, bytes, out);
-    fwrite(w->data, 4, (size_t)w->count, out);
-    fclose(out);
-    free(header);
-    free(w->data);
-    json_decref(w->header);
-}
 
 /* [layers][count] numbers, every layer's by the seed and its offset. */
 static float *layered(uint64_t seed, int64_t count)
@@ -58,30 +23,38 @@ static float *layered(uint64_t seed, int64_t count)
     return out;
 }
 
-static void write_layered(struct writer *w, const char *name, uint64_t seed, int64_t per_layer, json_t *shape)
+static void write_layered(struct tensor_file *w, const char *name, uint64_t seed, int64_t per_layer, const char *shape)
 {
     float *values = layered(seed, per_layer);
 
-    write_tensor(w, name, shape, values, SMALL_LAYERS * per_layer);
+    tensor_file_add(w, name, shape, values, SMALL_LAYERS * per_layer);
     free(values);
 }
 
+static void write_end(struct tensor_file *w, const char *file)
+{
+    char path[256];
+
+    snprintf(path, sizeof path, "%s/%s", folder, file);
+    tensor_file_write(w, path);
+}
+
 /* One tensor per layer, called layers.<l>.<name>. */
-static void write_per_layer(struct writer *w, const char *name, uint64_t seed, int64_t count, const char *shape)
+static void write_per_layer(struct tensor_file *w, const char *name, uint64_t seed, int64_t count, const char *shape)
 {
     float *values = layered(seed, count);
     char full[64];
 
     for (int32_t l = 0; l < SMALL_LAYERS; l++) {
         snprintf(full, sizeof full, "layers.%d.%s", l, name);
-        write_tensor(w, full, json_loads(shape, 0, NULL), values + l * count, count);
+        tensor_file_add(w, full, shape, values + l * count, count);
     }
     free(values);
 }
 
 static void write_stats(void)
 {
-    struct writer w = { json_object(), NULL, 0 };
+    struct tensor_file w;
     float *a = layered(13, SMALL_H * 64), *cov = malloc(SMALL_LAYERS * SMALL_H * 64 * sizeof *cov);
 
     for (int64_t m = 0; m < SMALL_LAYERS * SMALL_H; m++)
@@ -93,9 +66,9 @@ static void write_stats(void)
                     sum += (double)a[m * 64 + i * 8 + k] * a[m * 64 + j * 8 + k];
                 cov[m * 64 + i * 8 + j] = (float)(sum / 8);
             }
-    write_layered(&w, "query_mean", 12, SMALL_H * SMALL_D, json_pack("[i,i,i]", SMALL_LAYERS, SMALL_H, SMALL_D));
-    write_tensor(&w, "query_cov", json_pack("[i,i,i,i]", SMALL_LAYERS, SMALL_H, SMALL_D, SMALL_D), cov,
-                 SMALL_LAYERS * SMALL_H * 64);
+    tensor_file_open(&w);
+    write_layered(&w, "query_mean", 12, SMALL_H * SMALL_D, "[4,4,8]");
+    tensor_file_add(&w, "query_cov", "[4,4,8,8]", cov, SMALL_LAYERS * SMALL_H * 64);
     free(a);
     free(cov);
     write_end(&w, "stats");
@@ -135,12 +108,15 @@ static void write_lukv(void)
 
 void small_files_write(void)
 {
-    struct writer qfilter = { json_object(), NULL, 0 }, linear = { json_object(), NULL, 0 },
-                  mlp = { json_object(), NULL, 0 }, fast = { json_object(), NULL, 0 };
+    struct tensor_file qfilter, linear, mlp, fast;
     char text[512] = "";
 
+    tensor_file_open(&qfilter);
+    tensor_file_open(&linear);
+    tensor_file_open(&mlp);
+    tensor_file_open(&fast);
     assert(mkdtemp(folder));
-    write_layered(&qfilter, "q_filters", 11, SMALL_G * SMALL_D, json_pack("[i,i,i]", SMALL_LAYERS, SMALL_G, SMALL_D));
+    write_layered(&qfilter, "q_filters", 11, SMALL_G * SMALL_D, "[4,2,8]");
     write_end(&qfilter, "qfilter");
     write_per_layer(&linear, "weight", 9, 32, "[2,16]");
     write_per_layer(&linear, "bias", 10, 2, "[2]");
