@@ -55,6 +55,8 @@ enum status press_config_open(struct press_files **out, const struct opt_list *i
     for (size_t i = 0; st == ST_OK && i < items->count; i++)
         st = add(files, items->items[i], err);
     if (st == ST_OK)
+        st = press_files_load(files, err);
+    if (st == ST_OK)
         *out = files;
     else
         press_files_close(files);

@@ -23,7 +23,8 @@ enum status press_section_add(void *ctx, const char *section, const char *key, c
 /* The section's items, then those of `line`, as one list. */
 struct opt_list press_section_join(const struct press_section *section, const struct opt_list *line);
 
-/* Opens the files named by "NAME=PATH" items for this model. The caller closes *out. */
+/* Opens and reads the files named by "NAME=PATH" items for this model; one that no press can use is an error. The caller closes
+ * *out. */
 enum status press_config_open(struct press_files **out, const struct opt_list *items, const struct hparams *hp,
                               struct err *err);
 

@@ -9,7 +9,7 @@
 #include "presses/files.h"
 #include "common/base/arena.h"
 #include "common/base/text.h"
-#include "presses/press.h"
+#include "presses/chain.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -86,8 +86,11 @@ static struct press_file *list_add(struct press_file **list, const char *name, c
 
 enum status press_files_add(struct press_files *f, const char *name, const char *path, struct err *err)
 {
-    if (!name[0] || strpbrk(name, " \t=:,|;\"/"))
-        return err_set(err, ST_EINVAL, "press-files: \"%s\" is no name for an entry; letters, digits, - and _", name);
+    const size_t letters = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.");
+
+    if (!name[0] || name[letters] || name[0] == '.')
+        return err_set(err, ST_EINVAL, "press-files: \"%s\" is no name for an entry; letters, digits, -, _ and .",
+                       name);
     if (list_find(f->entries, name, NULL))
         return err_set(err, ST_EINVAL, "press-files: the entry %s stands twice", name);
     (void)list_add(&f->entries, name, path);
@@ -100,6 +103,10 @@ static enum status unknown(const struct press_files *f, const char *name, const 
     struct text list = { 0 };
     enum status st;
 
+    if (strpbrk(name, "/\\") || name[0] == '.' || name[0] == '~')
+        return err_set(err, ST_EINVAL,
+                       "%s: file names an entry of the operator's [press-files], never a path, as \"%.60s\" is",
+                       press->name, name);
     for (const struct press_file *e = f ? f->entries : NULL; e; e = e->next)
         text_printf(&list, "%s%s", list.bytes ? ", " : "", e->name);
     st = err_set(err, ST_EINVAL, "%s: there is no parameter file called \"%.60s\"; %s%s", press->name, name,
@@ -131,6 +138,40 @@ static enum status find_locked(struct press_files *f, const char *name, const st
     load->file = file;
     *out = file;
     return ST_OK;
+}
+
+/* Lets every press read the entry that can; fails with all their reasons where none can. */
+static enum status load_entry(struct press_files *f, const struct press_file *entry, struct err *err)
+{
+    const struct press *press;
+    struct text reasons = { 0 };
+    const void *file;
+    bool read = false;
+
+    for (size_t i = 0; (press = press_at(i)) != NULL; i++) {
+        struct err why = { 0 };
+
+        if (!press->file_open)
+            continue;
+        if (press_files_find(f, entry->name, press, &file, &why) == ST_OK)
+            read = true;
+        else
+            text_printf(&reasons, "%s%s", reasons.bytes ? "; " : "", why.text);
+    }
+    if (!read)
+        (void)err_set(err, ST_EINVAL, "press-files: no press can use %s = %s: %s", entry->name, entry->path,
+                      text_str(&reasons));
+    text_fini(&reasons);
+    return read ? ST_OK : ST_EINVAL;
+}
+
+enum status press_files_load(struct press_files *f, struct err *err)
+{
+    enum status st = ST_OK;
+
+    for (const struct press_file *e = f->entries; e && st == ST_OK; e = e->next)
+        st = load_entry(f, e, err);
+    return st;
 }
 
 enum status press_files_find(struct press_files *f, const char *name, const struct press *press, const void **out,

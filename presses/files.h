@@ -30,8 +30,12 @@ void press_files_close(struct press_files *f); /* NULL is fine */
 /* One line of the section. ST_EINVAL: the name is taken, or is no word. */
 enum status press_files_add(struct press_files *f, const char *name, const char *path, struct err *err);
 
+/* Reads every entry for each press that can use it. ST_EINVAL: none can, with each one's reason. Waits for the disk. */
+enum status press_files_load(struct press_files *f, struct err *err);
+
 /* The parameters that `press` finds in the file called `name`; read at first use (which waits for the disk), kept.
- * ST_ENOTFOUND: no such entry (the sentence lists them); ST_EINVAL: the file does not fit, and why. Thread safe. */
+ * ST_EINVAL: no such entry (the sentence lists them), a path where none may be named, or a file
+ * that does not fit, and why. Thread safe. */
 enum status press_files_find(struct press_files *f, const char *name, const struct press *press, const void **out,
                              struct err *err);
 
