@@ -337,14 +337,11 @@ static void rows_are_told_as_original_positions_after_rerotate(void **state)
     for_every_press("ratio=0.5", rerotated);
 }
 
-/* Whether the stage `name` with this option is taken; other options as in the shortest chain. */
-static enum status parse_option(const struct press *p, const struct opt *o, const char *value, struct err *err)
+/* The shortest chain of the press with this option; other options as in the shortest chain. */
+static void option_text(const struct press *p, const struct opt *o, const char *value, char *text, size_t room)
 {
-    char stage[256], text[512];
+    char stage[256], rest[200] = "";
     const char *given = parameters(p->name), *colon = strchr(given, ':');
-    char rest[200] = "";
-    struct chain *chain = NULL;
-    enum status st;
 
     for (const char *c = colon ? colon + 1 : ""; *c;) { /* the other options of the shortest chain */
         size_t n = strcspn(c, ",");
@@ -358,17 +355,27 @@ static enum status parse_option(const struct press *p, const struct opt *o, cons
     else
         snprintf(stage, sizeof stage, "%s:%s=%s%s", p->name, o->name, value, rest);
     if (p->kind == PRESS_DECODE)
-        snprintf(text, sizeof text, "; %s | knorm | rows=8", stage);
+        snprintf(text, room, "; %s | knorm | rows=8", stage);
     else if (p->decode_only)
-        snprintf(text, sizeof text, "; decode | knorm | %s | rows=8", stage);
+        snprintf(text, room, "; decode | knorm | %s | rows=8", stage);
     else if (p->kind == PRESS_SCORE)
-        snprintf(text, sizeof text, "%s | ratio=0.5", stage);
+        snprintf(text, room, "%s | ratio=0.5", stage);
     else if (p->kind == PRESS_REFINE)
-        snprintf(text, sizeof text, "snapkv | %s | ratio=0.5", stage);
+        snprintf(text, room, "snapkv:window=6 | %s | ratio=0.5", stage);
     else if (p->kind == PRESS_KEEP)
-        snprintf(text, sizeof text, "knorm | %s", stage);
+        snprintf(text, room, "knorm | %s", stage);
     else
-        snprintf(text, sizeof text, "%s%s", p->wants_score ? "knorm | " : "", stage);
+        snprintf(text, room, "%s%s", p->wants_score ? "knorm | " : "", stage);
+}
+
+/* Whether the stage `name` with this option is taken. */
+static enum status parse_option(const struct press *p, const struct opt *o, const char *value, struct err *err)
+{
+    char text[512];
+    struct chain *chain = NULL;
+    enum status st;
+
+    option_text(p, o, value, text, sizeof text);
     st = chain_parse(&chain, text, strlen(text), files, err);
     chain_close(chain);
     return st;
@@ -414,6 +421,78 @@ static void every_option_takes_its_limits_and_nothing_past_them(void **state)
             seen++;
         }
     assert_in_range(seen, 40, 1000);
+}
+
+/* Runs the press with the option at this value, on a whole context and on one token; what is refused is not run. */
+static void run_option(const struct press *p, const struct opt *o, const char *value)
+{
+    static const int64_t tokens[] = { SMALL_TOKENS - 4,
+                                      1 }; /* so that all of it can be fed again, with its instruction */
+    char text[512];
+    struct outcome out;
+
+    if (parse_option(p, o, value, NULL) != ST_OK)
+        return;
+    if (strcmp(p->name, "finch") == 0 && strcmp(value, "0") == 0) /* asks for a query, or only takes one */
+        return;
+    option_text(p, o, value, text, sizeof text);
+    for (size_t i = 0; i < ARRAY_LEN(tokens); i++) {
+        run_chain(text, tokens[i], be[1], &out);
+        rows_are_ascending(&out, text, tokens[i]);
+        for (int32_t l = 0; p->kind == PRESS_SCORE && l < SMALL_LAYERS; l++)
+            for (int64_t r = 0; r < SMALL_G * tokens[i]; r++)
+                if (!isfinite(out.score[l][r]))
+                    fail_msg("%s: score %d of layer %d is %g", text, (int)r, l, (double)out.score[l][r]);
+    }
+}
+
+static void every_option_works_at_its_limits(void **state)
+{
+    const struct press *p;
+
+    (void)state;
+    for (size_t i = 0; (p = press_at(i)) != NULL; i++)
+        for (size_t k = 0; press_built(p) && p->kind != PRESS_DECODE && !p->decode_only && k < p->option_count; k++) {
+            const struct opt *o = &p->options[k];
+            char text[64], words[128];
+
+            if ((o->type == OPT_INT || o->type == OPT_FLOAT) && fabs(o->max) < 1e29) {
+                number_text(text, sizeof text, o, o->min);
+                run_option(p, o, text);
+                number_text(text, sizeof text, o, o->max);
+                run_option(p, o, text);
+            }
+            if (o->type == OPT_FLAG) {
+                run_option(p, o, "on");
+                run_option(p, o, "off");
+            }
+            snprintf(words, sizeof words, "%s", o->words ? o->words : "");
+            for (char *word = strtok(words, "|"); word; word = strtok(NULL, "|"))
+                run_option(p, o, word);
+        }
+}
+
+/* Budgets at their ends: all but one row, one row, more rows than there are. */
+static void at_the_ends(const struct press *p, const char *text)
+{
+    struct outcome o;
+
+    run_chain(text, SMALL_TOKENS, be[1], &o);
+    rows_are_ascending(&o, text, SMALL_TOKENS);
+    for (int32_t l = 0; !p->uneven && !p->exact_total && l < SMALL_LAYERS; l++)
+        for (int32_t g = 0; g < SMALL_G; g++)
+            if (o.result[l].first[g + 1] == o.result[l].first[g])
+                fail_msg("%s: head %d of layer %d is empty", text, g, l);
+}
+
+static void budgets_work_at_their_ends(void **state)
+{
+    static const char *const keeps[] = { "ratio=0.999999", "ratio=0.016", "rows=1",         "rows=63",
+                                         "rows=64",        "rows=65",     "rows=2147483647" };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(keeps); i++)
+        for_every_press(keeps[i], at_the_ends);
 }
 
 static void every_word_is_refused_that_no_option_has(void **state)
@@ -490,6 +569,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_run_and_every_number_of_threads_keeps_the_same_rows),
     cmocka_unit_test(rows_are_told_as_original_positions_after_rerotate),
     cmocka_unit_test(every_option_takes_its_limits_and_nothing_past_them),
+    cmocka_unit_test(every_option_works_at_its_limits),
+    cmocka_unit_test(budgets_work_at_their_ends),
     cmocka_unit_test(every_word_is_refused_that_no_option_has),
 };
 
