@@ -36,7 +36,7 @@ ANSWER_PRESSES = ["knorm | ratio={r}", "snapkv:window=16 | ratio={r}", "streamin
                   "snapkv:window=16 | adakv | ratio={r}", "knorm | ratio={r} | rerotate"]
 
 PIPELINE_QUESTIONS = [("note", "When does the plumber come?"), ("recipe", "How many loaves does this make?"),
-                      ("lighthouse", "When was the lighthouse built?")]
+                      ("fox", "What is the secret number of Alice?")]
 PIPELINE_PRESSES = [
     "knorm | ratio={r}", "streaming | ratio={r}", "keydiff | ratio={r}", "lagkv:lag=16 | ratio={r}", "cur | ratio={r}",
     "tova | ratio={r}", "observed | ratio={r}", "expected:eps=0.01 | adakv | ratio={r}", "noncausal | ratio={r}",
