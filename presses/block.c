@@ -283,9 +283,11 @@ const struct press press_block = {
     .source = "arXiv:2504.15364",
     .reference = "BlockPress",
     .cost = "the score's, (m + size) / size times",
-    .differs =
-        "Candidates stand in ascending position. A score that pools neighbours (snapkv with kernel > 1) sees them by "
-        "score in the reference, so the rows differ there.",
+    .differs = "Candidates stand in ascending position. A score that looks at where a row stands (streaming, lagkv, "
+               "cur, snapkv "
+               "with kernel > 1) sees them by score in the reference, so the rows differ there; kvzap and leverage see "
+               "each row's "
+               "own hidden state, which the reference puts together from several.",
     .options = block_table,
     .option_count = ARRAY_LEN(block_table),
     .options_bytes = sizeof(struct block_options),
