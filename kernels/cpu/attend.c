@@ -70,7 +70,7 @@ void attend_queries(const struct attend *a, struct cpu_room *room, const float *
     attend_reset(a, room, tokens * a->group);
 }
 
-void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count)
+void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count, int64_t ahead)
 {
     const struct cpu *c = a->c;
     const int32_t panel = c->math->panel, used = a->dim / cpu_unit_numbers(c);
@@ -80,7 +80,7 @@ void attend_load_keys(const struct attend *a, struct cpu_room *room, const void 
         char *to = (char *)room->k_panels + t / panel * panel_bytes;
         int32_t rows = count - t < panel ? count - t : panel;
 
-        c->isa->layout->panel_rows((const char *)k + t * row_bytes, row_bytes, rows, used, panel, to);
+        c->isa->layout->panel_rows((const char *)k + t * row_bytes, row_bytes, rows, used, panel, ahead, to);
         memset(to + (int64_t)used * panel * 4, 0, (size_t)(a->units - used) * (size_t)panel * 4);
     }
 }
@@ -106,7 +106,7 @@ void attend_scores(const struct attend *a, struct cpu_room *room, int32_t row, i
 }
 
 /* V as units of the depth (its tokens). Returns how many; *v and *stride say where they stand. */
-static int32_t load_values(const struct attend *a, struct cpu_room *room, const void **v, int32_t count)
+static int32_t load_values(const struct attend *a, struct cpu_room *room, const void **v, int32_t count, int64_t ahead)
 {
     const struct cpu *c = a->c;
     const int32_t align = c->math->units_align;
@@ -115,7 +115,7 @@ static int32_t load_values(const struct attend *a, struct cpu_room *room, const 
     if (c->base.kv == DT_BF16) {
         int32_t units = ((count + 1) / 2 + align - 1) / align * align;
 
-        c->isa->layout->pair_rows(*v, a->dim, count, units * 2, a->dim, a->width, room->v_rows);
+        c->isa->layout->pair_rows(*v, a->dim, count, units * 2, a->dim, a->width, ahead, room->v_rows);
         *v = room->v_rows;
         return units;
     }
@@ -180,16 +180,12 @@ void attend_tokens(const struct attend *a, struct cpu_room *room, const struct a
                    int64_t seen)
 {
     const int32_t strip = a->c->math->strip;
-    const int64_t row_bytes = a->dim * cpu_kv_bytes(a->c);
     const void *v = c->v;
-    int32_t units;
+    /* The rows behind these are likely to come next. Many query rows hide the wait by themselves. */
+    const int64_t ahead = rows <= strip && !c->near ? c->count * a->dim * cpu_kv_bytes(a->c) : 0;
+    int32_t units = load_values(a, room, &v, c->count, ahead);
 
-    if (rows <= strip && !c->near) { /* many query rows hide the wait by themselves */
-        attend_bring(v, row_bytes * c->count);
-        attend_bring(c->k, row_bytes * c->count);
-    }
-    units = load_values(a, room, &v, c->count);
-    attend_load_keys(a, room, c->k, c->count);
+    attend_load_keys(a, room, c->k, c->count, ahead);
     for (int32_t row = 0; row < rows; row += strip) {
         const struct score_mask mask = { .seen = seen, .row = row, .group = a->group, .window = a->window };
         int32_t here = rows - row < strip ? rows - row : strip;

@@ -35,7 +35,7 @@ void attend_queries(const struct attend *a, struct cpu_room *room, const float *
 void attend_reset(const struct attend *a, struct cpu_room *room, int32_t rows);
 
 /* Scores of rows [row, row + rows) against K as attend_load_keys left it: room->scores [rows][ATTEND_TOKENS]. */
-void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count);
+void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count, int64_t ahead);
 void attend_scores(const struct attend *a, struct cpu_room *room, int32_t row, int32_t rows, int32_t count);
 
 /* Cache rows that are attended to at once: k and v [count][D] of the cache's dtype, count <= ATTEND_TOKENS. */

@@ -57,11 +57,15 @@ struct cpu_math {
 
 struct cpu_tile {
     struct cpu_math f32, bf16;
-    /* Rows of 4-byte units become columns of a panel: out[u][panel], u < units; columns past `count` are zero. */
-    void (*panel_rows)(const void *rows, int64_t stride_bytes, int32_t count, int32_t units, int32_t panel, void *out);
+    /* Both fetch, with every line they read, the one `ahead` bytes behind it: rows that are laid out next come while these
+     * are laid out. In one burst most of such requests are dropped. 0: nothing comes next.
+     *
+     * Rows of 4-byte units become columns of a panel: out[u][panel], u < units; columns past `count` are zero. */
+    void (*panel_rows)(const void *rows, int64_t stride_bytes, int32_t count, int32_t units, int32_t panel,
+                       int64_t ahead, void *out);
     /* bf16 rows t and t + 1 become units: out[t / 2][width_out]; rows past `count` and columns past `width` are zero. */
     void (*pair_rows)(const uint16_t *rows, int64_t stride, int32_t count, int32_t count_out, int32_t width,
-                      int32_t width_out, void *out);
+                      int32_t width_out, int64_t ahead, void *out);
 };
 
 /* Which columns of scores a row may see: row r sees those of [0, cols) that lie in [end - window, end), where

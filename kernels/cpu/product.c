@@ -44,7 +44,7 @@ void product_pack_columns(const struct cpu *c, const float *columns, int64_t str
 
     for (int64_t col = 0; col < n; col += panel)
         c->isa->layout->panel_rows(columns + col * stride, stride * 4, (int32_t)(n - col < panel ? n - col : panel),
-                                   (int32_t)k, panel, packed + col * k);
+                                   (int32_t)k, panel, 0, packed + col * k);
 }
 
 void product_pack_rows(const struct cpu *c, const float *rows, int64_t stride, int64_t n, int64_t k, float *packed)

@@ -216,7 +216,7 @@ static void lse_task(void *arg, int64_t i, int worker)
     for (int64_t at = 0; at < end; at += ATTEND_TOKENS) {
         int32_t count = (int32_t)(end - at < ATTEND_TOKENS ? end - at : ATTEND_TOKENS);
 
-        attend_load_keys(a, room, key_row(a->c, w->in, head, at), count);
+        attend_load_keys(a, room, key_row(a->c, w->in, head, at), count, 0);
         lse_keys(w, room, head, query, tokens, at, count);
     }
     for (int32_t r = 0; r < tokens * a->group; r++)
@@ -261,7 +261,7 @@ static void sum_task(void *arg, int64_t i, int worker)
 
     if (at >= w->body[head])
         return;
-    attend_load_keys(a, room, key_row(a->c, w->in, head, at), count);
+    attend_load_keys(a, room, key_row(a->c, w->in, head, at), count, 0);
     sum_rows(w, room, head, at, count);
 }
 

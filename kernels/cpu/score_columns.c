@@ -119,7 +119,7 @@ static void columns_task(void *arg, int64_t i, int worker)
     for (int32_t j = 0; j < s->a.group * ATTEND_TOKENS; j++)
         column[j] = args->largest ? -INFINITY : 0.0f;
     attend_load_keys(&s->a, room, (const char *)s->in->k + (s->in->first[head] + at) * s->a.dim * cpu_kv_bytes(s->a.c),
-                     count);
+                     count, 0);
     if (args->position != INT64_MAX) /* the first query that sees the block's first row */
         query = token_of(s->in, head, at) - args->position;
     for (query = query > 0 ? query : 0; query < args->rows; query += s->task_tokens) {

@@ -219,7 +219,7 @@ INLINE void transpose(vu m[LANES])
 /* LANES rows of which the last may be missing (then zero) become LANES columns; `full`: none is. A constant where this is
  * inlined: the test would cost more than the rows. */
 INLINE void panel_columns(const char *rows, int64_t stride, int32_t count, int32_t units, int32_t panel, bool full,
-                          uint32_t *out)
+                          int64_t ahead, uint32_t *out)
 {
     int32_t u = 0;
 
@@ -229,6 +229,9 @@ INLINE void panel_columns(const char *rows, int64_t stride, int32_t count, int32
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             m[i] = full || i < count ? vu_load(rows + i * stride + u * 4) : (vu){ 0 };
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            __builtin_prefetch(rows + i * stride + u * 4 + ahead);
         transpose(m);
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
@@ -244,16 +247,17 @@ INLINE void panel_columns(const char *rows, int64_t stride, int32_t count, int32
         }
 }
 
-static void panel_rows(const void *rows, int64_t stride, int32_t count, int32_t units, int32_t panel, void *out)
+static void panel_rows(const void *rows, int64_t stride, int32_t count, int32_t units, int32_t panel, int64_t ahead,
+                       void *out)
 {
     for (int32_t col = 0; col < panel; col += LANES) {
         const char *from = (const char *)rows + col * stride;
         uint32_t *to = (uint32_t *)out + col;
 
         if (col + LANES <= count)
-            panel_columns(from, stride, LANES, units, panel, true, to);
+            panel_columns(from, stride, LANES, units, panel, true, ahead, to);
         else
-            panel_columns(from, stride, count - col, units, panel, false, to);
+            panel_columns(from, stride, count - col, units, panel, false, ahead, to);
     }
 }
 
@@ -263,7 +267,7 @@ INLINE uint32_t pair_of(const uint16_t *even, const uint16_t *odd, bool two, int
 }
 
 static void pair_rows(const uint16_t *rows, int64_t stride, int32_t count, int32_t count_out, int32_t width,
-                      int32_t width_out, void *out)
+                      int32_t width_out, int64_t ahead, void *out)
 {
     const size_t pad = (size_t)(width_out - width) * 4;
     uint32_t *to = out;
@@ -277,6 +281,8 @@ static void pair_rows(const uint16_t *rows, int64_t stride, int32_t count, int32
             vu low = vu_widen(vh_load(even + i)), high = vu_widen(vh_load(odd + i));
             vu pair = low | high << 16;
 
+            __builtin_prefetch((const char *)(even + i) + ahead);
+            __builtin_prefetch((const char *)(odd + i) + ahead);
             memcpy(to + i, &pair, sizeof pair);
         }
         for (; i < width; i++)

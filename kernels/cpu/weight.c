@@ -69,7 +69,7 @@ static void pack_rows(struct reading *r, int64_t row, int64_t rows, const float 
         int32_t count = (int32_t)(rows - i < panel ? rows - i : panel);
         const char *from = bf16 ? (const char *)halves : (const char *)in;
 
-        c->isa->layout->panel_rows(from + i * stride, stride, count, used, panel, to);
+        c->isa->layout->panel_rows(from + i * stride, stride, count, used, panel, 0, to);
         memset(to + (int64_t)used * panel * 4, 0, (size_t)(r->w->units - used) * (size_t)panel * 4);
     }
 }
