@@ -12,6 +12,8 @@
  * sequence's next token is taken on the device, and only its end is learnt one step late. What that last step computed
  * for an ended sequence is dropped.
  *
+ * An answer whose press has a decode part is cut down after the step that makes it due (repress.c).
+ *
  * Between two steps nothing is allocated, locked, logged or formatted: arrivals are looked for through one atomic count.
  */
 #include "decode-node/batcher.h"
@@ -507,7 +509,7 @@ static void run_step(struct batcher *b)
 /* Cuts a sequence's rows down: its tail is empty afterwards. */
 static enum status compress(struct batcher *b, struct sequence *s)
 {
-    int64_t begin = clock_now_ns();
+    int64_t begin = clock_now_ns(), rows = s->own->head_max + s->tail, done;
     enum status st =
         repressed_press(s->own, &b->repress, s->slot, s->context, s->tail, s->context->next_position + s->placed);
 
@@ -516,7 +518,9 @@ static enum status compress(struct batcher *b, struct sequence *s)
     tails_take_back(&b->tails, s->slot, s->pages);
     s->pages = s->tail = 0;
     metric_add(b->m_compressions, 1);
-    metric_observe(b->m_compress_seconds, (double)(clock_now_ns() - begin) / 1e9);
+    done = clock_now_ns();
+    metric_observe(b->m_compress_seconds, (double)(done - begin) / 1e9);
+    trace_add(b->cfg.trace, TRACE_compress, 0, TRACE_NO_LAYER, begin, done, (uint64_t)rows);
     return ST_OK;
 }
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """timeline.py [--order ID] [--title TEXT] [--out FILE.svg] TRACE... - draws one order of nodes' traces (`--trace FILE`) as SVG.
 
-One row per node and track (compute, press, pack, send; receive, adopt, commit, step), one box per layer, one axis of time. The
+One row per node and track (compute, press, pack, send; receive, adopt, commit, step, compress), one box per layer, one axis of time. The
 traces of several nodes of one machine share their clock. Without --order the one with the most layers is drawn, the last of
 them. Prints one JSON line: how much of the sending lay under the prefill's own work, and what came after it.
 Python's own library only.
@@ -11,9 +11,9 @@ import argparse
 import json
 from xml.sax.saxutils import escape
 
-TRACKS = ["compute", "press", "pack", "send", "receive", "adopt", "commit", "step"]
+TRACKS = ["compute", "press", "pack", "send", "receive", "adopt", "commit", "step", "compress"]
 COLOURS = {"compute": "#4878a8", "press": "#d98c3f", "pack": "#8f6bb0", "send": "#4f9d69", "receive": "#7bb98f",
-           "adopt": "#b0703c", "commit": "#444444", "step": "#9aa5b1"}
+           "adopt": "#b0703c", "commit": "#444444", "step": "#9aa5b1", "compress": "#c2455a"}
 LEFT, RIGHT, TOP, ROW, GAP = 190, 20, 56, 22, 6
 WIDTH = 1200
 

@@ -117,6 +117,17 @@ def test_answers_with_and_without_a_decode_part_share_a_batch(scene):
         assert one.end().json()["answers"] == wanted
 
 
+def test_rows_of_a_coded_context_leave_as_well(scene):
+    prefill, decode = pair(scene)
+    for kv in ("int8", "fp8", "int4"):
+        made = generate(scene, decode, KNORM, 60, more=("--kv", kv)).json()
+        assert made["kv"] == kv and made["answers"][0]["compressions"] > 5, made
+        assert made["answers"][0]["held_rows"]["max"] <= 47, made
+        whole = [generate(scene, decode, press, 40, more=("--kv", kv)).json()["answers"][0]["tokens"]
+                 for press in ("none", "; decode:every=9 | knorm | rows=100000")]
+        assert whole[0][:9] == whole[1][:9], whole  # until the first compression the same rows are read
+
+
 def test_a_decode_part_without_room_is_refused_at_the_door(scene):
     prefill, decode = pair(scene, more=("--block-mib", "1"))
     baseline = decode.work()

@@ -95,6 +95,17 @@ static void a_stage_where_it_cannot_stand_is_refused(void **state)
     refused("knorm | ratio=0.5 ; knorm | ratio=0.5", "the second part begins with decode", 20);
 }
 
+static void a_decode_part_refuses_what_it_cannot_do_again_and_again(void **state)
+{
+    (void)state;
+    refused("; decode | finch:window=4 | rows=9", "finch cannot stand in the decode part", 11);
+    refused("; decode | knorm | chunk | rows=9", "chunk cannot stand in the decode part", 19);
+    refused("; decode | knorm | block | rows=9", "block cannot stand in the decode part", 19);
+    refused("; decode | tova | adakv | rows=9", "tova needs equally many rows in every head", 11);
+    refused("snapkv | adakv | ratio=0.5 ; decode | tova | rows=9", "tova needs equally many rows in every head", 38);
+    refused("snapkv | adakv | ratio=0.5 ; decode | knorm | cam | rows=9", "cam needs equally many rows", 46);
+}
+
 static void a_broken_text_is_told_where_it_breaks(void **state)
 {
     (void)state;
@@ -178,6 +189,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_wrong_word_is_named_with_the_nearest),
     cmocka_unit_test(a_wrong_value_is_told_what_is_allowed),
     cmocka_unit_test(a_stage_where_it_cannot_stand_is_refused),
+    cmocka_unit_test(a_decode_part_refuses_what_it_cannot_do_again_and_again),
     cmocka_unit_test(a_broken_text_is_told_where_it_breaks),
     cmocka_unit_test(a_value_that_cannot_be_shown_on_one_line_is_refused),
     cmocka_unit_test(a_text_with_a_nul_byte_is_refused_whole),

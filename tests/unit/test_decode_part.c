@@ -433,6 +433,12 @@ static void compressions_allocate_nothing(void **state)
                                          "; decode:every=8 | cur | rows=30",
                                          "; decode:every=8 | keydiff | chunkkv:length=3 | rows=30",
                                          "; decode:every=8 | knorm | critical | rows=30",
+                                         "; decode:every=8 | keydiff | criticaladakv | rows=30",
+                                         "; decode:every=8 | cap:sink=1 | rows=30",
+                                         "; decode:every=8 | streaming | rows=30",
+                                         "; decode:every=8 | random | rows=30",
+                                         "; decode:every=8 | knorm | egchunkkv:length=4,low=2 | rows=30",
+                                         "; decode:every=8 | snapkv:window=4 | pyramid:beta=2 | rows=30",
                                          "; decode:every=8 | tova | cam:merge=3 | rows=30",
                                          "; decode:every=8 | knorm | ratio=0.4" };
 
