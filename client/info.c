@@ -127,6 +127,8 @@ static void lines_loads(struct text *out, const Platen__V1__GetLoadsResponse *l)
     text_printf(out, "answers   %d running, %d contexts held, %lld bytes of blocks, %lld rows of tails%s\n",
                 l->sequences, l->contexts, (long long)l->block_bytes, (long long)l->tail_tokens,
                 l->draining ? "; draining" : "");
+    if (l->not_serving[0])
+        text_printf(out, "health    NOT_SERVING: %s\n", l->not_serving);
 }
 
 static void show(const ProtobufCMessage *info, const ProtobufCMessage *loads, bool json)

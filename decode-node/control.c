@@ -10,6 +10,7 @@
 #include "proto/platen/v1/control.pb-c.h"
 #include "presses/chain.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -80,12 +81,28 @@ static void on_info(struct rpc_call *call, void *owner, const ProtobufCMessage *
     rpc_call_reply(call, &reply.base);
 }
 
+/* As node.c decides it: the device works and a prefill node counts as answering. */
+static void not_serving(struct node *n, char why[PEERS_WHY_MAX])
+{
+    struct err err = { 0 };
+
+    if (batcher_health(n->batcher, &err) != ST_OK)
+        snprintf(why, PEERS_WHY_MAX, "device: %s", err.text);
+    else if (signals_raised(n->signals))
+        snprintf(why, PEERS_WHY_MAX, "it is draining");
+    else
+        peers_why_none(n->peers, why);
+}
+
 static void on_loads(struct rpc_call *call, void *owner, const ProtobufCMessage *msg)
 {
     struct node *n = owner;
     Platen__V1__GetLoadsResponse reply = PLATEN__V1__GET_LOADS_RESPONSE__INIT;
+    char why[PEERS_WHY_MAX];
 
     (void)msg;
+    not_serving(n, why);
+    reply.not_serving = why;
     reply.running_orders = (int32_t)metric_value(n->m_orders_running);
     reply.sequences = batcher_sequences(n->batcher);
     reply.contexts = contexts_count(n->contexts);

@@ -113,7 +113,8 @@ static void on_missing(void *ctx, const char *name, const char *why)
 static enum status open_stations(struct node *n, struct err *err)
 {
     const struct station_config config = { .device = stations_device(n->opt.backend) };
-    enum status st = stations_open(&n->stations, n->opt.transport, &config, on_missing, n, err);
+    enum status st =
+        stations_open(&n->stations, n->opt.transport, n->opt.stations ? n->opt.stations : &config, on_missing, n, err);
 
     if (st != ST_OK)
         return st;

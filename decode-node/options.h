@@ -5,6 +5,8 @@
 
 #include "common/base/opt.h"
 
+struct station_config;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -20,6 +22,7 @@ struct options {
     const char *tls_cert, *tls_key, *tls_ca, *token_file;
     const char *prefill_tls_cert, *prefill_tls_key, *prefill_tls_ca, *prefill_token_file;
     bool help, random_weights;
+    const struct station_config *stations; /* what transports run on, for tests; NULL: the back end's device */
 };
 
 extern const struct opt_set options_table;

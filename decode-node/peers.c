@@ -72,12 +72,18 @@ static bool rest(struct peers *p, int64_t ms)
     return !p->stopping;
 }
 
+/* Below the operator's floor, or not measured yet. */
+static bool is_slow(const struct peer *x)
+{
+    return x->owner->cfg.floor_gb_s > 0 && x->gb_s < x->owner->cfg.floor_gb_s;
+}
+
 static int32_t alive_now(const struct peers *p)
 {
     int32_t alive = 0;
 
     for (const struct peer *x = p->first; x; x = x->next)
-        alive += x->listed && x->alive && (p->cfg.floor_gb_s == 0 || x->gb_s >= p->cfg.floor_gb_s);
+        alive += x->listed && x->alive && !is_slow(x);
     return alive;
 }
 
@@ -333,7 +339,7 @@ enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER
 
     pthread_mutex_lock(&p->lock);
     for (struct peer *x = p->first; x; x = x->next) {
-        bool x_tried = was_tried(x, tried, tried_count);
+        bool x_tried = was_tried(x, tried, tried_count) || is_slow(x); /* only where there is no other */
         if (!x->listed || !x->alive) {
             silent = x;
             continue;
@@ -412,6 +418,24 @@ void peer_measured(struct peer *peer, double gb_s)
     pthread_mutex_unlock(&p->lock);
     if (after != before)
         p->cfg.changed(p->cfg.ctx, after);
+}
+
+void peers_why_none(struct peers *p, char out[PEERS_WHY_MAX])
+{
+    snprintf(out, PEERS_WHY_MAX, "no prefill node is known yet");
+    pthread_mutex_lock(&p->lock);
+    for (const struct peer *x = p->first; x; x = x->next) {
+        if (x->listed && !x->alive)
+            snprintf(out, PEERS_WHY_MAX, "prefill node %s does not answer: %s", x->address, x->why);
+    }
+    for (const struct peer *x = p->first; x; x = x->next) { /* one that answers says more */
+        if (x->listed && x->alive && is_slow(x))
+            snprintf(out, PEERS_WHY_MAX, "the link to prefill node %s %s %.3f GB/s, the floor is %.3f", x->address,
+                     x->measured_ns > 0 ? "moves" : "is not measured yet:", x->gb_s, p->cfg.floor_gb_s);
+    }
+    if (alive_now(p) > 0)
+        out[0] = 0;
+    pthread_mutex_unlock(&p->lock);
 }
 
 int32_t peers_alive(struct peers *p)

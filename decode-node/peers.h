@@ -39,7 +39,7 @@ struct peers_config {
 enum status peers_open(struct peers **out, const struct peers_config *config, struct err *err);
 void peers_close(struct peers *p); /* every peer must be given back; NULL is fine */
 
-/* The live peer with the least work, but none of `tried` where there is another. The caller gives it back. Counts `tokens`
+/* The live peer with the least work, but none of `tried`, and none with a link below the floor, where there is another. The caller gives it back. Counts `tokens`
  * as its work until then. ST_EUNAVAILABLE: none answers, with the reason. Any thread, never waits. */
 enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER_ADDRESS_MAX], int32_t tried_count,
                        struct peer **out, struct err *err);
@@ -62,6 +62,10 @@ bool peers_unmeasured(struct peers *p, struct peer **out);
 void peer_measured(struct peer *peer, double gb_s);
 
 int32_t peers_alive(struct peers *p);
+
+/* Why none of them counts as answering; "" while one does. Any thread. */
+enum { PEERS_WHY_MAX = 1100 };
+void peers_why_none(struct peers *p, char out[PEERS_WHY_MAX]);
 
 #ifdef __cplusplus
 }

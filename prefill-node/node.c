@@ -130,7 +130,8 @@ static enum status open_transfer_device(struct prefill_node *n, struct err *err)
 static enum status open_stations(struct prefill_node *n, struct err *err)
 {
     const struct station_config config = { .device = stations_device(n->opt.backend) };
-    enum status st = stations_open(&n->stations, n->opt.transport, &config, on_missing, n, err);
+    enum status st =
+        stations_open(&n->stations, n->opt.transport, n->opt.stations ? n->opt.stations : &config, on_missing, n, err);
 
     if (st != ST_OK)
         return st;

@@ -5,6 +5,8 @@
 
 #include "common/base/opt.h"
 
+struct station_config;
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -18,6 +20,7 @@ struct prefill_options {
     double memory_fraction;
     const char *tls_cert, *tls_key, *tls_ca, *token_file;
     bool help, random_weights;
+    const struct station_config *stations; /* what transports run on, for tests; NULL: the back end's device */
 };
 
 extern const struct opt_set prefill_options_table;

@@ -87,7 +87,7 @@ static enum status nccl_open(struct station **out, const struct station_config *
     enum status st = device_place_open(&s->place, config, err);
 
     pthread_mutex_init(&s->lock, NULL);
-    s->times = nccl_times_default;
+    s->times = config->times ? *config->times : nccl_times_default;
     if (st == ST_OK)
         st = open_nccl(s, config, err);
     if (st != ST_OK) {

@@ -49,10 +49,12 @@ struct ticket {
 /* What a station needs. Borrowed while it is open. */
 struct cuda_table;
 struct nccl_table;
+struct nccl_times;
 struct station_config {
     int32_t device;                /* CUDA ordinal; -1: blocks lie in the host's memory */
     const struct cuda_table *cuda; /* NULL: the machine's own libraries; tests bring theirs */
     const struct nccl_table *nccl;
+    const struct nccl_times *times; /* NULL: nccl_times_default */
 };
 
 /* What a link needs. All borrowed; the link must be closed before any of them goes. */
