@@ -41,8 +41,8 @@ static const struct opt rows[] = {
     { "press", OPT_TEXT, AT(press), 0, 0, NULL, NULL, "TEXT", "presses the context", false },
     { "ragged", OPT_FLOAT, AT(ragged), 0, 100, NULL, "0", "S",
       "decode: spreads head lengths by S around their mean, the sum kept", false },
-    { "kv", OPT_TEXT, AT(kv), 0, 0, NULL, NULL, "CODEC", "how rows of the cache are coded: plain, int8, fp8, int4",
-      false },
+    { "kv", OPT_TEXT, AT(kv), 0, 0, NULL, NULL, "CODEC",
+      "decode: how rows of contexts are coded: plain (or the dtype), int8, fp8, int4", false },
     { "probe", OPT_FLAG, AT(probe), 0, 0, NULL, "off", NULL,
       "adds what copy, product and attention alone reach before and after; always on devices", false },
     { "rounds", OPT_INT, AT(rounds), 1, BENCH_ROUNDS_MAX, NULL, "5", "R", "measured rounds, after one that warms up",
@@ -67,9 +67,25 @@ struct bench_run {
     const struct bench_options *o;
     struct local local;
     struct chain *chain;
+    enum kv_codec codec;
     struct bench_result result;
     struct bench_roofs roofs;
 };
+
+static const char *dtype_of(const struct bench_options *o)
+{
+    return o->dtype == 1 ? "f32" : "bf16";
+}
+
+/* The dtype of the cache is a name of `plain` here. */
+static enum status read_kv(const struct bench_options *o, enum kv_codec *codec, struct err *err)
+{
+    enum status st = codec_parse(o->kv && strcmp(o->kv, dtype_of(o)) == 0 ? "plain" : o->kv, codec, err);
+
+    if (st == ST_OK && *codec == KV_INT4 && o->ragged > 0) /* which rows are whole depends on how long heads are */
+        return err_set(err, ST_EUNIMPLEMENTED, "--ragged spreads rows of plain, int8 and fp8 only");
+    return st;
+}
 
 static enum status open_all(struct bench_run *r, struct bench *b, struct err *err)
 {
@@ -78,12 +94,10 @@ static enum status open_all(struct bench_run *r, struct bench *b, struct err *er
                                    (int32_t)o->threads };
     int64_t tokens = o->prefill > 0 ? o->prefill : o->context;
     const char *press = o->press ? o->press : "none";
-    enum kv_codec codec;
-    enum status st = codec_parse(o->kv, &codec, err); /* plain is all there is until other codecs are built */
+    enum status st = read_kv(o, &r->codec, err);
 
     if (st == ST_OK)
         st = local_open_model(&r->local, &local, err);
-
     if (st == ST_OK && (o->press || o->decode > 0)) /* decode packs blocks, also of everything */
         st = chain_parse(&r->chain, press, strlen(press), NULL, err);
     if (st == ST_OK && tokens + o->decode > r->local.hp.max_positions)
@@ -91,6 +105,8 @@ static enum status open_all(struct bench_run *r, struct bench *b, struct err *er
                      (long long)o->decode, (long long)r->local.hp.max_positions);
     if (st == ST_OK)
         st = local_open_device(&r->local, &local, tokens, o->batch, err);
+    if (st == ST_OK)
+        st = codec_admit(r->codec, r->local.be->ops->codecs, r->local.be->ops->name, err);
     if (st == ST_OK && r->chain)
         st = chain_check(r->chain, &r->local.hp, r->local.be->ops, tokens, 0, err);
     if (st != ST_OK)
@@ -98,6 +114,7 @@ static enum status open_all(struct bench_run *r, struct bench *b, struct err *er
     b->token = mem_zero((size_t)tokens, sizeof *b->token);
     bench_tokens(b->token, tokens, r->local.hp.vocab);
     b->chain = r->chain;
+    b->codec = r->codec;
     return ST_OK;
 }
 
@@ -123,6 +140,7 @@ static void add_decode(struct text *out, const struct bench_run *r)
     text_printf(out, ",\"context\":%lld,\"batch\":%lld,\"decode\":%lld,\"decode_ms\":%.3f,\"step_ms\":%.4f",
                 (long long)r->o->context, (long long)r->o->batch, (long long)r->o->decode, r->result.decode_ms,
                 r->result.decode_ms / (double)r->o->decode);
+    text_printf(out, ",\"kv\":\"%s\"", codec_word(r->codec));
     text_printf(out, ",\"decode_tok_s\":%.2f,\"kv_bytes\":%.0f,\"bytes_per_step\":%.0f",
                 (double)(r->o->decode * r->o->batch) * 1000 / r->result.decode_ms, r->result.kv_bytes,
                 r->result.kv_bytes + weight_bytes(&r->local));
@@ -156,7 +174,7 @@ static void print_json(const struct bench_run *r)
     struct text out = { 0 };
     int32_t firsts = r->o->prefill > 0 ? 1 : (int32_t)r->o->batch;
 
-    text_printf(&out, "{\"dtype\":\"%s\",\"threads\":%d,\"rounds\":%lld", r->o->dtype == 1 ? "f32" : "bf16",
+    text_printf(&out, "{\"dtype\":\"%s\",\"threads\":%d,\"rounds\":%lld", dtype_of(r->o),
                 r->o->threads > 0 ? (int)r->o->threads : thread_cores(), (long long)r->o->rounds);
     r->o->prefill > 0 ? add_prefill(&out, r) : add_decode(&out, r);
     text_printf(&out, ",\"total_ms\":%.3f,\"first_tokens\":[", r->result.total_ms);
@@ -184,7 +202,7 @@ static void print_lines(const struct bench_run *r)
                (long long)r->o->decode, (long long)r->o->batch, (long long)r->o->context,
                r->result.decode_ms / (double)r->o->decode,
                (double)(r->o->decode * r->o->batch) * 1000 / r->result.decode_ms, r->result.kv_bytes / 1e6);
-    printf("%s, %s, medians of %lld rounds\n", be->ops->describe(be), r->o->dtype == 1 ? "f32" : "bf16",
+    printf("%s, %s, kv %s, medians of %lld rounds\n", be->ops->describe(be), dtype_of(r->o), codec_word(r->codec),
            (long long)r->o->rounds);
 }
 

@@ -21,7 +21,8 @@ struct bench {
     int64_t prefill;           /* tokens */
     int64_t decode, context;   /* steps; tokens of each sequence's context */
     int32_t batch;
-    double ragged; /* head lengths spread around their mean by this factor; 0: as the press left them */
+    enum kv_codec codec; /* decode: of every block */
+    double ragged;       /* head lengths spread around their mean by this factor; 0: as the press left them */
     int32_t rounds;
     int32_t *token; /* the context */
 };

@@ -62,15 +62,18 @@ static enum status pack_layer(void *ctx, const struct press_layer *layer, const 
 {
     struct decoding *d = ctx;
     struct kv_block *block = block_at(d, 0, layer->layer);
+    struct press_result kept;
     enum status st;
 
     if (!result)
         return err_set(err, ST_EUNIMPLEMENTED, "layer %d has a window; decode is measured without", layer->layer);
-    st = press_run_plan(d->b->local->press, result, block, err);
+    kept = *result;
+    kept.codec = d->b->codec;
+    st = press_run_plan(d->b->local->press, &kept, block, err);
     if (st == ST_OK)
         st = d->be->ops->alloc(d->be, block->bytes, "blocks", &block->data, err);
     if (st == ST_OK)
-        st = press_run_pack(d->b->local->press, result, block, err);
+        st = press_run_pack(d->b->local->press, &kept, block, err);
     return st;
 }
 

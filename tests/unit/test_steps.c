@@ -1,5 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_steps.c - the CPU back end's steps: nothing is allocated in them, and a sequence does not notice the others. */
+/*
+ * test_steps.c - the CPU back end's steps over blocks of every codec: nothing is allocated in them, no byte of a block
+ * changes, and a sequence does not notice the others.
+ */
+#include "common/base/arena.h"
+#include "common/kv/block.h"
 #include "kernels/backend.h"
 #include "tests/support/cmocka_main.h"
 
@@ -48,6 +53,7 @@ struct node {
     struct backend *be;
     struct weight *w;
     void *blocks[SLOTS];
+    uint64_t bytes[SLOTS], sum[SLOTS]; /* of the blocks as they were packed */
 };
 
 static float number(uint64_t i)
@@ -66,24 +72,53 @@ static enum status read_numbers(void *ctx, int64_t row, int64_t rows, float *out
     return ST_OK;
 }
 
+/* A dense layer of `tokens` random rows a head. */
+static void *random_layer(struct node *n, int64_t tokens, uint64_t seed)
+{
+    const uint64_t values = (uint64_t)(G * tokens * D), bytes = dtype_bytes(n->be->kv, values);
+    char *rows;
+
+    assert_int_equal(n->be->ops->alloc(n->be, bytes + 1, "blocks", (void **)&rows, NULL), ST_OK);
+    for (uint64_t i = 0; i < values; i++) {
+        float x = number(i + seed);
+
+        dtype_from_f32(rows + i * dtype_bytes(n->be->kv, 1), n->be->kv, &x, 1);
+    }
+    return rows;
+}
+
+/* Ragged heads; the slots hold all codecs there are. */
 static void tie_block(struct node *n, int32_t slot)
 {
-    struct kv_block b = { .heads = G, .dim = D, .k_dim = D, .dtype = n->be->kv };
-    uint64_t row_bytes = dtype_bytes(n->be->kv, D), values;
+    const int64_t rows[G] = { 100 * slot + 3, 300 * slot }, tokens = rows[0] + rows[1];
+    struct kv_block b = {
+        .heads = G, .dim = D, .k_dim = D, .dtype = n->be->kv, .codec = (enum kv_codec)(slot % KV_CODECS)
+    };
+    struct kv_rows in = {
+        .heads = G, .dim = D, .dtype = n->be->kv, .first = { 0, tokens }, .at = { 0, tokens, 2 * tokens }
+    };
+    struct pack_args args = { .rows = &in };
+    int32_t *index = mem_zero((size_t)tokens, sizeof *index);
 
-    b.first[1] = 100 * slot + 3;
-    b.first[2] = b.first[1] + 300 * slot;
-    b.v_offset = kv_align((uint64_t)b.first[G] * row_bytes);
-    b.bytes = b.extra_offset = 2 * b.v_offset;
-    assert_int_equal(n->be->ops->alloc(n->be, b.bytes, "blocks", &n->blocks[slot], NULL), ST_OK);
-    values = b.bytes / dtype_bytes(n->be->kv, 1);
-    for (uint64_t i = 0; i < values; i++) {
-        float x = number(i + 1000000u * (uint64_t)slot);
-
-        dtype_from_f32((char *)n->blocks[slot] + i * dtype_bytes(n->be->kv, 1), n->be->kv, &x, 1);
+    in.k = random_layer(n, tokens, 1000000u * (uint64_t)slot);
+    in.v = random_layer(n, tokens, 1000000u * (uint64_t)slot + 500000u);
+    for (int32_t g = 0; g < G; g++) {
+        in.rows[g] = tokens;
+        for (int64_t i = 0; i < rows[g]; i++)
+            index[b.first[g] + i] = (int32_t)i;
+        b.first[g + 1] = args.first[g + 1] = b.first[g] + rows[g];
     }
-    b.data = n->blocks[slot];
+    args.index = index;
+    assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+    assert_int_equal(n->be->ops->alloc(n->be, b.bytes, "blocks", &b.data, NULL), ST_OK);
+    n->be->ops->pack(n->be, &args, &b);
+    n->blocks[slot] = b.data;
+    n->bytes[slot] = b.bytes;
+    n->sum[slot] = n->be->ops->checksum(n->be, LANE_PRESS, b.data, b.bytes);
     n->be->ops->slot_blocks(n->be, slot, &b);
+    n->be->ops->free(n->be, (void *)(uintptr_t)in.k);
+    n->be->ops->free(n->be, (void *)(uintptr_t)in.v);
+    free(index);
 }
 
 static void node_open(struct node *n, enum dtype dtype, int threads)
@@ -115,8 +150,12 @@ static void node_close(struct node *n)
 {
     n->be->ops->cache_close(n->be);
     n->be->ops->weight_close(n->be, n->w);
-    for (int slot = 0; slot < SLOTS; slot++)
+    for (int slot = 0; slot < SLOTS; slot++) {
+        const uint64_t sum = n->be->ops->checksum(n->be, LANE_PRESS, n->blocks[slot], n->bytes[slot]);
+
+        assert_true(sum == n->sum[slot]); /* steps read blocks and change none of their bytes */
         n->be->ops->free(n->be, n->blocks[slot]);
+    }
     backend_close(n->be);
 }
 
