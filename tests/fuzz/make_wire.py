@@ -27,12 +27,26 @@ def data(field, b):
     return varint(field << 3 | 2) + varint(len(b)) + b
 
 
-def block(layer, rows, dim=16):
-    part = (sum(rows) * dim * 4 + 63) // 64 * 64
-    body = bytes((i * 7 + layer) & 255 for i in range(2 * part))
-    head = number(1, layer) + number(3, 0) + number(4, dim) + number(5, dim)
+def part_bytes(codec, rows, dim, k_dim):
+    """Bytes of the parts of a block of f32 rows (docs/WIRE.md)."""
+    r, masks = sum(rows), len(rows) * ((dim + 7) // 8) if k_dim < dim else 0
+    if codec == 0:
+        return [r * k_dim * 4, r * dim * 4, 0, 0, 0, 0, masks]
+    if codec < 3:
+        return [r * k_dim, r * dim, r * 4, r * 4, 0, 0, masks]
+    c = sum(max(n // 32 - 1, 0) * 32 for n in rows)
+    return [c * ((k_dim + 1) // 2), c * ((dim + 1) // 2), c // 32 * k_dim * 4, c * 4, (r - c) * k_dim * 4, (r - c) * dim * 4,
+            masks]
+
+
+def block(layer, rows, dim=16, codec=0, k_dim=16):
+    parts = part_bytes(codec, rows, dim, k_dim)
+    padded = [(p + 63) // 64 * 64 for p in parts]
+    body = bytes((i * 7 + layer) & 255 for i in range(sum(padded)))
+    extra = sum(padded[2:6]) + parts[6]
+    head = number(1, layer) + number(2, codec) + number(3, 0) + number(4, dim) + number(5, k_dim)
     head += data(6, b"".join(varint(r) for r in rows)) + number(7, len(body))
-    head += fixed64(8, xxhash.xxh3_64(body).intdigest())
+    head += fixed64(8, xxhash.xxh3_64(body).intdigest()) + number(9, extra)
     return body, data(2, head)
 
 
@@ -46,11 +60,11 @@ def commit(bodies, rows):
     return data(3, total + fixed64(4, xxhash.xxh3_64(sums).intdigest()))
 
 
-def whole(layers, piece):
+def whole(layers, piece, codec=0, k_dim=16, many=0):
     messages, bodies, rows = [], [], 0
     for layer in range(layers):
-        r = [layer, 3 - layer]
-        body, announced = block(layer, r)
+        r = [layer + many, 3 - layer + many // 2]
+        body, announced = block(layer, r, codec=codec, k_dim=k_dim)
         rows += sum(r)
         bodies.append(body)
         messages.append(announced)
@@ -83,6 +97,11 @@ def main(folder):
     write(folder, "order", 2, [order(), data(2, number(1, 4)), data(3, b""), data(4, data(2, b"grpc") + number(3, 99))])
     body, announced = block(1, [64, 64])
     write(folder, "gap", 1, [announced, chunk(1, 0, body[:64]), chunk(1, 128, body[128:])])
+    for codec, word in ((1, "int8"), (2, "fp8"), (3, "int4")):
+        write(folder, word, 3 * codec + 1, whole(3, 1 << 14, codec, many=61))
+        write(folder, word + "_channels", 3 * codec + 1, whole(3, 1000, codec, k_dim=9, many=61))
+        write(folder, word + "_comes_plain", 3 * codec + 1, whole(3, 1 << 14))
+    write(folder, "plain_channels", 1, whole(3, 1000, k_dim=9, many=61))
     write(folder, "overlap", 1, [announced, chunk(1, 0, body[:640]), chunk(1, 64, body[64:])])
 
 
