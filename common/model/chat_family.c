@@ -18,7 +18,8 @@ static bool has(const char *text, const char *mark)
     return strstr(text, mark) != NULL;
 }
 
-/* Double quotes become single ones, and \n inside of texts a newline, so that one literal is written one way. */
+/* Double quotes become single ones, and what a backslash stands for inside of texts (a newline, itself) is written out, so
+ * that one literal is written one way. */
 static const char *plain_quotes(const char *text, struct arena *arena)
 {
     char *out = arena_strdup(arena, text);
@@ -27,6 +28,9 @@ static const char *plain_quotes(const char *text, struct arena *arena)
     for (const char *at = text; *at; at++) {
         if (at[0] == '\\' && at[1] == 'n') {
             *to++ = '\n';
+            at++;
+        } else if (at[0] == '\\' && at[1] == '\\') {
+            *to++ = '\\';
             at++;
         } else {
             *to++ = *at == '"' ? '\'' : *at;

@@ -36,6 +36,9 @@ static void chatml_adds_the_default_system_turn_that_its_template_has(void **sta
         CHATML("{% if loop.first %}{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}{% endif %}", PLAIN_GENERATION),
         "chatml", "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n",
         false);
+    assert_around(CHATML("{{ '<|im_start|>system\\nAnswer in \\\\boxed{}.<|im_end|>\\n' }}", PLAIN_GENERATION),
+                  "chatml", "<|im_start|>system\nAnswer in \\boxed{}.<|im_end|>\n<|im_start|>user\n",
+                  "<|im_end|>\n<|im_start|>assistant\n", false);
     assert_around(CHATML("{{ '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}", PLAIN_GENERATION),
                   "chatml", "<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", false);
     assert_around("{{ bos_token }}" CHATML("", PLAIN_GENERATION), "chatml", "<s><|im_start|>user\n",
