@@ -67,11 +67,20 @@ void added_add(struct added *a, struct arena *arena, const struct added_token *t
     a->nodes[node].token = (int32_t)a->count;
 }
 
+/* Letters in circles and squares: symbols that count as alphabetic. */
+static bool is_framed_letter(int32_t code)
+{
+    return (code >= 0x24b6 && code <= 0x24e9) || (code >= 0x1f130 && code <= 0x1f149) ||
+           (code >= 0x1f150 && code <= 0x1f169) || (code >= 0x1f170 && code <= 0x1f189);
+}
+
+/* What the reference's regular expressions call \w: alphabetic, marks, decimal digits, connectors, joiners (UTS 18). */
 static bool is_word(int32_t code)
 {
     utf8proc_category_t c = utf8proc_category(code);
 
-    return code == '_' || (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NO);
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC || code == 0x200c ||
+           code == 0x200d || is_framed_letter(code);
 }
 
 static int32_t code_after(const char *text, size_t bytes, size_t at, size_t *len)

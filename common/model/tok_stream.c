@@ -113,9 +113,11 @@ void tok_stream_push(struct tok_stream *s, int32_t id, struct text *out)
     bytes = tokenizer_piece(t, id, &piece);
     if (!t->byte_level && s->held_bytes && bytes && !t->vocab.entries[id].is_byte)
         tok_stream_flush(s, out);
-    if (!s->started && bytes && t->strip_lead && piece[0] == ' ')
-        piece++, bytes--;
-    s->started = s->started || bytes > 0;
+    if (!s->started && bytes) { /* one blank in all, also where the first piece is nothing else */
+        s->started = true;
+        if (t->strip_lead && piece[0] == ' ')
+            piece++, bytes--;
+    }
     put_bytes(s, piece, bytes, out);
 }
 

@@ -158,6 +158,49 @@ static void streams_give_whole_characters_and_mark_broken_ones(void **state)
     tokenizer_close(t);
 }
 
+/* SentencePiece-like: <w> must stand alone; bytes are a fall-back for what has no token. */
+static const char pieces[] =
+    "{\"added_tokens\":[{\"id\":0,\"content\":\"<w>\",\"special\":false,\"normalized\":false,\"single_word\":true}],"
+    "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\" \"},\"content\":\"\xe2\x96\x81\"},"
+    "\"decoder\":{\"type\":\"Sequence\",\"decoders\":[{\"type\":\"Replace\",\"pattern\":{\"String\":\"\xe2\x96\x81\"},"
+    "\"content\":\" \"},{\"type\":\"ByteFallback\"},{\"type\":\"Fuse\"},{\"type\":\"Strip\",\"content\":\" \","
+    "\"start\":1,\"stop\":0}]},"
+    "\"model\":{\"type\":\"BPE\",\"byte_fallback\":true,\"unk_token\":\"?\",\"vocab\":{\"<w>\":0,\"?\":1,\"a\":2,"
+    "\"\xe2\x96\x81\":3,\"\xc2\xbd\":4,\"\xe2\x85\xa7\":5,\"_\":6,\"-\":7},\"merges\":[]}}";
+
+static void only_one_blank_is_taken_from_the_front(void **state)
+{
+    struct tokenizer *t = open_json(pieces);
+    struct token_list ids = { 0 };
+    struct text got = { 0 };
+
+    (void)state;
+    for (int i = 0; i < 3; i++)
+        token_list_add(&ids, 3);
+    token_list_add(&ids, 2);
+    stream_text(t, &ids, &got);
+    assert_string_equal(text_str(&got), "  a");
+    token_list_fini(&ids);
+    text_fini(&got);
+    tokenizer_close(t);
+}
+
+static void single_words_stand_beside_what_is_no_word(void **state)
+{
+    struct tokenizer *t = open_json(pieces);
+    struct token_list ids = { 0 };
+
+    (void)state;
+    assert_ids(t, "\xc2\xbd<w>-", 6, NULL, "4 0 7", 0); /* a fraction is no \w */
+    assert_int_equal(tokenizer_encode(t, "\xe2\x85\xa7<w>", 6, NULL, &ids, NULL, NULL), ST_OK); /* a Roman numeral is */
+    assert_int_equal(ids.ids[1], 1);
+    token_list_clear(&ids);
+    assert_int_equal(tokenizer_encode(t, "<w>_", 4, NULL, &ids, NULL, NULL), ST_OK);
+    assert_int_equal(ids.ids[0], 1);
+    token_list_fini(&ids);
+    tokenizer_close(t);
+}
+
 static void every_single_byte_token_streams_without_harm(void **state)
 {
     struct tokenizer *t = byte_tokenizer();
@@ -355,6 +398,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(bad_utf8_is_refused_with_its_place),
         cmocka_unit_test(special_tokens_are_found_by_their_text),
         cmocka_unit_test(streams_give_whole_characters_and_mark_broken_ones),
+        cmocka_unit_test(only_one_blank_is_taken_from_the_front),
+        cmocka_unit_test(single_words_stand_beside_what_is_no_word),
         cmocka_unit_test(every_single_byte_token_streams_without_harm),
         cmocka_unit_test(hash_changes_with_anything_that_decides_ids),
         cmocka_unit_test(what_is_not_built_is_refused_by_name),
