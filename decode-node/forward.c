@@ -93,8 +93,11 @@ static void layer(struct forward *f, int32_t l, int32_t rows)
     struct qkv_shape shape = block_qkv_shape(f->weights, l);
     struct rope_table rope = weights_layer_rope(f->weights, l);
 
-    block_attention_in(be, f->weights, l, f->x, rows, &f->scratch);
-    be->ops->qkv_to_tail(be, &shape, &rope, l, f->scratch.qkv, f->scratch.q);
+    /* a press that reads the step's queries wants them as they are between the product and the rotation */
+    if (f->takes > 0 || !block_attention_in_step(be, f->weights, &shape, &rope, l, f->x, &f->scratch)) {
+        block_attention_in(be, f->weights, l, f->x, rows, &f->scratch);
+        be->ops->qkv_to_tail(be, &shape, &rope, l, f->scratch.qkv, f->scratch.q);
+    }
     for (int32_t i = 0; i < f->takes && hparams_layer_is_full(hp, l); i++)
         take_queries(f, &shape, l, &f->take[i]);
     be->ops->attn_decode(be, l, f->scratch.q, hp->q_heads, hp->attn_scale, hp->window[l], f->scratch.heads);
@@ -113,8 +116,7 @@ void forward_step(struct forward *f, const struct step *step)
         for (int32_t l = 0; l < hp->layers; l++)
             layer(f, l, step->rows);
         if (wanted > 0) {
-            be->ops->step_outputs(be, f->x, hp->dim, f->last);
-            block_logits(be, f->weights, f->last, wanted, f->normed, f->logits);
+            block_step_logits(be, f->weights, f->x, wanted, f->last, f->normed, f->logits);
             be->ops->step_choose(be, f->logits, hp->vocab);
         }
     }

@@ -76,6 +76,12 @@ struct attn_span {
     struct kv_layer kv;
 };
 
+/* norm(x) . w^T (+ bias): what the half-layers and the head begin with. */
+struct normed_product {
+    const struct weight *norm, *w, *bias; /* bias may be NULL */
+    float eps;
+};
+
 /* How q, k and v leave the fused projection. */
 struct rope_table {
     const float *inv_freq; /* device [tables][dims / 2]; NULL: no rotation in this layer */
@@ -314,6 +320,18 @@ struct backend_ops {
     /* Waits for the step begun `behind` steps ago (0: the last one) and gives the chosen id of each wanted sequence, in
      * the order of step.output. ids host [seqs]; -1 where none was wanted. */
     void (*step_result)(struct backend *be, int32_t behind, int32_t *ids);
+
+    /* ---- parts of a step in one (may be NULL) ----
+     * The same as the operations above one after the other, but for rounding in between. false: not for this shape;
+     * nothing was queued, and the caller takes those operations. hot */
+    /* rms_norm, matmul, qkv_to_tail of x act [rows][dim] */
+    bool (*normed_qkv_to_tail)(struct backend *be, const struct normed_product *p, const struct qkv_shape *shape,
+                               const struct rope_table *rope, int32_t layer, const void *x, void *q);
+    /* rms_norm, matmul, gated: out act [rows][F] */
+    bool (*normed_gated)(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
+                         int64_t rows, void *out);
+    /* step_outputs, rms_norm, matmul: logits act [count][vocab] of the rows named in step.output */
+    bool (*normed_outputs)(struct backend *be, const struct normed_product *p, const void *x, void *logits);
 
     /* ---- pressing while decoding (NULL: contexts whose press has a decode part that wants it are refused) ---- */
     /* LANE_PRESS: the newest rows of a slot's layer as a plain block with all channels: of head g the last first[g+1] -

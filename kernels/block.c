@@ -82,6 +82,15 @@ void block_attention_in(struct backend *be, const struct weights *w, int32_t lay
     be->ops->matmul(be, l->qkv, l->qkv_bias, s->normed, rows, s->qkv, false);
 }
 
+bool block_attention_in_step(struct backend *be, const struct weights *w, const struct qkv_shape *shape,
+                             const struct rope_table *rope, int32_t layer, const void *x, struct scratch *s)
+{
+    const struct layer_weights *l = &w->layer[layer];
+    const struct normed_product p = { l->attn_norm, l->qkv, l->qkv_bias, w->hp.norm_eps };
+
+    return be->ops->normed_qkv_to_tail && be->ops->normed_qkv_to_tail(be, &p, shape, rope, layer, x, s->q);
+}
+
 void block_attention_out(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows,
                          struct scratch *s)
 {
@@ -93,10 +102,13 @@ void block_attention_out(struct backend *be, const struct weights *w, int32_t la
 void block_mlp(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows, struct scratch *s)
 {
     const struct layer_weights *l = &w->layer[layer];
+    const struct normed_product p = { l->mlp_norm, l->gate_up, l->gate_up_bias, w->hp.norm_eps };
 
-    be->ops->rms_norm(be, x, l->mlp_norm, w->hp.norm_eps, rows, w->hp.dim, s->normed);
-    be->ops->matmul(be, l->gate_up, l->gate_up_bias, s->normed, rows, s->gate_up, false);
-    be->ops->gated(be, w->hp.activation, s->gate_up, rows, w->hp.ff_dim, s->gated);
+    if (!be->ops->normed_gated || !be->ops->normed_gated(be, &p, w->hp.activation, x, rows, s->gated)) {
+        be->ops->rms_norm(be, x, l->mlp_norm, w->hp.norm_eps, rows, w->hp.dim, s->normed);
+        be->ops->matmul(be, l->gate_up, l->gate_up_bias, s->normed, rows, s->gate_up, false);
+        be->ops->gated(be, w->hp.activation, s->gate_up, rows, w->hp.ff_dim, s->gated);
+    }
     project_back(be, w, l->down, l->down_bias, l->post_mlp_norm, s->gated, rows, s, x);
 }
 
@@ -104,6 +116,17 @@ void block_logits(struct backend *be, const struct weights *w, const void *x, in
 {
     be->ops->rms_norm(be, x, w->out_norm, w->hp.norm_eps, rows, w->hp.dim, normed);
     be->ops->matmul(be, w->head, NULL, normed, rows, logits, false);
+}
+
+void block_step_logits(struct backend *be, const struct weights *w, const void *x, int64_t count, void *last,
+                       void *normed, void *logits)
+{
+    const struct normed_product p = { w->out_norm, w->head, NULL, w->hp.norm_eps };
+
+    if (be->ops->normed_outputs && be->ops->normed_outputs(be, &p, x, logits))
+        return;
+    be->ops->step_outputs(be, x, w->hp.dim, last);
+    block_logits(be, w, last, count, normed, logits);
 }
 
 struct qkv_shape block_qkv_shape(const struct weights *w, int32_t layer)

@@ -37,6 +37,10 @@ void scratch_close(struct scratch *s, struct backend *be);
 void block_attention_in(struct backend *be, const struct weights *w, int32_t layer, const void *x, int64_t rows,
                         struct scratch *s);
 
+/* Both and qkv_to_tail in one, where the back end does that: inside a step. false: nothing was queued. */
+bool block_attention_in_step(struct backend *be, const struct weights *w, const struct qkv_shape *shape,
+                             const struct rope_table *rope, int32_t layer, const void *x, struct scratch *s);
+
 /* x += post_norm(heads . Wo) */
 void block_attention_out(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows,
                          struct scratch *s);
@@ -46,6 +50,10 @@ void block_mlp(struct backend *be, const struct weights *w, int32_t layer, void 
 
 /* logits act [rows][V] = head . norm(x); `normed` act [rows][dim] is overwritten. */
 void block_logits(struct backend *be, const struct weights *w, const void *x, int64_t rows, void *normed, void *logits);
+
+/* The same of the rows of x that a step wants. */
+void block_step_logits(struct backend *be, const struct weights *w, const void *x, int64_t count, void *last,
+                       void *normed, void *logits);
 
 /* The q, k, v shape of a layer for qkv_to_layer and qkv_to_tail. */
 struct qkv_shape block_qkv_shape(const struct weights *w, int32_t layer);

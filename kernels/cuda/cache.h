@@ -47,6 +47,7 @@ struct cuda_cache {
     /* the step at hand */
     int32_t rows, rows_pad, outputs, outputs_pad;
     bool open, recording, outputs_reached, replayed;
+    bool planned; /* the plan of this step was launched */
     struct step_graph *current;
 };
 

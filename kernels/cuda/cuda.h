@@ -50,7 +50,8 @@ struct cuda {
     struct gemm *gemm;
     struct sdpa *sdpa; /* NULL: own attention, and describe() says why */
     struct cuda_cache *cache;
-    void *press; /* grows to what the largest press asked for */
+    bool memory_idles; /* the launch before waits more than it reads: the next may call its weights meanwhile */
+    void *press;       /* grows to what the largest press asked for */
     uint64_t press_bytes;
     uint64_t *argmax_partial; /* [argmax_rows][CUDA_ARGMAX_PARTS] */
     uint32_t *argmax_count;   /* [argmax_rows] zeros */
@@ -140,6 +141,11 @@ void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, fl
 void cuda_add(struct backend *be, void *x, const void *y, int64_t count);
 void cuda_matmul(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
                  void *out, bool accumulate);
+bool cuda_normed_gated(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
+                       int64_t rows, void *out);
+/* The product of `rows` rows as kernels for few rows take it; false: not one for them. */
+bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x, int64_t rows, void *out,
+                  struct skinny_args *args);
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
 void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
 void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids);
@@ -164,6 +170,9 @@ void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const s
                       const void *qkv, void *q);
 void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t q_heads, float scale, int32_t window,
                       void *out);
+bool cuda_normed_qkv_to_tail(struct backend *be, const struct normed_product *p, const struct qkv_shape *shape,
+                             const struct rope_table *rope, int32_t layer, const void *x, void *q);
+bool cuda_normed_outputs(struct backend *be, const struct normed_product *p, const void *x, void *logits);
 void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out);
 void cuda_step_choose(struct backend *be, const void *logits, int32_t vocab);
 void cuda_step_end(struct backend *be);

@@ -155,14 +155,13 @@ __device__ struct decode_start start_of(const int32_t *first, const struct decod
     return at;
 }
 
-__global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constant__ struct decode_shape s)
+__device__ void plan_layer(const struct decode_shape &s, int32_t layer)
 {
-    const int32_t layer = blockIdx.x, items = s.units * s.kv_heads;
+    const int32_t items = s.units * s.kv_heads;
     int32_t *first = s.item_first + (int64_t)layer * (items + 1);
     struct decode_item *item = s.item + (int64_t)layer * items;
     int32_t carry = 0, total;
 
-    chain_begin();
     for (int32_t base = 0; base < items; base += PLAN_THREADS) {
         const int32_t i = base + (int32_t)threadIdx.x;
         struct decode_item at = {};
@@ -184,6 +183,21 @@ __global__ void __launch_bounds__(PLAN_THREADS) plan_kernel(const __grid_constan
     int32_t used = sharers(s.ctas, carry);
     for (int32_t c = threadIdx.x; c < s.ctas; c += PLAN_THREADS)
         s.start[(int64_t)layer * s.ctas + c] = start_of(first, item, items, c, carry, used);
+}
+
+/* Thread blocks [0, planned) plan a layer each, those behind them make a row of x each. */
+template <typename T>
+__global__ void __launch_bounds__(PLAN_THREADS)
+    begin_kernel(const __grid_constant__ struct decode_shape s, const __grid_constant__ struct embed_args e,
+                 int32_t planned)
+{
+    const int32_t row = (int32_t)blockIdx.x - planned;
+
+    chain_begin();
+    if (row < 0)
+        plan_layer(s, blockIdx.x);
+    else
+        embed_row<T>((const T *)e.table, e.vocab, e.ids, e.slot_token, e.dim, e.scale, row, (T *)e.x);
 }
 
 /* ---- one layer ---- */
@@ -648,9 +662,16 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
 
 /* ---- launchers ---- */
 
-cudaError_t launch_decode_plan(struct cuda_queue q, const struct decode_shape *s)
+cudaError_t launch_step_begin(struct cuda_queue q, enum dtype t, const struct decode_shape *s,
+                              const struct embed_args *e)
 {
-    return launch_chained(q, dim3((unsigned)s->layers), dim3(PLAN_THREADS), 0, plan_kernel, *s);
+    const int32_t planned = s->ctas > 0 ? s->layers : 0;
+    const dim3 grid((unsigned)(planned + e->rows)), threads(PLAN_THREADS);
+
+    if (planned + e->rows == 0)
+        return cudaSuccess;
+    return t == DT_F32 ? launch_chained(q, grid, threads, 0, begin_kernel<float>, *s, *e, planned)
+                       : launch_chained(q, grid, threads, 0, begin_kernel<bf16>, *s, *e, planned);
 }
 
 template <int D>

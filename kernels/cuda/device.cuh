@@ -148,6 +148,28 @@ __device__ __forceinline__ float power2(float x)
     return y;
 }
 
+__device__ __forceinline__ float activate(float x, int kind)
+{
+    if (kind == ACT_SILU)
+        return x / (1.0f + __expf(-x));
+    /* x (1 + tanh u) / 2 = x / (1 + exp(-2 u)), which loses nothing for negative x */
+    return x / (1.0f + __expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
+}
+
+/* Row `row` of x, by the whole thread block: launch_embed. */
+template <typename T>
+__device__ __forceinline__ void embed_row(const T *table, int32_t vocab, const int32_t *ids, const int32_t *slot_token,
+                                          int32_t dim, float scale, int64_t row, T *x)
+{
+    int32_t id = ids[row];
+
+    if (id < 0)
+        id = slot_token[-1 - id];
+    id = id < 0 ? 0 : id < vocab ? id : vocab - 1; /* refused long before; never a read outside the table */
+    for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
+        x[row * dim + c] = rounded<T>(number(table[(int64_t)id * dim + c]) * scale);
+}
+
 /* ---- order within a chain of launches ----
  * A kernel that calls chain_next only after chain_wait promises its follower: when you start, everything before me is
  * done. So the follower may read before its own chain_wait what older kernels wrote, but not what this one writes. */

@@ -12,6 +12,7 @@
 #include "kernels/backend.h"
 
 #include <cuda_runtime_api.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -26,7 +27,7 @@ struct cuda_queue {
     int32_t cluster; /* 1: thread blocks may form clusters (sm_90 and newer) */
 };
 
-enum { CUDA_SKINNY_ROWS_MAX = 32 }; /* rows that launch_skinny takes */
+enum { CUDA_SKINNY_ROWS_MAX = 16 }; /* rows that launch_skinny takes: more go to cuBLASLt (measured, docs/BENCH.md) */
 
 /* ---- rows.cu: one row of activations at a time ------------------------------------------------------------------ */
 /* x[i] = table[id] * scale, id = ids[i], or slot_token[-1 - ids[i]] where ids[i] < 0 (slot_token may be NULL then none
@@ -59,16 +60,22 @@ cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, floa
 
 /* ---- skinny.cu: products of few rows ---------------------------------------------------------------------------- */
 struct skinny_args {
-    const void *w;     /* bf16 [n][k]; k a multiple of 32 */
-    const void *in;    /* bf16 [rows][k] */
-    const float *bias; /* [n] or NULL */
-    void *out;         /* bf16 [rows][n] */
+    const void *w;        /* bf16 [n][k]; k a multiple of 32 */
+    const void *in;       /* bf16 [rows][k] */
+    const int32_t *index; /* [rows]: which rows of `in`; NULL: in order */
+    const float *norm;    /* [k]: rows are normed first; NULL: as they are */
+    const float *bias;    /* [n] or NULL */
+    void *out;            /* bf16 [rows][n] */
     int32_t rows, n, k;
     int32_t accumulate;
+    int32_t kind;  /* launch_skinny_gated: enum activation */
+    int32_t ahead; /* bytes of each weight row, of 16, to call into the L2 while the kernel before ends */
+    float eps;
 };
 /* out = in . w^T (+ bias) (+ out); rows <= CUDA_SKINNY_ROWS_MAX. */
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
-
+/* out [rows][n / 2] = act(gate) * up of norm(in) . w^T; n / 2 a multiple of 8. */
+cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *args);
 /* The same for any shape and dtype, slowly: what no library takes. */
 cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows);
 
@@ -96,6 +103,10 @@ struct rotate_args {
     int64_t page_stride; /* numbers from a page of this layer to the next */
 };
 cudaError_t launch_rotate(struct cuda_queue q, enum dtype t, const struct rotate_args *args, int64_t rows);
+/* The same out of norm(in) . w^T in one launch, to tails (skinny.cu); args->out and t->qkv are not used. Only for what
+ * skinny_takes_heads says: no norms of q and k, channels of heads and of rotations in runs of 16. */
+bool skinny_takes_heads(const struct rotate_args *t);
+cudaError_t launch_skinny_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
 
 struct rotate_rows_args {
     const void *in; /* T [rows][heads][dim] */
@@ -183,8 +194,19 @@ struct decode_shape {
     float *partial;                           /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
     uint32_t *arrived;                        /* [items], zeros between calls */
 };
-/* Tiles of every item of every layer, and where each thread block begins. Once a step. */
-cudaError_t launch_decode_plan(struct cuda_queue q, const struct decode_shape *s);
+/* The rows that a step begins with: x[i] as launch_embed makes it. */
+struct embed_args {
+    const void *table; /* T [vocab][dim] */
+    int32_t vocab, dim;
+    const int32_t *ids, *slot_token; /* as launch_embed's */
+    float scale;
+    void *x;
+    int32_t rows; /* 0: none wanted */
+};
+/* Once a step: tiles of every item of every layer and where each thread block begins (where s->ctas > 0), and the first
+ * rows. One launch. */
+cudaError_t launch_step_begin(struct cuda_queue q, enum dtype t, const struct decode_shape *s,
+                              const struct embed_args *e);
 /* One layer over `rows` (padded) rows. in, out T [rows][H][D]. */
 cudaError_t launch_decode(struct cuda_queue q, enum dtype t, const struct decode_shape *s, int32_t rows, int32_t layer,
                           const void *in, float scale, int32_t window, void *out);

@@ -8,7 +8,8 @@
 
 #include <assert.h>
 
-enum { SKINNY_ROWS = 16 }; /* more rows than this go to cuBLASLt: measured, docs/BENCH.md */
+/* Bytes of each weight row that a product of few rows calls into the L2 while the kernel before it ends. */
+enum { AHEAD_BYTES = 2048, AHEAD_IDLE_BYTES = 8192 };
 
 static struct cuda_queue compute(const struct cuda *c)
 {
@@ -50,6 +51,7 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
 {
     struct cuda *c = cuda_of(be);
     const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL };
+    const bool idles = c->memory_idles;
     const struct skinny_args args = { .w = w->data,
                                       .in = in,
                                       .bias = bias ? bias->vector : NULL,
@@ -57,16 +59,51 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
                                       .rows = (int32_t)shape.rows,
                                       .n = (int32_t)shape.n,
                                       .k = (int32_t)shape.k,
+                                      .ahead = idles ? AHEAD_IDLE_BYTES : AHEAD_BYTES,
                                       .accumulate = accumulate };
 
     assert(w->data);
     if (shape.rows == 0)
         return;
-    if (be->act == DT_BF16 && shape.rows <= SKINNY_ROWS && shape.k % 32 == 0)
+    c->memory_idles = false;
+    if (be->act == DT_BF16 && shape.rows <= CUDA_SKINNY_ROWS_MAX && shape.k % 32 == 0)
         cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
     else if ((bias && (accumulate || shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
              !gemm_run(c, &shape, w->data, bias ? bias->bias : NULL, in, out, accumulate))
         cuda_failed(c, launch_product(compute(c), be->act, &args, shape.rows), "matmul");
+}
+
+bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x, int64_t rows, void *out,
+                  struct skinny_args *args)
+{
+    if (c->base.act != DT_BF16 || rows > CUDA_SKINNY_ROWS_MAX || p->w->cols % 32 != 0)
+        return false;
+    *args = (struct skinny_args){ .w = p->w->data,
+                                  .in = x,
+                                  .norm = p->norm->vector,
+                                  .eps = p->eps,
+                                  .bias = p->bias ? p->bias->vector : NULL,
+                                  .out = out,
+                                  .rows = (int32_t)rows,
+                                  .n = (int32_t)p->w->rows,
+                                  .k = (int32_t)p->w->cols,
+                                  .ahead = AHEAD_BYTES };
+    return true;
+}
+
+bool cuda_normed_gated(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
+                       int64_t rows, void *out)
+{
+    struct cuda *c = cuda_of(be);
+    struct skinny_args args;
+
+    rows = step_rows_of(c, rows);
+    if (p->w->rows % 16 != 0 || !layer_skinny(c, p, x, rows, out, &args))
+        return false;
+    args.kind = (int32_t)kind;
+    if (rows > 0)
+        cuda_failed(c, launch_skinny_gated(compute(c), &args), "normed_gated");
+    return true;
 }
 
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out)

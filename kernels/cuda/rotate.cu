@@ -8,7 +8,7 @@
  * head at a time, two neighbouring channels and their two partners to a lane. Angles are position * inv_freq in f32,
  * with the exact sine (not the fast one: positions reach 100,000). Bound: bytes of qkv read and written once.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/place.cuh"
 
 enum { WARPS = 8 };
 
@@ -84,34 +84,6 @@ __device__ __forceinline__ void turn_head(const T *in, const float *norm, float 
             store_pair(plain + c, a);
         store_pair(out + c, a);
     }
-}
-
-/* Where row `row` of head g goes; false: nowhere (a padded row of a step). */
-template <typename T>
-__device__ __forceinline__ bool place(const struct rotate_args &a, int64_t row, int32_t g, T **k, T **v)
-{
-    if (!a.slot) {
-        int64_t at = ((int64_t)g * a.stride + a.token + row) * a.dim;
-        *k = (T *)a.k + at;
-        *v = (T *)a.v + at;
-        return true;
-    }
-    int32_t slot = a.slot[row], tail = a.tail[row];
-    if (slot < 0)
-        return false;
-    int64_t page = a.pages[(int64_t)slot * a.pages_per_slot + tail / KV_PAGE_TOKENS];
-    *k = (T *)a.pool + page * a.page_stride + ((int64_t)g * KV_PAGE_TOKENS + tail % KV_PAGE_TOKENS) * a.dim;
-    *v = *k + (int64_t)a.kv_heads * KV_PAGE_TOKENS * a.dim;
-    return true;
-}
-
-/* The frequencies of a row. */
-__device__ __forceinline__ const float *table_at(const struct rotate_args &a, int64_t row)
-{
-    int64_t table = (a.length ? a.length[row] : a.position[row] + 1) - a.rope_from;
-    if (table >= a.rope_tables)
-        table = a.rope_tables - 1;
-    return a.inv_freq + (table > 0 ? table * (a.rope_dims / 2) : 0);
 }
 
 template <typename T> __global__ void rotate_kernel(const __grid_constant__ struct rotate_args a)

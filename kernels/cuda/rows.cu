@@ -15,14 +15,7 @@ __global__ void embed_kernel(const T *table, int32_t vocab, const int32_t *ids, 
                              float scale, T *x)
 {
     chain_begin();
-    int64_t row = blockIdx.x;
-    int32_t id = ids[row];
-
-    if (id < 0)
-        id = slot_token[-1 - id];
-    id = id < 0 ? 0 : id < vocab ? id : vocab - 1; /* refused long before; never a read outside the table */
-    for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
-        x[row * dim + c] = rounded<T>(number(table[(int64_t)id * dim + c]) * scale);
+    embed_row<T>(table, vocab, ids, slot_token, dim, scale, blockIdx.x, x);
 }
 
 template <typename T, int N> __global__ void rms_norm_kernel(const T *x, const float *w, float eps, int32_t dim, T *out)
@@ -71,14 +64,6 @@ template <typename T> __global__ void add_kernel(T *x, const T *y, int64_t count
     }
     for (int64_t i = whole * pack16<T>::count + me; i < count; i += step)
         x[i] = rounded<T>(number(x[i]) + number(y[i]));
-}
-
-__device__ __forceinline__ float activate(float x, int kind)
-{
-    if (kind == ACT_SILU)
-        return x / (1.0f + __expf(-x));
-    /* x (1 + tanh u) / 2 = x / (1 + exp(-2 u)), which loses nothing for negative x */
-    return x / (1.0f + __expf(-1.5957691216057308f * (x + 0.044715f * x * x * x)));
 }
 
 /* grid: columns, rows */

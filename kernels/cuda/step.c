@@ -159,6 +159,13 @@ static void step_finish(struct cuda *c)
     cuda_failed(c, cudaEventRecord(f->done, c->stream[LANE_COMPUTE]), "a step");
 }
 
+/* What a step's attention needs to know before the first layer, and its first rows where a table is given. */
+static void plan(struct cuda *c, const struct embed_args *rows)
+{
+    cuda_failed(c, launch_step_begin(c->queue[LANE_COMPUTE], c->base.act, &c->cache->decode, rows), "plan of a step");
+    c->cache->planned = true;
+}
+
 /* ---- the table's functions ---- */
 
 /* hot */
@@ -193,21 +200,51 @@ bool cuda_step_begin(struct backend *be, const struct step *step)
         return true;
     }
     record_begin(c);
-    if (cache->decode.ctas > 0)
-        cuda_failed(c, launch_decode_plan(c->queue[LANE_COMPUTE], &cache->decode), "plan of a step");
+    cache->planned = false;
     return false;
 }
 
 /* hot */
 void cuda_step_embed(struct backend *be, const struct weight *table, float scale, void *x)
 {
-    struct cuda *c = cuda_of(be);
-    struct cuda_cache *cache = c->cache;
+    const struct cuda_cache *cache = cuda_of(be)->cache;
 
-    cuda_failed(c,
-                launch_embed(c->queue[LANE_COMPUTE], be->act, table->data, (int32_t)table->rows,
-                             cache->decode.rows.token, cache->chosen, cache->rows_pad, (int32_t)table->cols, scale, x),
-                "embed");
+    plan(cuda_of(be), &(struct embed_args){ .table = table->data,
+                                            .vocab = (int32_t)table->rows,
+                                            .dim = (int32_t)table->cols,
+                                            .ids = cache->decode.rows.token,
+                                            .slot_token = cache->chosen,
+                                            .scale = scale,
+                                            .x = x,
+                                            .rows = cache->rows_pad });
+}
+
+static struct rotate_args tail_args(const struct cuda *c, const struct qkv_shape *shape, const struct rope_table *rope,
+                                    int32_t layer, const void *qkv, void *q)
+{
+    const struct decode_shape d = cuda_layer_shape(c, layer);
+
+    return (struct rotate_args){ .q_heads = shape->q_heads,
+                                 .kv_heads = shape->kv_heads,
+                                 .dim = shape->dim,
+                                 .rope_dims = rope->dims,
+                                 .rope_tables = rope->tables,
+                                 .rope_from = rope->from,
+                                 .inv_freq = rope->inv_freq,
+                                 .rope_scale = rope->scale,
+                                 .norm_eps = shape->norm_eps,
+                                 .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
+                                 .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
+                                 .qkv = qkv,
+                                 .position = d.rows.position,
+                                 .length = d.rows.length,
+                                 .q = q,
+                                 .slot = d.rows.slot,
+                                 .tail = d.rows.tail,
+                                 .pages = d.pages + (d.ringed[layer / 32] >> layer % 32 & 1 ? d.ring_table : 0),
+                                 .pages_per_slot = d.pages_per_slot,
+                                 .pool = (void *)d.pool,
+                                 .page_stride = d.page_stride };
 }
 
 /* hot */
@@ -215,31 +252,23 @@ void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const s
                       const void *qkv, void *q)
 {
     struct cuda *c = cuda_of(be);
-    struct cuda_cache *cache = c->cache;
-    const struct decode_shape d = cuda_layer_shape(c, layer);
-    const struct rotate_args args = { .q_heads = shape->q_heads,
-                                      .kv_heads = shape->kv_heads,
-                                      .dim = shape->dim,
-                                      .rope_dims = rope->dims,
-                                      .rope_tables = rope->tables,
-                                      .rope_from = rope->from,
-                                      .inv_freq = rope->inv_freq,
-                                      .rope_scale = rope->scale,
-                                      .norm_eps = shape->norm_eps,
-                                      .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
-                                      .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
-                                      .qkv = qkv,
-                                      .position = d.rows.position,
-                                      .length = d.rows.length,
-                                      .q = q,
-                                      .slot = d.rows.slot,
-                                      .tail = d.rows.tail,
-                                      .pages = d.pages + (d.ringed[layer / 32] >> layer % 32 & 1 ? d.ring_table : 0),
-                                      .pages_per_slot = d.pages_per_slot,
-                                      .pool = (void *)d.pool,
-                                      .page_stride = d.page_stride };
+    const struct rotate_args args = tail_args(c, shape, rope, layer, qkv, q);
 
-    cuda_failed(c, launch_rotate(c->queue[LANE_COMPUTE], be->act, &args, cache->rows_pad), "qkv_to_tail");
+    cuda_failed(c, launch_rotate(c->queue[LANE_COMPUTE], be->act, &args, c->cache->rows_pad), "qkv_to_tail");
+}
+
+/* hot */
+bool cuda_normed_qkv_to_tail(struct backend *be, const struct normed_product *p, const struct qkv_shape *shape,
+                             const struct rope_table *rope, int32_t layer, const void *x, void *q)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rotate_args heads = tail_args(c, shape, rope, layer, NULL, q);
+    struct skinny_args args;
+
+    if (!skinny_takes_heads(&heads) || !layer_skinny(c, p, x, c->cache->rows_pad, NULL, &args))
+        return false;
+    cuda_failed(c, launch_skinny_qkv(c->queue[LANE_COMPUTE], &args, &heads), "normed_qkv_to_tail");
+    return true;
 }
 
 /* hot */
@@ -248,10 +277,12 @@ void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t 
 {
     struct cuda *c = cuda_of(be);
     struct cuda_cache *cache = c->cache;
-
     const struct decode_shape d = cuda_layer_shape(c, layer);
 
     assert(q_heads == cache->config.q_heads);
+    if (!cache->planned)
+        plan(c, &(struct embed_args){ .rows = 0 });
+    c->memory_idles = cache->rows_pad <= CUDA_SKINNY_ROWS_MAX;
     cuda_failed(c, launch_decode(c->queue[LANE_COMPUTE], be->kv, &d, cache->rows_pad, layer, q, scale, window, out),
                 "attn_decode");
 }
@@ -268,6 +299,22 @@ void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out
                     launch_gather_rows(c->queue[LANE_COMPUTE], be->act, x, cache->decode.rows.output_row,
                                        cache->outputs_pad, dim, out),
                     "step_outputs");
+}
+
+/* hot */
+bool cuda_normed_outputs(struct backend *be, const struct normed_product *p, const void *x, void *logits)
+{
+    struct cuda *c = cuda_of(be);
+    struct cuda_cache *cache = c->cache;
+    struct skinny_args args;
+
+    if (!layer_skinny(c, p, x, cache->outputs_pad, logits, &args))
+        return false;
+    cache->outputs_reached = true;
+    args.index = cache->decode.rows.output_row;
+    if (cache->outputs_pad > 0)
+        cuda_failed(c, launch_skinny(c->queue[LANE_COMPUTE], &args), "normed_outputs");
+    return true;
 }
 
 /* hot */

@@ -70,18 +70,23 @@ static void tiny_step(struct tiny *t, const struct step *step, int32_t outputs)
 {
     struct backend *be = t->o->be;
     const struct qkv_shape shape = { .q_heads = HEADS, .kv_heads = KV_HEADS, .dim = HEAD_DIM };
+    const struct normed_product qkv = { t->norm, t->qkv, NULL, 1e-5f }, head = { t->norm, t->head, NULL, 1e-5f };
 
     if (!be->ops->step_begin(be, step)) {
         be->ops->step_embed(be, t->table, 1.0f, t->x);
-        be->ops->rms_norm(be, t->x, t->norm, 1e-5f, step->rows, WIDTH, t->normed);
-        be->ops->matmul(be, t->qkv, NULL, t->normed, step->rows, t->wide, false);
-        be->ops->qkv_to_tail(be, &shape, &t->rope, 0, t->wide, t->q);
+        if (!be->ops->normed_qkv_to_tail || !be->ops->normed_qkv_to_tail(be, &qkv, &shape, &t->rope, 0, t->x, t->q)) {
+            be->ops->rms_norm(be, t->x, t->norm, 1e-5f, step->rows, WIDTH, t->normed);
+            be->ops->matmul(be, t->qkv, NULL, t->normed, step->rows, t->wide, false);
+            be->ops->qkv_to_tail(be, &shape, &t->rope, 0, t->wide, t->q);
+        }
         be->ops->attn_decode(be, 0, t->q, HEADS, 0.125f, 0, t->heads);
         be->ops->matmul(be, t->out, NULL, t->heads, step->rows, t->x, true);
         if (outputs > 0) {
-            be->ops->step_outputs(be, t->x, WIDTH, t->last);
-            be->ops->rms_norm(be, t->last, t->norm, 1e-5f, outputs, WIDTH, t->last);
-            be->ops->matmul(be, t->head, NULL, t->last, outputs, t->logits, false);
+            if (!be->ops->normed_outputs || !be->ops->normed_outputs(be, &head, t->x, t->logits)) {
+                be->ops->step_outputs(be, t->x, WIDTH, t->last);
+                be->ops->rms_norm(be, t->last, t->norm, 1e-5f, outputs, WIDTH, t->last);
+                be->ops->matmul(be, t->head, NULL, t->last, outputs, t->logits, false);
+            }
             be->ops->step_choose(be, t->logits, VOCAB);
         }
     }

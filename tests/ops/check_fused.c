@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * check_fused.c - parts of a step in one launch against what they replace: norm, product and gate against double
+ * precision; norm, product, rotation and tails, and norm and head of chosen rows, against the operations one by one, which
+ * have checks of their own. A back end that has none of these has nothing to show here.
+ */
+#include "tests/ops/ops.h"
+#include "tests/ops/reference.h"
+
+#include <math.h>
+
+enum { ROWS_MAX = 17 };
+
+struct normed {
+    struct normed_product p;
+    struct weight *norm, *w, *bias;
+    float *norm_values, *w_values, *bias_values;
+};
+
+static struct normed normed_open(struct ops *o, int64_t n, int64_t k, bool with_bias)
+{
+    struct normed m = { 0 };
+
+    m.norm = ops_weight(o, 1, k, WEIGHT_VECTOR, 1.0f, &m.norm_values);
+    m.w = ops_weight(o, n, k, WEIGHT_MATRIX, 1.0f / sqrtf((float)k), &m.w_values);
+    m.bias = ops_weight(o, 1, n, WEIGHT_VECTOR, 0.3f, &m.bias_values);
+    m.p = (struct normed_product){ m.norm, m.w, with_bias ? m.bias : NULL, 1e-5f };
+    return m;
+}
+
+static void normed_close(struct ops *o, struct normed *m)
+{
+    o->be->ops->weight_close(o->be, m->norm);
+    o->be->ops->weight_close(o->be, m->w);
+    o->be->ops->weight_close(o->be, m->bias);
+}
+
+/* Number `n` of norm(x) . w^T (+ bias), and how large what was added up is. */
+static double product_of(const struct normed *m, const double *row, int64_t n, int64_t k, double *bound)
+{
+    double sum = m->p.bias ? (double)m->bias_values[n] : 0;
+
+    *bound = fabs(sum);
+    for (int64_t i = 0; i < k; i++) {
+        sum += row[i] * (double)m->w_values[n * k + i];
+        *bound += fabs(row[i] * (double)m->w_values[n * k + i]);
+    }
+    return sum;
+}
+
+static void check_gated_case(struct ops *o, int64_t rows, int64_t ff, int32_t k, bool with_bias, enum activation kind)
+{
+    struct normed m = normed_open(o, 2 * ff, k, with_bias);
+    float *x = ops_random(o, rows * k, 3.0f);
+    double *exact = ops_doubles(o, k), *row = ops_doubles(o, k);
+    double *want = ops_doubles(o, rows * ff), *tolerance = ops_doubles(o, rows * ff);
+    void *out = ops_poisoned_act(o, rows * ff);
+
+    if (!o->be->ops->normed_gated(o->be, &m.p, kind, ops_up(o, x, rows * k), rows, out)) {
+        const float *untouched = ops_down(o, LANE_COMPUTE, out, rows * ff);
+
+        for (int64_t i = 0; i < rows * ff; i++)
+            ops_true(o, "what is not taken is not touched", isnan(untouched[i]));
+        ops_true(o, "few rows of bf16 are taken", o->be->act == DT_F32 || rows > 16 || ff % 8 != 0 || k % 32 != 0);
+        normed_close(o, &m);
+        return;
+    }
+    for (int64_t r = 0; r < rows; r++) {
+        for (int32_t i = 0; i < k; i++)
+            exact[i] = (double)x[r * k + i];
+        ref_rms_norm(exact, m.norm_values, 1e-5, k, row);
+        for (int64_t n = 0; n < ff; n++) {
+            double gate_bound, up_bound, gate = product_of(&m, row, n, k, &gate_bound),
+                                         up = product_of(&m, row, ff + n, k, &up_bound);
+            double gate_off = gate_bound * ops_eps_act(o), up_off = up_bound * ops_eps_act(o);
+
+            want[r * ff + n] = ref_activation(kind, gate) * up;
+            tolerance[r * ff + n] = 1.2 * gate_off * (fabs(up) + up_off) +
+                                    (fabs(ref_activation(kind, gate)) + 1e-3) * up_off +
+                                    fabs(want[r * ff + n]) * 2 * ops_eps_act(o) + 1e-5;
+        }
+    }
+    ops_near(o, "norm, product, gate", ops_down(o, LANE_COMPUTE, out, rows * ff), want, tolerance, rows * ff);
+    normed_close(o, &m);
+}
+
+/* ---- inside a step ---- */
+
+struct step_case {
+    int32_t rows, q_heads, kv_heads, dim, rope_dims, width, vocab;
+    bool bias;
+};
+
+struct results {
+    float *q, *heads, *logits;
+    bool fused;
+};
+
+/* One step of sequences of two rows, a last one perhaps of one; every second sequence wants its logits. */
+static struct results run(struct ops *o, const struct step_case *c, const struct normed *qkv, const struct normed *head,
+                          const struct rope_table *rope, void *x, bool fused)
+{
+    const int32_t wide = (c->q_heads + 2 * c->kv_heads) * c->dim, seqs = (c->rows + 1) / 2;
+    const int32_t outputs = (seqs + 1) / 2;
+    const struct qkv_shape shape = { .q_heads = c->q_heads, .kv_heads = c->kv_heads, .dim = c->dim };
+    const struct cache_config config = { .slots = seqs,
+                                         .pages = seqs,
+                                         .pages_per_slot = 1,
+                                         .rows_max = c->rows,
+                                         .layers = 1,
+                                         .q_heads = c->q_heads,
+                                         .kv_heads = c->kv_heads,
+                                         .dim = c->dim };
+    const struct backend_ops *ops = o->be->ops;
+    const int64_t q_count = (int64_t)c->rows * c->q_heads * c->dim;
+    void *q = ops_poisoned_act(o, q_count), *heads = ops_poisoned_act(o, q_count);
+    void *between = ops_poisoned_act(o, (int64_t)c->rows * (wide + c->width));
+    void *normed = ops_poisoned_act(o, (int64_t)c->rows * c->width);
+    void *logits = ops_poisoned_act(o, (int64_t)outputs * c->vocab);
+    int32_t token[ROWS_MAX] = { 0 }, position[ROWS_MAX], output[ROWS_MAX], ids[ROWS_MAX];
+    struct step_seq seq[ROWS_MAX];
+    const struct step step = {
+        .rows = c->rows, .seqs = seqs, .seq = seq, .token = token, .position = position, .output = output
+    };
+    struct results r = { .fused = fused };
+    struct err err = { 0 };
+
+    ops_true(o, "cache opens", ops->cache_open(o->be, &config, &err) == ST_OK);
+    for (int32_t row = 0; row < c->rows; row++)
+        position[row] = 1000 * (row / 2) + row % 2;
+    for (int32_t s = 0; s < seqs; s++) {
+        seq[s] = (struct step_seq){ .slot = s, .row = 2 * s, .rows = c->rows - 2 * s < 2 ? 1 : 2 };
+        output[s] = s % 2 == 0 ? 2 * s + seq[s].rows - 1 : -1;
+        ops->slot_page(o->be, s, 0, s);
+    }
+    ops->step_begin(o->be, &step);
+    if (fused)
+        r.fused = ops->normed_qkv_to_tail(o->be, &qkv->p, &shape, rope, 0, x, q);
+    if (!r.fused) {
+        ops->rms_norm(o->be, x, qkv->norm, 1e-5f, c->rows, c->width, normed);
+        ops->matmul(o->be, qkv->w, qkv->p.bias, normed, c->rows, between, false);
+        ops->qkv_to_tail(o->be, &shape, rope, 0, between, q);
+    }
+    ops->attn_decode(o->be, 0, q, c->q_heads, 1.0f / sqrtf((float)c->dim), 0, heads);
+    if (!r.fused || !ops->normed_outputs(o->be, &head->p, x, logits)) {
+        ops->step_outputs(o->be, x, c->width, between);
+        ops->rms_norm(o->be, between, head->norm, 1e-5f, outputs, c->width, normed);
+        ops->matmul(o->be, head->w, NULL, normed, outputs, logits, false);
+    }
+    ops->step_choose(o->be, logits, c->vocab);
+    ops->step_end(o->be);
+    ops->step_result(o->be, 0, ids);
+    r.q = ops_down(o, LANE_COMPUTE, q, q_count);
+    r.heads = ops_down(o, LANE_COMPUTE, heads, q_count);
+    r.logits = ops_down(o, LANE_COMPUTE, logits, (int64_t)outputs * c->vocab);
+    for (int32_t s = 0, at = 0; s < seqs; s++) {
+        const float *row = r.logits + (int64_t)at * c->vocab;
+
+        if (output[s] < 0)
+            continue;
+        for (int32_t v = 0; v < c->vocab; v++)
+            ops_true(o, "the chosen id has the largest logit", row[v] <= row[ids[s]]);
+        at++;
+    }
+    ops->cache_close(o->be);
+    return r;
+}
+
+static void near_each_other(struct ops *o, const char *what, const float *got, const float *other, int64_t count,
+                            double most)
+{
+    double *want = ops_doubles(o, count), *tolerance = ops_doubles(o, count);
+
+    for (int64_t i = 0; i < count; i++) {
+        want[i] = (double)other[i];
+        tolerance[i] = (fabs((double)other[i]) + most) * 8 * ops_eps_act(o);
+    }
+    ops_near(o, what, got, want, tolerance, count);
+}
+
+static void check_step_case(struct ops *o, const struct step_case *c)
+{
+    const int32_t wide = (c->q_heads + 2 * c->kv_heads) * c->dim;
+    struct normed qkv = normed_open(o, wide, c->width, c->bias), head = normed_open(o, c->vocab, c->width, false);
+    float freq[KV_HEAD_DIM_MAX / 2];
+    struct rope_table rope = { .dims = c->rope_dims, .scale = 1.0f };
+    const int64_t q_count = (int64_t)c->rows * c->q_heads * c->dim;
+    struct results one, many;
+    void *x = ops_up(o, ops_random(o, (int64_t)c->rows * c->width, 2.0f), (int64_t)c->rows * c->width);
+
+    for (int32_t i = 0; i < c->rope_dims / 2; i++)
+        freq[i] = powf(10000.0f, -2.0f * (float)i / (float)c->rope_dims);
+    rope.inv_freq = c->rope_dims > 0 ? ops_up_bytes(o, freq, sizeof freq) : NULL;
+    many = run(o, c, &qkv, &head, &rope, x, false);
+    one = run(o, c, &qkv, &head, &rope, x, true);
+    ops_true(o, "few rows of bf16 are taken", one.fused || o->be->act == DT_F32 || c->rows > 16 || c->width % 32 != 0);
+    near_each_other(o, "q", one.q, many.q, q_count, 2.0);
+    near_each_other(o, "attention over the appended rows", one.heads, many.heads, q_count, 2.0);
+    near_each_other(o, "logits of the wanted rows", one.logits, many.logits,
+                    (int64_t)(((c->rows + 1) / 2 + 1) / 2) * c->vocab, 3.0);
+    normed_close(o, &qkv);
+    normed_close(o, &head);
+    while (o->devices > 0)
+        o->be->ops->free(o->be, o->device[--o->devices]);
+}
+
+void check_fused(struct ops *o)
+{
+    static const int64_t rows[] = { 1, 2, 5, 8, 9, 16, 17 };
+    static const struct step_case cases[] = {
+        { 1, 9, 3, 64, 64, 576, 331, false },  { 8, 4, 2, 80, 80, 96, 97, true },
+        { 3, 4, 1, 96, 32, 160, 40, false },   { 13, 8, 1, 128, 128, 64, 64, true },
+        { 16, 2, 2, 256, 0, 2080, 33, false }, { 2, 32, 8, 128, 128, 4096, 13000, false },
+    };
+
+    if (!o->be->ops->normed_gated)
+        return;
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        check_gated_case(o, rows[i], 24, 96, i % 2, ACT_SILU);
+        check_gated_case(o, rows[i], 40, 1504, i % 2 == 0, ACT_GELU_TANH);
+        check_gated_case(o, rows[i], 8, 576, false, ACT_SILU);
+        if (!o->small)
+            check_gated_case(o, rows[i], 6408, 64, i % 2, ACT_SILU);
+        while (o->devices > 0)
+            o->be->ops->free(o->be, o->device[--o->devices]);
+    }
+    check_gated_case(o, 2, 12, 64, false, ACT_SILU);
+    check_gated_case(o, 2, 16, 72, false, ACT_SILU);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0] - o->small; i++)
+        check_step_case(o, &cases[i]);
+}
