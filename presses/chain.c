@@ -28,7 +28,7 @@ static void canonical(struct chain *c, const struct chain_read *read)
     const struct press_stage *decode = &read->part[read->has_second ? 1 : 0][0].stage;
 
     part_text(&c->prefill, &t);
-    if (c->decodes) {
+    if (c->decodes && !c->goes_on) {
         text_puts(&t, t.bytes ? " ; " : "; ");
         options_text(decode->press, decode->options, false, &t);
         text_puts(&t, " | ");

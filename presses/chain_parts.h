@@ -35,6 +35,7 @@ struct chain {
     const char *text;
     struct chain_part prefill, decode; /* no stages: nothing to do. decode leaves the `decode` stage itself out */
     bool decodes;
+    bool goes_on; /* decode was made of the prefill part's last round (dms:decoding=on), not written after `;` */
     struct chain_decode decode_part;
 };
 

@@ -4,12 +4,16 @@
  *
  *      row r of n goes when r < n - window and score[r] < threshold
  *
- * How much stays is the outcome. Lancucki et al. 2025, arXiv:2506.05345; with kvzap arXiv:2601.07891.
+ * How much stays is the outcome. With decoding=on the same goes on after every call, for scores that look at each row alone:
+ * what was decided once is then decided again, so nothing needs to be remembered between calls.
+ *
+ * Lancucki et al. 2025, arXiv:2506.05345; with kvzap arXiv:2601.07891.
  */
 #include "common/base/bytes.h"
 #include "presses/compactor.h"
 
 #include <math.h>
+#include <string.h>
 
 struct dms_options {
     double threshold;
@@ -40,17 +44,14 @@ static const struct opt dms_table[] = {
       .help = "go on while tokens are generated" },
 };
 
-static enum status dms_check(const struct press_stage *stage, const struct opt **at, struct err *err)
-{
-    if (!((const struct dms_options *)stage->options)->decoding)
-        return ST_OK;
-    *at = &dms_table[2];
-    return err_set(err, ST_EINVAL, "dms: decoding=on is not built yet");
-}
-
 static enum status dms_follows(const struct press_stage *stage, const struct press_stage *score, struct err *err)
 {
-    (void)stage;
+    if (((const struct dms_options *)stage->options)->decoding && strcmp(score->press->name, "knorm") != 0 &&
+        strcmp(score->press->name, "qfilter") != 0)
+        return err_set(err, ST_EINVAL,
+                       "dms: decoding=on scores rows of the context again while tokens are generated; only knorm and "
+                       "qfilter can, not %s",
+                       score->press->name);
     if (score->press->settle)
         return err_set(err, ST_EINVAL, "%s lets layers compete; expected ratio or rows, not dms", score->press->name);
     if (compactor_follows_ratio(score))
@@ -80,6 +81,13 @@ static enum status dms_choose(const struct press_stage *stage, struct press_roun
     return ST_OK;
 }
 
+/* Every call: whatever has left the window goes. */
+static void dms_decode(const struct press_stage *stage, struct chain_decode *out)
+{
+    if (((const struct dms_options *)stage->options)->decoding)
+        out->every = 1;
+}
+
 const struct press press_dms = {
     .name = "dms",
     .kind = PRESS_CHOOSE,
@@ -87,13 +95,13 @@ const struct press press_dms = {
     .source = "arXiv:2506.05345",
     .reference = "DMSPress",
     .cost = "T G",
-    .differs = "The rows really leave; the reference masks them.",
+    .differs = "The rows really leave; the reference masks them. While decoding only knorm and qfilter may score.",
     .options = dms_table,
     .option_count = ARRAY_LEN(dms_table),
     .options_bytes = sizeof(struct dms_options),
     .uneven = true,
     .wants_score = true,
-    .check = dms_check,
     .follows = dms_follows,
     .choose = dms_choose,
+    .decode = dms_decode,
 };

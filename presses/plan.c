@@ -356,6 +356,29 @@ static enum status plan_decode(struct chain *c, const struct chain_read *read, i
     return ST_OK;
 }
 
+/* A stage that decides alone and goes on while tokens are generated: its round is the decode part. */
+static void plan_going_on(struct chain *c)
+{
+    const struct chain_round *last = c->prefill.round_count ? &c->prefill.rounds[c->prefill.round_count - 1] : NULL;
+    const struct press_stage *rule = last && last->choose >= 0 ? &c->prefill.stages[last->choose] : NULL;
+    struct chain_decode part = { 0 };
+
+    if (!rule || !rule->press->decode)
+        return;
+    rule->press->decode(rule, &part);
+    if (part.every == 0)
+        return;
+    c->decodes = c->goes_on = true;
+    c->decode_part = part;
+    c->decode.stages = arena_array(&c->arena, 2, sizeof *c->decode.stages);
+    c->decode.stages[0] = c->prefill.stages[last->score];
+    c->decode.stages[1] = *rule;
+    c->decode.stage_count = 2;
+    c->decode.rounds = arena_array(&c->arena, 1, sizeof *c->decode.rounds);
+    c->decode.rounds[0] = (struct chain_round){ 0, 2, 0, -1, -1, 1, 2, true };
+    c->decode.round_count = 1;
+}
+
 enum status chain_plan(struct chain *c, const struct chain_read *read, const char *text, size_t bytes, struct err *err)
 {
     int32_t decode = begins_decode(read, 0) ? 0 : 1;
@@ -372,6 +395,12 @@ enum status chain_plan(struct chain *c, const struct chain_read *read, const cha
         st = plan_none(read, 0, text, bytes, err, &p.count);
         if (st == ST_OK)
             st = plan_part(c, &c->prefill, &p);
+    }
+    if (st == ST_OK)
+        plan_going_on(c);
+    if (st == ST_OK && c->goes_on && begins_decode(read, decode)) {
+        (void)err_set(err, ST_EINVAL, "dms: decoding=on works while tokens are generated; no decode part can follow");
+        return chain_point(err, text, bytes, read->part[decode][0].at);
     }
     if (st == ST_OK && begins_decode(read, decode))
         st = plan_decode(c, read, decode, text, bytes, err);

@@ -63,6 +63,18 @@ def test_golden_answers_while_expected_cuts_their_rows(scene):
     answers_equal(scene, "expected")
 
 
+def test_golden_answers_while_dms_goes_on(scene):
+    model = scene.default_model()
+    prefill, decode = pair(scene, model)
+    for a in golden(scene, "dms_answers.json")["answers"]:
+        made = generate(scene, decode, a["chain"], a["max_new_tokens"], a["question"], text=context_of(scene, a["context"])).json()
+        assert made["press"] == a["chain"], made["press"]
+        wrong = equal_or_near(a, made["answers"][0])
+        assert not wrong, wrong
+        window = int(a["chain"].split("window=")[1].split(",")[0])
+        assert made["answers"][0]["held_rows"]["min"] >= window, made["answers"][0]
+
+
 def test_rows_leave_while_an_answer_runs_and_everything_comes_back(scene):
     prefill, decode = pair(scene)
     baseline = decode.work()

@@ -104,6 +104,24 @@ static void a_decode_part_refuses_what_it_cannot_do_again_and_again(void **state
     refused("; decode | tova | adakv | rows=9", "tova needs equally many rows in every head", 11);
     refused("snapkv | adakv | ratio=0.5 ; decode | tova | rows=9", "tova needs equally many rows in every head", 38);
     refused("snapkv | adakv | ratio=0.5 ; decode | knorm | cam | rows=9", "cam needs equally many rows", 46);
+    refused("knorm | dms:threshold=-9,decoding=on ; decode | knorm | rows=9",
+            "dms: decoding=on works while tokens are generated; no decode part can follow", 39);
+    refused("snapkv | dms:threshold=0,decoding=on", "dms: decoding=on scores rows of the context again", 9);
+}
+
+static void dms_that_goes_on_is_a_decode_part_of_its_own(void **state)
+{
+    static const char text[] = "keydiff|ratio=.5|knorm|dms:threshold=-9,window=7,decoding=on";
+    struct chain_decode part;
+    struct chain *c;
+    struct err err = { 0 };
+
+    (void)state;
+    assert_int_equal(chain_parse(&c, text, sizeof text - 1, NULL, &err), ST_OK);
+    assert_string_equal(chain_text(c), "keydiff | ratio=0.5 | knorm | dms:threshold=-9,window=7,decoding=on");
+    assert_true(chain_decode_part(c, &part));
+    assert_int_equal(part.every, 1);
+    chain_close(c);
 }
 
 static void a_broken_text_is_told_where_it_breaks(void **state)
@@ -190,6 +208,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_wrong_value_is_told_what_is_allowed),
     cmocka_unit_test(a_stage_where_it_cannot_stand_is_refused),
     cmocka_unit_test(a_decode_part_refuses_what_it_cannot_do_again_and_again),
+    cmocka_unit_test(dms_that_goes_on_is_a_decode_part_of_its_own),
     cmocka_unit_test(a_broken_text_is_told_where_it_breaks),
     cmocka_unit_test(a_value_that_cannot_be_shown_on_one_line_is_refused),
     cmocka_unit_test(a_text_with_a_nul_byte_is_refused_whole),
