@@ -58,6 +58,8 @@ enum status connection_open(struct connection *c, const struct server_options *o
         st = rpc_channel_open(&c->channel, c->client, o->server, &channel, err);
     if (st == ST_OK)
         st = rpc_channel_connect(c->channel, c->deadline_ns < connect_by ? c->deadline_ns : connect_by, err);
+    if (st == ST_EUNAVAILABLE && clock_now_ns() >= c->deadline_ns)
+        st = err->code = ST_EDEADLINE;
     if (st != ST_OK)
         connection_close(c);
     return st;

@@ -29,7 +29,7 @@ static enum status parse_ids(struct source *s, const char *path, const struct te
 
     s->token = mem_alloc((text->bytes / 2 + 1) * sizeof *s->token); /* a digit and a blank each, at least */
     for (;;) {
-        char word[16] = { 0 };
+        char word[48] = { 0 };
         size_t bytes = 0;
         int64_t id;
 

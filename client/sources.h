@@ -21,9 +21,9 @@ struct source_options {
 
 /* Rows for the options table of a struct `type` whose member `at` is a struct source_options. */
 #define SOURCE_ROWS(type, at)                                                                                          \
-    { "context", OPT_TEXT, offsetof(type, at.context), 0, 0, NULL, NULL, "TEXT", "the context", false },               \
+    { "context", OPT_ONCE, offsetof(type, at.context), 0, 0, NULL, NULL, "TEXT", "the context", false },               \
         { "context-file",                                                                                              \
-          OPT_TEXT,                                                                                                    \
+          OPT_ONCE,                                                                                                    \
           offsetof(type, at.context_file),                                                                             \
           0,                                                                                                           \
           0,                                                                                                           \
@@ -33,7 +33,7 @@ struct source_options {
           "the context is this file, every byte of it",                                                                \
           false },                                                                                                     \
         { "context-tokens",                                                                                            \
-          OPT_TEXT,                                                                                                    \
+          OPT_ONCE,                                                                                                    \
           offsetof(type, at.context_tokens),                                                                           \
           0,                                                                                                           \
           0,                                                                                                           \
@@ -42,10 +42,10 @@ struct source_options {
           "FILE",                                                                                                      \
           "the context is token ids, white space between, taken as they are",                                          \
           false },                                                                                                     \
-        { "query", OPT_TEXT, offsetof(type, at.query), 0, 0, NULL, NULL, "TEXT", "pressed with the context, after it", \
+        { "query", OPT_ONCE, offsetof(type, at.query), 0, 0, NULL, NULL, "TEXT", "pressed with the context, after it", \
           false },                                                                                                     \
     {                                                                                                                  \
-        "query-tokens", OPT_TEXT, offsetof(type, at.query_tokens), 0, 0, NULL, NULL, "FILE", "the query as token ids", \
+        "query-tokens", OPT_ONCE, offsetof(type, at.query_tokens), 0, 0, NULL, NULL, "FILE", "the query as token ids", \
             false                                                                                                      \
     }
 

@@ -303,10 +303,12 @@ void peers_close(struct peers *p)
     pthread_cond_broadcast(&p->stop);
     pthread_mutex_unlock(&p->lock);
     pthread_join(p->thread, NULL); /* first: it makes peers */
+    for (struct peer *x = p->first; x; x = x->next)
+        pthread_join(x->thread, NULL); /* all, before the first goes: each looks at the others */
     while (p->first) {
         struct peer *x = p->first;
+
         p->first = x->next;
-        pthread_join(x->thread, NULL);
         close_channels(x);
         free(x);
     }

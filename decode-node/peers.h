@@ -64,7 +64,7 @@ void peer_measured(struct peer *peer, double gb_s);
 int32_t peers_alive(struct peers *p);
 
 /* Why none of them counts as answering; "" while one does. Any thread. */
-enum { PEERS_WHY_MAX = 1100 };
+enum { PEERS_WHY_MAX = ERR_TEXT_MAX + 100 };
 void peers_why_none(struct peers *p, char out[PEERS_WHY_MAX]);
 
 #ifdef __cplusplus

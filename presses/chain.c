@@ -49,6 +49,8 @@ enum status chain_parse(struct chain **out, const char *text, size_t bytes, stru
         st = chain_plan(c, read, text, bytes, err);
     if (st == ST_OK) {
         canonical(c, read);
+        c->source = arena_strndup(&c->arena, text, bytes);
+        c->source_bytes = bytes;
         *out = c;
         c = NULL;
     }
@@ -118,8 +120,9 @@ void chain_places(const struct hparams *hp, int32_t layer, int32_t *place, int32
 }
 
 /* Once all layers were held, only K, V and the last queries of each are there still. */
-static enum status held_check(const struct chain_part *part, int64_t query_tokens, struct err *err)
+static enum status held_check(const struct chain *c, int64_t query_tokens, struct err *err)
 {
+    const struct chain_part *part = &c->prefill;
     bool held = false;
 
     for (int32_t i = 0; i < part->stage_count; i++) {
@@ -127,24 +130,30 @@ static enum status held_check(const struct chain_part *part, int64_t query_token
 
         if (part->stages[i].press->needs)
             part->stages[i].press->needs(&part->stages[i], query_tokens, &own);
-        if (held && (own.q_plain || own.q_rotated || own.hidden || own.lse))
-            return err_set(err, ST_EINVAL,
-                           "%s cannot follow %s, which holds all layers: their queries are gone by then",
-                           part->stages[i].press->name, part->stages[0].press->name);
+        if (held && (own.q_plain || own.q_rotated || own.hidden || own.lse)) {
+            (void)err_set(err, ST_EINVAL, "%s cannot follow %s, which holds all layers: their queries are gone by then",
+                          part->stages[i].press->name, part->stages[0].press->name);
+            return chain_point(err, c->source, c->source_bytes, part->at[i]);
+        }
         held = held || own.all_layers;
     }
     return ST_OK;
 }
 
-/* Refuses what a part cannot do here. */
-static enum status part_check(const struct chain_part *part, const struct press_door *door, struct err *err)
+/* Refuses what a part cannot do here; where that is no matter of the text, its status stays. */
+static enum status part_check(const struct chain *c, const struct chain_part *part, const struct press_door *door,
+                              struct err *err)
 {
-    enum status st = ST_OK;
+    for (int32_t i = 0; i < part->stage_count; i++) {
+        const struct press *press = part->stages[i].press;
+        enum status st = press->admit ? press->admit(&part->stages[i], door, err) : ST_OK;
 
-    for (int32_t i = 0; i < part->stage_count && st == ST_OK; i++)
-        if (part->stages[i].press->admit)
-            st = part->stages[i].press->admit(&part->stages[i], door, err);
-    return st;
+        if (st == ST_EINVAL)
+            return chain_point(err, c->source, c->source_bytes, part->at[i]);
+        if (st != ST_OK)
+            return st;
+    }
+    return ST_OK;
 }
 
 enum status chain_check(const struct chain *c, const struct hparams *hp, const struct backend_ops *ops, int64_t tokens,
@@ -160,10 +169,10 @@ enum status chain_check(const struct chain *c, const struct hparams *hp, const s
         return err_set(err, ST_ERANGE, "%" PRId64 " tokens with a query of %" PRId64 " cannot be pressed", tokens,
                        query_tokens);
     chain_places(hp, 0, &place, &door.places);
-    st = part_check(&c->prefill, &door, err);
+    st = part_check(c, &c->prefill, &door, err);
     if (st == ST_OK)
-        st = held_check(&c->prefill, query_tokens, err);
-    return st == ST_OK ? part_check(&c->decode, &door, err) : st;
+        st = held_check(c, query_tokens, err);
+    return st == ST_OK ? part_check(c, &c->decode, &door, err) : st;
 }
 
 /* ---- how much stays ---------------------------------------------------------------------------------------------- */

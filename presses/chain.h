@@ -40,7 +40,8 @@ bool chain_decode_part(const struct chain *c, struct chain_decode *out);
 void chain_needs_of(const struct chain *c, int64_t query_tokens, bool decode, struct chain_needs *out);
 
 /* Refuses at the door what cannot be met: an operation the back end has not got, a query that is not there, a list of
- * ratios that does not fit the layers, an empty context. ST_EINVAL, ST_ERANGE or ST_EUNIMPLEMENTED with the reason. */
+ * ratios that does not fit the layers, an empty context. ST_EINVAL (where a stage is to blame with the three lines of
+ * chain_parse), ST_ERANGE or ST_EUNIMPLEMENTED with the reason. */
 enum status chain_check(const struct chain *c, const struct hparams *hp, const struct backend_ops *ops, int64_t tokens,
                         int64_t query_tokens, struct err *err);
 

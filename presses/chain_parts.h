@@ -25,6 +25,7 @@ struct chain_round {
 
 struct chain_part {
     struct press_stage *stages;
+    size_t *at; /* [stage_count] where each stage's word stands in the source */
     int32_t stage_count;
     struct chain_round *rounds;
     int32_t round_count;
@@ -32,7 +33,9 @@ struct chain_part {
 
 struct chain {
     struct arena arena;
-    const char *text;
+    const char *text;   /* the canonical form */
+    const char *source; /* as it was given */
+    size_t source_bytes;
     struct chain_part prefill, decode; /* no stages: nothing to do. decode leaves the `decode` stage itself out */
     bool decodes;
     bool goes_on; /* decode was made of the prefill part's last round (dms:decoding=on), not written after `;` */

@@ -106,6 +106,7 @@ static bool store_numbers(const struct opt *row, struct press_numbers *out, cons
 static bool store(const struct opt *row, void *at, const char *value, struct arena *arena)
 {
     switch (row->type) {
+    case OPT_ONCE:
     case OPT_TEXT:
         *(const char **)at = arena_strdup(arena, value);
         return value[0] != '\0';
@@ -175,6 +176,7 @@ static void put_value(struct text *out, const struct opt *row, const void *at)
     size_t bytes;
 
     switch (row->type) {
+    case OPT_ONCE:
     case OPT_TEXT:
         put_text(out, *(const char *const *)at);
         break;

@@ -19,7 +19,7 @@
 #include <ctype.h>
 #include <string.h>
 
-enum { SHOWN_BEFORE = 120, SHOWN_BYTES = 240, WORD_SHOWN = 40 };
+enum { SHOWN_BEFORE = 800, SHOWN_BYTES = 1000, WORD_SHOWN = 40 };
 
 enum token_kind { TOKEN_WORD, TOKEN_QUOTED, TOKEN_MARK, TOKEN_END, TOKEN_BAD };
 

@@ -269,8 +269,10 @@ static enum status plan_part(struct chain *c, struct chain_part *out, struct pla
 
     p->rounds = arena_array(&c->arena, (size_t)p->count + 1, sizeof *p->rounds);
     out->stages = arena_array(&c->arena, (size_t)p->count + 1, sizeof *out->stages);
+    out->at = arena_array(&c->arena, (size_t)p->count + 1, sizeof *out->at);
     for (int32_t at = 0; at < p->count; at++) {
         out->stages[at] = p->read[at].stage;
+        out->at[at] = p->read[at].at;
         st = plan_stage(p, at);
         if (st != ST_OK)
             return st;

@@ -61,13 +61,19 @@ static enum status unknown(const struct reading *r, const char *dashes, const ch
     const char *names[NAMES_MAX], *nearest;
     size_t count = r->set->count < NAMES_MAX ? r->set->count : NAMES_MAX;
     const char *word = arena_strndup(r->arena, name, bytes);
+    struct text list = { 0 };
 
     for (size_t i = 0; i < count; i++)
         names[i] = r->set->rows[i].name;
     nearest = text_nearest(word, names, count);
-    if (!nearest)
-        return err_set(err, ST_EINVAL, "unknown %s %s%s", r->kind, dashes, word);
-    return err_set(err, ST_EINVAL, "unknown %s %s%s; did you mean %s%s?", r->kind, dashes, word, r->dashes, nearest);
+    if (nearest)
+        return err_set(err, ST_EINVAL, "unknown %s %s%s; did you mean %s%s?", r->kind, dashes, word, r->dashes,
+                       nearest);
+    for (size_t i = 0; i < count; i++)
+        text_printf(&list, "%s%s%s", i > 0 ? ", " : "", r->dashes, names[i]);
+    (void)err_set(err, ST_EINVAL, "unknown %s %s%s; there are %s", r->kind, dashes, word, text_str(&list));
+    text_fini(&list);
+    return ST_EINVAL;
 }
 
 /* The index of `word` in "a|b|c", or -1. */
@@ -150,6 +156,11 @@ static enum status opt_store(struct reading *r, const struct opt *row, const cha
 
     r->seen[row - r->set->rows] = true;
     switch (row->type) {
+    case OPT_ONCE:
+        if (!first)
+            return err_set(err, ST_EINVAL, "%s is given twice", what);
+        *(const char **)at = arena_strdup(r->arena, value);
+        return ST_OK;
     case OPT_TEXT:
         *(const char **)at = arena_strdup(r->arena, value);
         return ST_OK;
@@ -331,6 +342,7 @@ static const char *value_word(const struct opt *row)
         return "X";
     case OPT_FLAG:
         return "";
+    case OPT_ONCE:
     case OPT_TEXT:
     case OPT_LIST:
         break;

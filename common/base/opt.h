@@ -26,7 +26,8 @@ enum opt_type {
     OPT_INT,   /* int64_t */
     OPT_FLOAT, /* double */
     OPT_FLAG,  /* bool: `--name` or `--name=on|off` on the command line, on|off in a file */
-    OPT_WORD   /* int64_t: the index of the word among `words` ("a|b|c") */
+    OPT_WORD,  /* int64_t: the index of the word among `words` ("a|b|c") */
+    OPT_ONCE   /* as OPT_TEXT, but an error when it is given twice on one line or in one file */
 };
 
 struct opt_list {

@@ -18,7 +18,7 @@ enum status {
 #undef STATUS
 };
 
-enum { ERR_TEXT_MAX = 1024 };
+enum { ERR_TEXT_MAX = 4096 };
 
 /* The sentence of the first failure. Zero-initialise it: `struct err err = { 0 }` (C++: `= {}`). Owned by the caller. */
 struct err {

@@ -45,7 +45,7 @@ struct rpc_call {
     size_t bytes, messages;         /* waiting */
     struct outgoing *sending;       /* under way; NULL with send_busy: a batch without a message */
     bool send_busy, started, closing, closed, said_full;
-    grpc_metadata metadata[2]; /* client: authorization; server: retry-after-ms */
+    grpc_metadata metadata[2]; /* client: authorization; server: when to come again, in two forms */
     size_t metadata_count;
     grpc_slice sentence;
     enum status finish; /* what SEND_STATUS or abort says */

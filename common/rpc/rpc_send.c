@@ -13,6 +13,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/text.h"
+#include "common/rpc/rpc_details.h"
 
 #include <assert.h>
 #include <grpc/slice.h>
@@ -186,10 +187,25 @@ size_t rpc_call_queued_bytes(struct rpc_call *call)
     return bytes;
 }
 
+/* When to come again: as a number for whoever reads trailers, and as the detail that gRPC's libraries know. */
+static void retry_set(struct rpc_call *call, enum status st, const char *sentence, size_t bytes, int64_t retry_ms)
+{
+    struct text details = { 0 };
+    char text[24];
+
+    snprintf(text, sizeof(text), "%lld", (long long)retry_ms);
+    call->metadata[0].key = grpc_slice_from_static_string("retry-after-ms");
+    call->metadata[0].value = grpc_slice_from_copied_string(text);
+    rpc_details_retry(&details, status_grpc(st), sentence, bytes, retry_ms);
+    call->metadata[1].key = grpc_slice_from_static_string("grpc-status-details-bin");
+    call->metadata[1].value = grpc_slice_from_copied_buffer(text_str(&details), details.bytes);
+    call->metadata_count = 2;
+    text_fini(&details);
+}
+
 /* gRPC percent-encodes the sentence; what it says is cut where a header would grow too large. */
 static void finish_set(struct rpc_call *call, enum status st, const char *sentence, int64_t retry_ms)
 {
-    char text[24];
     size_t bytes = sentence != NULL ? strlen(sentence) : 0;
 
     if (bytes > SENTENCE_MAX)
@@ -197,12 +213,8 @@ static void finish_set(struct rpc_call *call, enum status st, const char *senten
     call->closing = true;
     call->finish = st;
     call->sentence = grpc_slice_from_copied_buffer(sentence != NULL ? sentence : "", bytes);
-    if (retry_ms >= 0) {
-        snprintf(text, sizeof(text), "%lld", (long long)retry_ms);
-        call->metadata[0].key = grpc_slice_from_static_string("retry-after-ms");
-        call->metadata[0].value = grpc_slice_from_copied_string(text);
-        call->metadata_count = 1;
-    }
+    if (retry_ms >= 0)
+        retry_set(call, st, sentence != NULL ? sentence : "", bytes, retry_ms);
 }
 
 void rpc_call_finish(struct rpc_call *call, enum status st, const char *sentence, int64_t retry_ms)

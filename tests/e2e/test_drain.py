@@ -5,7 +5,7 @@ import http.client
 import signal
 import time
 
-from nodes import wait_until
+from nodes import Pace, wait_until
 from test_lost import running
 from test_refused import refused
 
@@ -70,7 +70,7 @@ def test_a_second_signal_ends_a_busy_node_at_once(scene):
     for node in (decode, prefill):
         node.signal(signal.SIGTERM)
         code, seconds = node.ended(5)
-        assert code == 1 and seconds < 1, (node.name, code, seconds)
+        assert code == 1 and seconds < Pace.factor, (node.name, code, seconds)
     asking.end(30)
 
 

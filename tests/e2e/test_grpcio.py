@@ -133,6 +133,25 @@ def test_errors_have_the_status_that_fits(scene):
         fails(run(iter([b""]), timeout=5), code.UNIMPLEMENTED)
 
 
+def test_a_full_queue_says_when_to_come_again(scene):
+    """As the trailer retry-after-ms, and as google.rpc.RetryInfo for libraries that know it."""
+    pb, rpc, _, _ = stubs(scene)
+    prefill = scene.prefill(more=("--queue-tokens", str(scene.long_tokens())))
+    decode = scene.decode([prefill])
+    scene.ready(decode)
+    ids = [2 + i % 200 for i in range(scene.long_tokens())]
+    with grpc.insecure_channel(decode.address) as channel:
+        calls = [rpc.InferenceStub(channel).Generate(pb.GenerateRequest(context_tokens=ids), timeout=100) for _ in range(6)]
+        full = lambda: [c for c in calls if c.done() and c.code() == grpc.StatusCode.RESOURCE_EXHAUSTED]
+        wait_until("somebody is refused", full, 30)
+        told = dict(full()[0].trailing_metadata())
+        for call in calls:
+            call.cancel()
+    assert int(told["retry-after-ms"]) > 0
+    details = told["grpc-status-details-bin"]
+    assert details.startswith(b"\x08\x08\x12") and b"type.googleapis.com/google.rpc.RetryInfo" in details, details
+
+
 def test_contexts_are_created_asked_and_released(scene):
     pb, rpc, _, _ = stubs(scene)
     prefill, decode = scene.pair()

@@ -18,7 +18,10 @@ def refused(asked, code, status, *words):
 def test_a_wrong_press_names_the_word_with_a_caret_under_it(scene):
     prefill, decode = scene.pair()
     for press, word, help in (("snapkv | ratoi=0.5", "ratoi", "ratio"), ("snapvk | ratio=0.5", "snapvk", "snapkv"),
-                              ("snapkv:windov=3 | ratio=0.5", "windov", "window"), ("knorm | ratio=1.5", "1.5", "ratio")):
+                              ("snapkv:windov=3 | ratio=0.5", "windov", "window"), ("knorm | ratio=1.5", "1.5", "ratio"),
+                              ("knorm | ratios=0.1/0.2", "ratios", "pressed layers"), ("schlüssel | ratio=0.5", "schlüssel", "snapkv"),
+                              ("knorm" + " " * 500 + "| ratoi=0.5", "ratoi", "ratio"),
+                              ("knorm | qfilter:file=\"größe\" | ratoi=0.5", "\"größe\"", "qfilter")):
         asked = scene.ask(decode, "--context", TEXT, "--press", press)
         refused(asked, 1, "INVALID_ARGUMENT", word, help)
         sentence, text, caret = asked.err.rstrip("\n").split("\n")
@@ -56,6 +59,8 @@ def test_usage_errors_come_before_anything_is_connected(scene):
                              (["--server", server, "--context", "x", "--max-new-tokens", "-1"], ["--max-new-tokens"]),
                              (["--server", server, "--context", "x", "--timeout", "soon"], ["--timeout"]),
                              (["--server", server, "--context", "x", "--context-file", "y"], ["--context", "--context-file"]),
+                             (["--server", server, "--context", "x", "--context", "y"], ["--context", "twice"]),
+                             (["--server", server, "--context", "x", "--bogus"], ["--bogus", "--context-tokens", "--json"]),
                              (["--server", server], ["--context"]),
                              (["--server", "127.0.0.1", "--context", "x"], ["--server"]),
                              (["--context", "x"], ["--server"]),
@@ -102,6 +107,14 @@ def test_a_server_that_is_not_there_is_unavailable_soon(scene):
     asked = scene.ask(address, "--context", TEXT)
     refused(asked, 1, "UNAVAILABLE", address)
     assert asked.seconds < 8
+
+
+def test_a_deadline_before_the_connection_is_the_deadlines_fault(scene):
+    mute = socket.socket()
+    mute.bind(("127.0.0.1", 0))
+    mute.listen()
+    asked = scene.ask("127.0.0.1:%d" % mute.getsockname()[1], "--context", TEXT, "--timeout", "0.3")
+    refused(asked, 1, "DEADLINE_EXCEEDED")
 
 
 def test_no_prefill_node_is_unavailable_with_the_stage(scene):

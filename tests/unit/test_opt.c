@@ -20,7 +20,7 @@ static const struct opt rows[] = {
       .value = "PATH",
       .help = "the model",
       .required = true },
-    { .name = "context", .type = OPT_TEXT, .offset = offsetof(struct settings, context), .help = "the text" },
+    { .name = "context", .type = OPT_ONCE, .offset = offsetof(struct settings, context), .help = "the text" },
     { .name = "question",
       .type = OPT_LIST,
       .offset = offsetof(struct settings, questions),
@@ -186,8 +186,24 @@ static void an_unknown_flag_names_the_nearest(void **state)
     assert_refused(*state, "--contxt", "x", "unknown flag --contxt; did you mean --context?");
     assert_refused(*state, "--thread=3", NULL, "unknown flag --thread; did you mean --threads?");
     assert_refused(*state, "-threads", "3", "unknown flag -threads; did you mean --threads?");
-    assert_refused(*state, "--banana", NULL, "unknown flag --banana");
-    assert_refused(*state, "-x", NULL, "unknown flag -x");
+}
+
+static void an_unknown_flag_that_is_near_to_none_names_all(void **state)
+{
+    assert_refused(*state, "--banana", NULL,
+                   "unknown flag --banana; there are --model, --context, --question, --threads, --seed, --ratio, "
+                   "--free-number, --dtype, --json");
+    assert_refused(*state, "-x", NULL,
+                   "unknown flag -x; there are --model, --context, --question, --threads, --seed, --ratio, "
+                   "--free-number, --dtype, --json");
+}
+
+static void what_may_stand_once_is_refused_twice(void **state)
+{
+    struct line *l = *state;
+
+    assert_int_equal(parse(l, (const char *const[ARGS_MAX]){ "--context", "x", "--context=y" }, false), ST_EINVAL);
+    assert_string_equal(l->err.text, "--context is given twice");
 }
 
 static void a_bad_number_names_flag_value_and_range(void **state)
@@ -369,6 +385,8 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(two_dashes_end_the_options, line_open, line_close),
         cmocka_unit_test_setup_teardown(an_argument_that_is_no_option_is_refused, line_open, line_close),
         cmocka_unit_test_setup_teardown(an_unknown_flag_names_the_nearest, line_open, line_close),
+        cmocka_unit_test_setup_teardown(an_unknown_flag_that_is_near_to_none_names_all, line_open, line_close),
+        cmocka_unit_test_setup_teardown(what_may_stand_once_is_refused_twice, line_open, line_close),
         cmocka_unit_test_setup_teardown(a_bad_number_names_flag_value_and_range, line_open, line_close),
         cmocka_unit_test_setup_teardown(a_bad_value_leaves_the_old_one, line_open, line_close),
         cmocka_unit_test_setup_teardown(a_flag_without_its_value_is_refused, line_open, line_close),

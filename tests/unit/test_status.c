@@ -93,7 +93,7 @@ static void a_cleared_err_takes_a_new_sentence(void **state)
 /* Wherever a long text of 3-byte characters is cut, it ends with a whole one. */
 static void a_long_sentence_ends_with_a_whole_character(void **state)
 {
-    char euros[3000] = "";
+    char euros[3 * ERR_TEXT_MAX] = "";
 
     (void)state;
     for (size_t i = 0; i + 3 < sizeof euros; i += 3)
