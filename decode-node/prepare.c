@@ -318,7 +318,8 @@ static enum status promise_room(struct request *r, struct question *q, int64_t p
     if (st == ST_OK) {
         q->tail_rows = rows;
         q->sequence.made = mem_zero((size_t)r->max_new, sizeof(int32_t));
-        st = decodes ? promise_own(r, q, position, err) : ST_OK;
+        if (decodes && repress_ever_due(&part, prompt, r->max_new))
+            st = promise_own(r, q, position, err);
     }
     if (st == ST_EEXHAUSTED)
         *retry_ms = 500;

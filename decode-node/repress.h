@@ -83,6 +83,9 @@ struct repressed {
 uint64_t repress_bytes(const struct repress_ask *ask, const struct hparams *hp, const struct backend *be);
 int32_t repress_tail_rows(const struct chain_decode *part, int32_t prompt_tokens, int32_t max_new);
 
+/* repress_room.c: whether such an answer can come to a compression at all; else it needs nothing of its own. */
+bool repress_ever_due(const struct chain_decode *part, int32_t prompt_tokens, int32_t max_new);
+
 /* repress_room.c: ST_OK where this device can do what the chain's decode part wants; ST_EUNIMPLEMENTED names what it
  * lacks. Any thread. */
 enum status repress_admit(const struct chain *chain, const struct backend *be, struct err *err);

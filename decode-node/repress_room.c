@@ -27,6 +27,13 @@ int32_t repress_tail_rows(const struct chain_decode *part, int32_t prompt_tokens
     return (int32_t)(rows < all ? rows : all);
 }
 
+bool repress_ever_due(const struct chain_decode *part, int32_t prompt_tokens, int32_t max_new)
+{
+    if (part->rows == 0) /* the target follows the tokens seen: a long question may reach it */
+        return true;
+    return max_new >= part->every || prompt_tokens >= part->rows;
+}
+
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -86,16 +86,16 @@ static enum status send_progress(struct request *r)
     return ST_OK;
 }
 
-/* What a decode part did to the answer. */
+/* What a decode part did to the answer. NULL: it could not come to anything. */
 static void fill_compressed(Platen__V1__Event *event, const struct repressed *a, Platen__V1__Compressed *out,
                             Platen__V1__RowCounts *held)
 {
     platen__v1__compressed__init(out);
     platen__v1__row_counts__init(held);
-    out->compressions = a->compressions;
     event->compressed = out;
-    if (a->steps == 0)
+    if (!a || a->steps == 0)
         return;
+    out->compressions = a->compressions;
     held->min = a->held_min;
     held->mean = a->held_sum / (double)a->steps;
     held->max = a->held_max;
@@ -110,6 +110,7 @@ static enum status send_step(struct stream *s, struct request *r, int32_t index,
     Platen__V1__Event event = PLATEN__V1__EVENT__INIT;
     Platen__V1__Compressed compressed;
     Platen__V1__RowCounts held;
+    struct chain_decode part;
     bool is_end = q->sent == count;
 
     text_clear(&s->text);
@@ -119,7 +120,7 @@ static enum status send_step(struct stream *s, struct request *r, int32_t index,
         event.finish_reason = (char *)finish_word(finish);
         event.question_tokens = (int32_t)q->prompt.count;
         event.generated_tokens = count;
-        if (q->sequence.own)
+        if (r->context->chain && chain_decode_part(r->context->chain, &part))
             fill_compressed(&event, q->sequence.own, &compressed, &held);
     } else {
         tok_stream_push(&q->text, q->sequence.made[q->sent], &s->text);

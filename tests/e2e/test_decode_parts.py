@@ -148,6 +148,16 @@ def test_a_decode_part_without_room_is_refused_at_the_door(scene):
     decode.wait_idle(baseline)
 
 
+def test_an_answer_too_short_for_a_compression_takes_no_blocks_of_its_own(scene):
+    prefill, decode = pair(scene)
+    asking = scene.start_ask(decode, "--json", "--context", TEXT, "--press", "; decode:every=20000 | knorm | rows=400", "--max-new-tokens", "19999")
+    wait_until("the answer runs", lambda: decode.metrics()["platen_decode_sequences_running"] == 1, 30)
+    assert decode.metrics()["platen_decode_own_blocks"] == 0
+    asking.process.kill()
+    made = generate(scene, decode, "; decode:every=9 | knorm | rows=400", 8).json()["answers"][0]
+    assert made["compressions"] == 0 and "held_rows" not in made, made
+
+
 def test_inspect_says_that_it_presses_the_context_only(scene):
     asked = scene.platen("inspect", "--model", scene.tiny, "--context", TEXT, "--press", "knorm | ratio=0.5 ; decode:every=8 | knorm | rows=40", "--json")
     assert asked.code == 0 and "decode:every=8" in asked.json()["press"], asked.err
