@@ -5,8 +5,9 @@
  * Every row gets a 64-bit key: the score as an integer that orders like the float, and below it the row, inverted where
  * the smaller row wins. Keys are all different, so "the k largest keys" needs no rule of its own. The k-th largest is
  * found from the top by digits of 11 bits: count digits among the keys that share what is known so far, walk down to
- * the digit in which the k-th lies. The row's digits are looked at only where equal scores straddle the cut. Then rows
- * at or above the cut are written in ascending order (ballots, and sums over warps).
+ * the digit in which the k-th lies. As soon as 512 keys or fewer of a head that one block holds share it, they are listed
+ * and ranked among themselves. The row's digits are looked at only where equal scores straddle the cut. Then rows at or
+ * above the cut are written in ascending order (ballots, and sums over warps).
  *
  *   up to 32k rows     a thread block of 1024 per head; a thread holds 4 to 32 keys in registers, a warp a stretch of
  *                      neighbouring rows, so that one pass over registers is a pass over the head
@@ -24,7 +25,7 @@
 
 namespace cg = cooperative_groups;
 
-enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6, COPIES = 4 };
+enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6, COPIES = 4, RANKED = 512 };
 
 #define SAFE_SCORE 0xffffffffu /* above every score */
 
@@ -47,7 +48,9 @@ struct desk {
     uint32_t total[BINS];         /* of the whole cluster */
     int32_t at[KV_HEADS_MAX + 1];
     uint32_t part[WARPS];
-    uint32_t found[3]; /* digit, how many of it are wanted, how many there are */
+    uint32_t found[3];                /* digit, how many of it are wanted, how many there are */
+    uint32_t list[2][RANKED], listed; /* keys that share what is known, when they are few */
+    uint64_t cut;
 };
 
 /* Upper halves of the keys of scores begin + lane, begin + 32 + lane, ... KEYS 0: none are held. */
@@ -225,8 +228,46 @@ __device__ __forceinline__ const uint32_t *counts_join(struct desk &d, int rank,
     return d.total;
 }
 
-/* The k-th largest key (1 <= k <= keys) of the stretches of `blocks` blocks; `head` is the head where not JOINT. */
+/* The k-th largest of the few keys that share the digits of `known` from `shift` up: they are listed and each counts the
+ * larger ones. LOWER: the digits reach into the row's half. */
 template <int KEYS, bool JOINT>
+__device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, struct desk &d, const struct stretch &s,
+                                             const struct held<KEYS> &held, int32_t head, const uint32_t (&known)[2],
+                                             int shift, bool lower, uint32_t k)
+{
+    const uint32_t above = ~0u << shift;
+    const uint32_t same = lower ? ~0u : above;
+
+    for_keys<KEYS, JOINT>(l, d, s, held, head, threadIdx.x & 31, [&](int32_t i, int32_t g, uint32_t key, bool there) {
+        if (!there || ((key ^ known[0]) & same) != 0)
+            return;
+        const uint32_t place = place_of<JOINT>(l, g, i - d.at[g], key);
+        if (lower && ((place ^ known[1]) & above) != 0)
+            return;
+        const uint32_t at = atomicAdd(&d.listed, 1u);
+        d.list[0][at] = key;
+        d.list[1][at] = place;
+    });
+    __syncthreads();
+    const uint32_t count = d.listed;
+    for (uint32_t c0 = 0; c0 < count; c0 += THREADS / 4) { /* four threads count for a key */
+        const uint32_t c = c0 + threadIdx.x / 4;
+        const uint64_t own = c < count ? (uint64_t)d.list[0][c] << 32 | d.list[1][c] : 0;
+        uint32_t larger = 0;
+
+        for (uint32_t other = threadIdx.x & 3; other < count; other += 4)
+            larger += ((uint64_t)d.list[0][other] << 32 | d.list[1][other]) > own;
+        larger += __shfl_xor_sync(0xffffffffu, larger, 1);
+        larger += __shfl_xor_sync(0xffffffffu, larger, 2);
+        if (c < count && larger == k - 1)
+            d.cut = own; /* all four write the same */
+    }
+    __syncthreads();
+    return d.cut;
+}
+
+/* The k-th largest key (1 <= k <= keys) of the stretches of `blocks` blocks; `head` is the head where not JOINT. */
+template <int KEYS, bool JOINT, bool RANK = false>
 __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, const struct stretch &s,
                              const struct held<KEYS> &held, int32_t head, uint32_t k, int rank, int blocks)
 {
@@ -243,6 +284,8 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
 #pragma unroll
         for (int copy = 0; copy < COPIES; copy++)
             d.count[copy][threadIdx.x] = d.count[copy][threadIdx.x + THREADS] = 0;
+        if (threadIdx.x == 0)
+            d.listed = 0;
         __syncthreads();
         for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
             bool counts = there && (lower ? key == wanted[0] : ((key ^ wanted[0]) & above) == 0);
@@ -272,6 +315,8 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
         k = d.found[1];
         if (d.found[1] == d.found[2]) /* all that share what is known are wanted */
             break;
+        if (RANK && blocks == 1 && d.found[2] <= RANKED)
+            return cut_rank<KEYS, JOINT>(l, d, s, held, head, known, shift, lower, k);
     }
     __syncthreads();
     return (uint64_t)known[0] << 32 | known[1];
@@ -360,7 +405,7 @@ __global__ void __launch_bounds__(THREADS) select_heads_kernel(const __grid_cons
     const struct stretch s = stretch_of(d.at[g], d.at[g] + l.plan.rows[g], rank, blocks);
     keys_hold<KEYS, false>(l, d, s, g, lane, held);
     if (keep > 0 && keep < (uint32_t)l.plan.rows[g])
-        cut = cut_find<KEYS, false>(l, d, s, held, g, keep, rank, blocks);
+        cut = cut_find<KEYS, false, true>(l, d, s, held, g, keep, rank, blocks);
     rows_write<KEYS, false>(l, d, s, held, g, cut, keep == 0, l.plan.first[g], rank, blocks);
 }
 
