@@ -168,10 +168,6 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     if (o->at.first_block_ns == 0)
         o->at.first_block_ns = o->at.block_ns;
     o->at.stage = "ship";
-    if (plan->k_dim != plan->dim && !o->node->be->ops->host_is_device)
-        return err_set(err, ST_EPRECONDITION,
-                       "adopt: keys without some of their channels (`think`) are not built for %s",
-                       o->node->be->ops->name);
     if (plan->bytes > e->bytes - o->at.placed_bytes)
         return err_set(err, ST_EDATALOSS, "adopt: layer %d brings more rows than its press may keep", plan->layer);
     o->at.place = (uint8_t *)blocks_at(o->node->blocks, e) + o->at.placed_bytes;

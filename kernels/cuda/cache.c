@@ -208,24 +208,44 @@ void cuda_cache_close(struct backend *be)
     c->cache = NULL;
 }
 
+/* Kernels that read rows of every kind take over for good; what was recorded has the others in it. */
+static void mixed_from_now(struct cuda *c)
+{
+    struct cuda_cache *cache = c->cache;
+
+    if (cache->decode.mixed)
+        return;
+    cache->decode.mixed = 1;
+    cuda_failed(c, cudaStreamSynchronize(c->stream[LANE_COMPUTE]), "the last recorded step");
+    for (int32_t i = 0; i < cache->graphs; i++)
+        if (cache->graph[i].exec)
+            (void)cudaGraphExecDestroy(cache->graph[i].exec);
+    cache->graphs = 0;
+}
+
 static void block_tie(struct cuda *c, const struct kv_block *block, char *to)
 {
     const struct cuda_cache *cache = c->cache;
     const int32_t heads = cache->config.kv_heads;
     struct slot_block head = { 0 };
+    struct kv_parts parts;
+    const uint8_t *data;
 
     memset(to, 0, (size_t)cache->block_bytes);
     if (!block)
         return;
-    assert(block->heads == heads && block->dim == cache->config.dim);
-    if (block->codec != KV_PLAIN ||
-        block->k_dim != block->dim) { /* refused when the context was ordered, or never here */
-        cuda_broken(c, "slot_blocks", "this back end reads plain rows with all channels only");
-        return;
-    }
-    head.k = (const char *)block->data + block->k_offset;
-    head.v = (const char *)block->data + block->v_offset;
+    assert(block->heads == heads && block->dim == cache->config.dim && c->base.ops->codecs >> block->codec & 1);
+    data = block->data;
+    kv_block_parts(block, &parts);
+    head.k = data + parts.offset[KV_PART_K];
+    head.v = data + parts.offset[KV_PART_V];
+    head.k_scale = (const float *)(const void *)(data + parts.offset[KV_PART_K_SCALE]);
+    head.v_scale = (const float *)(const void *)(data + parts.offset[KV_PART_V_SCALE]);
+    head.mask = block->k_dim < block->dim ? data + parts.offset[KV_PART_MASKS] : NULL;
     head.codec = (int32_t)block->codec;
+    head.k_dim = block->k_dim;
+    if (head.mask || block->codec != KV_PLAIN)
+        mixed_from_now(c);
     memcpy(to, &head, offsetof(struct slot_block, first));
     for (int32_t g = 0; g <= heads; g++) {
         int32_t first = (int32_t)block->first[g];

@@ -14,11 +14,17 @@
  * 16: the group's heads times the unit's rows) are the M side of the tensor cores' 16 x 8 x 16, rows of the cache the N
  * side. Shared memory: 4 warps x STAGES x (K and V) x 16 rows, each padded by 16 bytes against bank conflicts.
  *
+ * Blocks whose rows are coded or lack channels (MIXED; the tail is plain): codes go to shared memory as they are and become
+ * bf16 in registers, exactly; K's scales multiply scores, V's the weights. A lane takes 4 neighbouring channels of a key,
+ * so queries stand in that order too. Two codes of a row are one 16-bit unit to the turning load of V: sums of even and odd
+ * channels come apart, and are put in order when a head's block ends. K rows without some channels meet queries without
+ * them, and are read number by number.
+ *
  * f32 caches and other head sizes take a plain kernel: one thread block per query head, nothing shared.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/coded.cuh"
 
-enum { MERGED = 4, PIECES_MAX = 600 }; /* query rows that four warps put together at once; thread blocks */
+enum { MERGED = 4 }; /* query rows that four warps put together at once */
 enum { TILE = KV_PAGE_TOKENS, WARPS = 4, ROWS = 16, PLAN_THREADS = 1024, PLAIN_WARPS = 8 };
 
 #define LOG2E 1.4426950408889634f
@@ -37,7 +43,7 @@ template <int D> struct room {
 
 __device__ __forceinline__ const struct slot_block *block_of(const struct decode_shape &s, int32_t slot, int32_t layer)
 {
-    const int64_t bytes = (4 * (int64_t)sizeof(void *) + 4 * (int64_t)(s.kv_heads + 2) + 15) / 16 * 16;
+    const int64_t bytes = (5 * (int64_t)sizeof(void *) + 4 * (int64_t)(s.kv_heads + 3) + 15) / 16 * 16;
 
     return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * bytes);
 }
@@ -54,6 +60,9 @@ struct work {
     int32_t block_rows, block_tiles, tail_rows, base, whole;
     const char *k, *v; /* of the head in the block */
     const int32_t *pages;
+    const float *k_scale, *v_scale;
+    const uint8_t *mask;
+    int32_t codec, k_dim;
 };
 
 __device__ __forceinline__ struct work work_of(const struct decode_item &at)
@@ -69,7 +78,12 @@ __device__ __forceinline__ struct work work_of(const struct decode_item &at)
                       at.whole,
                       (const char *)at.k,
                       (const char *)at.v,
-                      at.pages };
+                      at.pages,
+                      at.k_scale,
+                      at.v_scale,
+                      at.mask,
+                      at.codec,
+                      at.k_dim };
     return w;
 }
 
@@ -90,8 +104,14 @@ __device__ struct decode_item item_of(const struct decode_shape &s, int32_t laye
     const struct slot_block *b = block_of(s, slot, layer);
     const int64_t first = b->first[at.head];
     at.block_rows = b->first[at.head + 1] - (int32_t)first;
-    at.k = (const char *)b->k + first * s.dim * 2;
-    at.v = (const char *)b->v + first * s.dim * 2;
+    const int64_t bytes = b->codec == KV_PLAIN ? 2 : 1;
+    at.codec = b->codec;
+    at.k_dim = b->k_dim;
+    at.k = (const char *)b->k + first * b->k_dim * bytes;
+    at.v = (const char *)b->v + first * s.dim * bytes;
+    at.k_scale = b->k_scale + first;
+    at.v_scale = b->v_scale + first;
+    at.mask = b->mask ? b->mask + at.head * ((s.dim + 7) / 8) : NULL;
     at.pages = pages_of(s, slot, layer);
     at.whole = (at.block_rows + TILE - 1) / TILE + (at.unit_tail + at.unit_rows + TILE - 1) / TILE;
     return at;
@@ -242,30 +262,116 @@ __device__ __forceinline__ void rows_fetch(const struct decode_shape &s, const s
     }
 }
 
+/* ---- rows that are coded or lack channels ---- */
+
+template <int D> struct coded_room {
+    enum { row = D + 16, scales = 2 * room<D>::matrix - 8 * ROWS }; /* bytes of a row of codes; where scales stand */
+};
+
+/* The same for a tile of a block whose rows are not plain: K, V and scales as they are. Where K rows lack channels their
+ * bytes are one run, from the 16 bytes on in which it begins. */
+template <int D>
+__device__ __forceinline__ void codes_fetch(const struct work &w, int32_t tile, int warp, int lane, uint32_t to)
+{
+    const int32_t row = tile * TILE + warp * ROWS, valid = min(w.block_rows - row, (int32_t)ROWS);
+    const int32_t bytes = w.codec == KV_PLAIN ? 2 : 1;
+    const int32_t v_units = D * bytes / 16, v_row = w.codec == KV_PLAIN ? (int)room<D>::row : (int)coded_room<D>::row;
+    const char *v = w.v + (int64_t)row * D * bytes;
+
+    if (valid <= 0)
+        return;
+    if (w.k_dim < D) {
+        const char *k = w.k + (int64_t)row * w.k_dim * bytes;
+        const int32_t shift = (int32_t)((uintptr_t)k & 15), units = (shift + valid * w.k_dim * bytes + 15) / 16;
+        for (int32_t i = lane; i < units; i += 32)
+            copy16_async(to + i * 16, k - shift + i * 16, true);
+    } else {
+        const char *k = w.k + (int64_t)row * D;
+        for (int32_t i = lane; i < D; i += 32) {
+            const int32_t r = i / (D / 16), c = i % (D / 16);
+            copy16_async(to + r * coded_room<D>::row + c * 16, k + r * D + c * 16, r < valid);
+        }
+    }
+    for (int32_t i = lane; i < ROWS * v_units; i += 32) {
+        const int32_t r = i / v_units, c = i % v_units;
+        copy16_async(to + room<D>::matrix + r * v_row + c * 16, v + (int64_t)r * D * bytes + c * 16, r < valid);
+    }
+    if (w.codec != KV_PLAIN) {
+        const int32_t r = lane & 15;
+        copy4_async(to + coded_room<D>::scales + lane * 4, (lane < ROWS ? w.k_scale : w.v_scale) + row + r, r < valid);
+    }
+}
+
+/* The queries of an item in the order of codes, those of absent channels left out. */
+template <int D>
+__device__ __forceinline__ void queries_load_coded(const struct decode_shape &s, const struct work &w, const bf16 *in,
+                                                   int32_t group, int lane, uint8_t *kept, uint32_t (&query)[D / 16][4])
+{
+    if (w.mask)
+        channels_kept(w.mask, D, lane, kept);
+    __syncwarp();
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        const int32_t q = (lane >> 2) + half * 8;
+        const uint16_t *row =
+            (const uint16_t *)in + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.head * group + q % group) * D;
+        const bool there = q < w.unit_rows * group;
+#pragma unroll
+        for (int kk = 0; kk < D / 16; kk++) {
+            uint32_t x[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int32_t at = kk * 16 + 4 * (lane & 3) + i;
+                x[i] = there && at < w.k_dim ? row[w.mask ? kept[at] : at] : 0;
+            }
+            query[kk][half] = x[0] | x[1] << 16;
+            query[kk][half + 2] = x[2] | x[3] << 16;
+        }
+    }
+    __syncwarp(); /* the list may be written for the next item */
+}
+
+/* Four neighbouring numbers of row n of K from shared memory, as two pairs. */
+template <int D>
+__device__ __forceinline__ void keys_load(const struct work &w, const char *k, int32_t shift, int32_t n, int32_t at,
+                                          uint32_t (&b)[2])
+{
+    if (w.k_dim == D) {
+        const uint32_t word = *(const uint32_t *)(k + n * coded_room<D>::row + at);
+        b[0] = codes_pair<0, 1>(word, w.codec);
+        b[1] = codes_pair<2, 3>(word, w.codec);
+        return;
+    }
+    uint32_t x[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const int32_t number = n * w.k_dim + at + i;
+        x[i] = at + i >= w.k_dim     ? 0
+               : w.codec == KV_PLAIN ? *(const uint16_t *)(k + shift + 2 * number)
+                                     : *(const uint8_t *)(k + shift + number);
+    }
+    if (w.codec == KV_PLAIN) {
+        b[0] = x[0] | x[1] << 16;
+        b[1] = x[2] | x[3] << 16;
+    } else {
+        const uint32_t word = x[0] | x[1] << 8 | x[2] << 16 | x[3] << 24;
+        b[0] = codes_pair<0, 1>(word, w.codec);
+        b[1] = codes_pair<2, 3>(word, w.codec);
+    }
+}
+
 /* Running softmax of this warp: two query rows to a thread (lane / 4, and 8 more). */
 template <int D> struct running {
     float max[2], sum[2], out[D / 8][4];
 };
 
+/* 16 rows' scores become weights p of their V rows, and the running sums are made less where a score is larger than all
+ * before it. */
 template <int D>
-__device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t (&query)[D / 16][4], int32_t group,
-                                            float scale2, int32_t window, int32_t tile, int warp, int lane, uint32_t at,
-                                            struct running<D> &run)
+__device__ __forceinline__ void scores_take(const struct work &w, int32_t group, float scale2, int32_t window,
+                                            bool tail, int32_t row, int32_t valid, int lane, float (&s)[2][4],
+                                            float (&p)[2][4], struct running<D> &run)
 {
-    const bool tail = tile >= w.block_tiles;
-    const int32_t row = (tail ? tile - w.block_tiles : tile) * TILE + warp * ROWS;
-    const int32_t valid = (tail ? w.tail_rows : w.block_rows) - row;
-    float s[2][4] = {};
-
-    if (valid <= 0)
-        return;
-#pragma unroll
-    for (int kk = 0; kk < D / 16; kk++) {
-        uint32_t b[4];
-        load_matrices(b, at + ((lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 + ((lane >> 3) & 1) * 16);
-        multiply(s[0], query[kk], b[0], b[1]);
-        multiply(s[1], query[kk], b[2], b[3]);
-    }
     if (tail || window > 0 || valid < ROWS) {
         const int32_t ahead = tail ? w.block_rows : 0; /* cache rows of this head before `row`'s segment */
 #pragma unroll
@@ -279,7 +385,6 @@ __device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t
             }
         }
     }
-    float p[2][4];
     bool same = true;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -308,6 +413,11 @@ __device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t
             run.out[n][2] *= s[0][1], run.out[n][3] *= s[0][1];
         }
     }
+}
+
+template <int D>
+__device__ __forceinline__ void values_add(const float (&p)[2][4], int lane, uint32_t at, struct running<D> &run)
+{
     uint32_t a[4] = { bf16_pair(p[0][0], p[0][1]), bf16_pair(p[0][2], p[0][3]), bf16_pair(p[1][0], p[1][1]),
                       bf16_pair(p[1][2], p[1][3]) };
 #pragma unroll
@@ -318,6 +428,102 @@ __device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t
         multiply(run.out[2 * n], a, b[0], b[1]);
         multiply(run.out[2 * n + 1], a, b[2], b[3]);
     }
+}
+
+template <int D>
+__device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t (&query)[D / 16][4], int32_t group,
+                                            float scale2, int32_t window, int32_t tile, int warp, int lane, uint32_t at,
+                                            struct running<D> &run)
+{
+    const bool tail = tile >= w.block_tiles;
+    const int32_t row = (tail ? tile - w.block_tiles : tile) * TILE + warp * ROWS;
+    const int32_t valid = (tail ? w.tail_rows : w.block_rows) - row;
+    float s[2][4] = {}, p[2][4];
+
+    if (valid <= 0)
+        return;
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++) {
+        uint32_t b[4];
+        load_matrices(b, at + ((lane >> 4) * 8 + (lane & 7)) * room<D>::row + kk * 32 + ((lane >> 3) & 1) * 16);
+        multiply(s[0], query[kk], b[0], b[1]);
+        multiply(s[1], query[kk], b[2], b[3]);
+    }
+    scores_take<D>(w, group, scale2, window, tail, row, valid, lane, s, p, run);
+    values_add<D>(p, lane, at, run);
+}
+
+/* The same for a tile of a block whose rows are not plain; `stage` is the shared memory at `at`. */
+template <int D>
+__device__ __forceinline__ void codes_attend(const struct work &w, const uint32_t (&query)[D / 16][4], int32_t group,
+                                             float scale2, int32_t window, int32_t tile, int warp, int lane,
+                                             const char *stage, uint32_t at, struct running<D> &run)
+{
+    const int32_t row = tile * TILE + warp * ROWS, valid = w.block_rows - row;
+    const int32_t bytes = w.codec == KV_PLAIN ? 2 : 1,
+                  shift = (int32_t)((uintptr_t)(w.k + (int64_t)row * w.k_dim * bytes) & 15);
+    const float *scale = (const float *)(stage + coded_room<D>::scales) + 2 * (lane & 3);
+    float s[2][4] = {}, p[2][4];
+
+    if (valid <= 0)
+        return;
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++) {
+        uint32_t b[2];
+        if (kk * 16 >= w.k_dim)
+            break;
+        keys_load<D>(w, stage, shift, lane >> 2, kk * 16 + 4 * (lane & 3), b);
+        multiply(s[0], query[kk], b[0], b[1]);
+        keys_load<D>(w, stage, shift, 8 + (lane >> 2), kk * 16 + 4 * (lane & 3), b);
+        multiply(s[1], query[kk], b[0], b[1]);
+    }
+    if (w.codec != KV_PLAIN)
+#pragma unroll
+        for (int i = 0; i < 8; i++)
+            s[i / 4][i % 4] *= scale[i / 4 * 8 + (i & 1)];
+    scores_take<D>(w, group, scale2, window, false, row, valid, lane, s, p, run);
+    if (w.codec == KV_PLAIN) {
+        values_add<D>(p, lane, at, run);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < 8; i++)
+        p[i / 4][i % 4] *= scale[ROWS + i / 4 * 8 + (i & 1)];
+    const uint32_t a[4] = { bf16_pair(p[0][0], p[0][1]), bf16_pair(p[0][2], p[0][3]), bf16_pair(p[1][0], p[1][1]),
+                            bf16_pair(p[1][2], p[1][3]) };
+#pragma unroll
+    for (int m = 0; m < D / 16; m++) {
+        uint32_t v[2];
+        load_two_turned(v, at + room<D>::matrix + (lane & 15) * coded_room<D>::row + m * 16);
+        multiply(run.out[2 * m], a, codes_pair<0, 2>(v[0], w.codec), codes_pair<0, 2>(v[1], w.codec));
+        multiply(run.out[2 * m + 1], a, codes_pair<1, 3>(v[0], w.codec), codes_pair<1, 3>(v[1], w.codec));
+    }
+}
+
+/* Sums of 16 channels, even and odd ones apart, in the order in which plain rows leave them: a lane had channels 4 c to
+ * 4 c + 3 (c its place in the quad), and gets 2 c, 2 c + 1 and the same behind the first 8. */
+template <int D> __device__ __forceinline__ void running_turn(int lane, struct running<D> &run)
+{
+    const int from = (lane & ~3) | (lane & 3) >> 1;
+    const bool odd = lane & 1;
+
+#pragma unroll
+    for (int m = 0; m < D / 16; m++)
+#pragma unroll
+        for (int half = 0; half < 4; half += 2) {
+            float low[4], high[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) { /* channels 4 c + i */
+                const float x = run.out[2 * m + (i & 1)][half + (i >> 1)];
+                low[i] = __shfl_sync(0xffffffffu, x, from);
+                high[i] = __shfl_sync(0xffffffffu, x, from + 2);
+            }
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                run.out[2 * m][half + i] = odd ? low[2 + i] : low[i];
+                run.out[2 * m + 1][half + i] = odd ? high[2 + i] : high[i];
+            }
+        }
 }
 
 /* The queries of an item as the A side: 16 rows of D, zeros where there are fewer. */
@@ -390,65 +596,83 @@ __device__ __forceinline__ bf16 *out_at(const struct decode_shape &s, const stru
     return out + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.head * group + q % group) * D + c;
 }
 
-/* All pieces of an item, thread blocks [from, to], become its output, MERGED query rows at a time: a warp finds the
- * weights of a row's pieces, then a thread takes two channels. A piece is its thread block's first, unless the item
- * begins behind another in the block `from`. */
+/* All pieces of an item, thread blocks [from, to], become its output: a thread takes 4 channels of a query row and asks
+ * for many pieces at once. A piece is its thread block's first, unless the item begins behind another in the block `from`
+ * (second). */
 template <int D>
-__device__ __noinline__ void pieces_merge(const struct decode_shape &s, const struct work &w, int32_t layer,
-                                          int32_t item, int32_t group, int32_t from, int32_t to,
-                                          float (&factor)[PIECES_MAX][MERGED], bf16 *out)
+__device__ __noinline__ void pieces_merge(const struct decode_shape &s, const struct work &w, int32_t group,
+                                          int32_t from, int32_t to, int32_t second, bf16 *out)
 {
-    const int32_t rows = w.unit_rows * group, pieces = to - from + 1, lane = threadIdx.x & 31;
-    const int32_t second = s.start[(int64_t)layer * s.ctas + from].item != item;
+    enum { PIECES = D <= 128 ? 16 : 8 };
+    const int32_t rows = w.unit_rows * group, pieces = to - from + 1;
     const float *base = s.partial + (int64_t)from * 2 * piece_floats(D);
 
-    for (int32_t q0 = 0; q0 < rows; q0 += MERGED) {
-        const int32_t mine = threadIdx.x >> 5, q = q0 + mine;
+    for (int32_t i = threadIdx.x; i < rows * (D / 4); i += WARPS * 32) {
+        const int32_t q = i / (D / 4), c = i % (D / 4) * 4;
+        float top = -CUDART_INF_F, sum = 0.0f, value[4] = {};
 
-        if (q < rows) {
-            float top = -CUDART_INF_F, sum = 0.0f;
-#pragma unroll 4
-            for (int32_t p = lane; p < pieces; p += 32) {
-                const float2 x =
-                    __ldcg((const float2 *)(base + (2 * (int64_t)p + (p == 0 ? second : 0)) * piece_floats(D)) + q);
-                const float high = fmaxf(top, x.x);
-                sum = sum * fraction(top, high) + x.y * fraction(x.x, high);
-                top = high;
-                factor[p][mine] = x.x;
+        for (int32_t p0 = 0; p0 < pieces; p0 += PIECES) {
+            float2 weight[PIECES];
+            float4 more[PIECES];
+            float high = top;
+#pragma unroll
+            for (int d = 0; d < PIECES; d++) {
+                const int32_t p = min(p0 + d, pieces - 1);
+                const float *piece = base + (2 * (int64_t)p + (p == 0 ? second : 0)) * piece_floats(D);
+                weight[d] = __ldcg((const float2 *)piece + q);
+                more[d] = __ldcg((const float4 *)(piece + 2 * ROWS + q * D + c));
             }
-            const float high = warp_max(top);
-            sum = warp_sum(sum * fraction(top, high));
-            const float scale = sum > 0.0f ? 1.0f / sum : 0.0f;
-            for (int32_t p = lane; p < pieces; p += 32)
-                factor[p][mine] = fraction(factor[p][mine], high) * scale;
-        }
-        __syncthreads();
-        for (int32_t i = threadIdx.x; i < min((int32_t)MERGED, rows - q0) * (D / 2); i += WARPS * 32) {
-            const int32_t k = i / (D / 2), c = i % (D / 2) * 2;
-            const float *at = base + 2 * ROWS + (q0 + k) * D + c;
-            float2 value = __ldcg((const float2 *)(at + second * piece_floats(D)));
-            value.x *= factor[0][k], value.y *= factor[0][k];
-#pragma unroll 16
-            for (int32_t p = 1; p < pieces; p++) {
-                const float2 more = __ldcg((const float2 *)(at + 2 * (int64_t)p * piece_floats(D)));
-                value.x += factor[p][k] * more.x;
-                value.y += factor[p][k] * more.y;
+#pragma unroll
+            for (int d = 0; d < PIECES; d++) {
+                if (p0 + d >= pieces)
+                    weight[d].x = -CUDART_INF_F;
+                high = fmaxf(high, weight[d].x);
             }
-            *(uint32_t *)out_at<D>(s, w, group, q0 + k, c, out) = bf16_pair(value.x, value.y);
+            const float less = fraction(top, high);
+            top = high;
+            sum *= less;
+#pragma unroll
+            for (int k = 0; k < 4; k++)
+                value[k] *= less;
+#pragma unroll
+            for (int d = 0; d < PIECES; d++) {
+                const float f = fraction(weight[d].x, high);
+                sum += f * weight[d].y;
+                value[0] += f * more[d].x, value[1] += f * more[d].y;
+                value[2] += f * more[d].z, value[3] += f * more[d].w;
+            }
         }
-        __syncthreads();
+        const float f = sum > 0.0f ? 1.0f / sum : 0.0f;
+        *(uint2 *)out_at<D>(s, w, group, q, c, out) =
+            make_uint2(bf16_pair(value[0] * f, value[1] * f), bf16_pair(value[2] * f, value[3] * f));
     }
 }
 
+/* Whether a tile of an item is read as codes, or without some channels. */
+template <bool MIXED> __device__ __forceinline__ bool is_coded(const struct work &w, int32_t dim, int32_t tile)
+{
+    return MIXED && tile < w.block_tiles && (w.codec != KV_PLAIN || w.k_dim < dim);
+}
+
+template <int D, bool MIXED>
+__device__ __forceinline__ void tile_fetch(const struct decode_shape &s, const struct work &w, const char *pool,
+                                           int32_t tile, int warp, int lane, uint32_t to, bool &waited)
+{
+    if (is_coded<MIXED>(w, D, tile))
+        codes_fetch<D>(w, tile, warp, lane, to);
+    else
+        rows_fetch<D>(s, w, pool, tile, warp, lane, to, waited);
+}
+
 /* Asks for the first tiles of an item. */
-template <int D>
+template <int D, bool MIXED>
 __device__ __forceinline__ void item_begin(const struct decode_shape &s, const struct work &w, const char *pool,
                                            int32_t tile, int32_t stop, int warp, int lane, uint32_t to, bool &waited)
 {
 #pragma unroll
     for (int i = 0; i < room<D>::stages - 1; i++) {
         if (tile + i < stop)
-            rows_fetch<D>(s, w, pool, tile + i, warp, lane, to + i * 2 * room<D>::matrix, waited);
+            tile_fetch<D, MIXED>(s, w, pool, tile + i, warp, lane, to + i * 2 * room<D>::matrix, waited);
         copies_commit();
     }
 }
@@ -493,16 +717,14 @@ __device__ __forceinline__ void item_end(const struct decode_shape &s, const str
     }
 }
 
-template <int D>
+template <int D, bool MIXED>
 __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     decode_kernel(const __grid_constant__ struct decode_shape s, int32_t layer, const bf16 *in, float scale2,
                   int32_t window, bf16 *out)
 {
     extern __shared__ __align__(128) char shared[];
-    __shared__ __align__(16) union {
-        struct merging<D> warps[WARPS];
-        float factor[PIECES_MAX][MERGED];
-    } desk;
+    __shared__ __align__(16) struct merging<D> desk[WARPS];
+    __shared__ uint8_t kept[MIXED ? WARPS : 1][KV_HEAD_DIM_MAX];
     __shared__ int last;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t group = s.q_heads / s.kv_heads, cta = blockIdx.x;
@@ -517,7 +739,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
 
     chain_next();
     if (left > 0)
-        item_begin<D>(s, w, pool, tile, min(tile + left, w.whole), warp, lane, mine, waited);
+        item_begin<D, MIXED>(s, w, pool, tile, min(tile + left, w.whole), warp, lane, mine, waited);
     if (!waited)
         chain_wait();
     waited = true;
@@ -533,41 +755,56 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
 
         if (left > stop - tile)
             next = items[item + 1];
-        queries_load<D>(s, w, in, group, lane, query);
+        bool coded = is_coded<MIXED>(w, D, tile);
+        if (coded)
+            queries_load_coded<D>(s, w, in, group, lane, kept[MIXED ? warp : 0], query);
+        else
+            queries_load<D>(s, w, in, group, lane, query);
         for (int32_t t = tile, stage = 0; t < stop; t++) {
             int32_t ahead = t + room<D>::stages - 1, slot = stage == 0 ? room<D>::stages - 1 : stage - 1;
             if (ahead < stop)
-                rows_fetch<D>(s, w, pool, ahead, warp, lane, mine + slot * 2 * room<D>::matrix, waited);
+                tile_fetch<D, MIXED>(s, w, pool, ahead, warp, lane, mine + slot * 2 * room<D>::matrix, waited);
             copies_commit();
             copies_wait<room<D>::stages - 1>();
             __syncwarp();
-            rows_attend<D>(w, query, group, scale2, window, t, warp, lane, mine + stage * 2 * room<D>::matrix, run);
+            if (MIXED && coded && t >= w.block_tiles) { /* the tail is plain */
+                if (w.codec != KV_PLAIN)
+                    running_turn<D>(lane, run);
+                queries_load<D>(s, w, in, group, lane, query);
+                coded = false;
+            }
+            if (MIXED && coded)
+                codes_attend<D>(w, query, group, scale2, window, t, warp, lane,
+                                shared + warp * room<D>::warp + stage * 2 * room<D>::matrix,
+                                mine + stage * 2 * room<D>::matrix, run);
+            else
+                rows_attend<D>(w, query, group, scale2, window, t, warp, lane, mine + stage * 2 * room<D>::matrix, run);
             __syncwarp();
             stage = stage == room<D>::stages - 1 ? 0 : stage + 1;
         }
+        if (MIXED && coded && w.codec != KV_PLAIN)
+            running_turn<D>(lane, run);
         const struct work done = w;
         const bool alone = tile == 0 && stop == w.whole;
         left -= stop - tile;
         if (left > 0) { /* its rows come in while this item is put together */
             w = work_of(next);
-            item_begin<D>(s, w, pool, 0, min(left, w.whole), warp, lane, mine, waited);
+            item_begin<D, MIXED>(s, w, pool, 0, min(left, w.whole), warp, lane, mine, waited);
         }
-        item_end<D>(s, done, run, group, scale2, alone, warp, lane, desk.warps,
+        item_end<D>(s, done, run, group, scale2, alone, warp, lane, desk,
                     s.partial + ((int64_t)cta * 2 + (part > 0)) * piece_floats(D), out);
         if (!alone) {
             const int32_t from = holder(done.base, begin.total, used);
             const int32_t to = holder(done.base + done.whole - 1, begin.total, used);
 
             if (threadIdx.x == 0) {
-                __threadfence();
-                last = atomicAdd(&s.arrived[item], 1u) == (uint32_t)(to - from);
+                last = arrive(&s.arrived[item]) == (uint32_t)(to - from);
                 if (last)
                     s.arrived[item] = 0;
-                __threadfence();
             }
             __syncthreads();
             if (last)
-                pieces_merge<D>(s, done, layer, item, group, from, to, desk.factor, out);
+                pieces_merge<D>(s, done, group, from, to, (int64_t)from * begin.total / used < done.base, out);
             __syncthreads();
         }
         item++;
@@ -596,29 +833,46 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     const int32_t begin = b->first[g], block_rows = b->first[g + 1] - begin, self = block_rows + s.rows.tail[row];
     const int32_t *pages = pages_of(s, slot, layer);
     const T *pool = (const T *)s.pool;
+    __shared__ uint8_t kept[KV_HEAD_DIM_MAX];
+    __shared__ float some[KV_HEAD_DIM_MAX]; /* the query's numbers for the channels that the block's keys have */
+    const int32_t codec = b->codec, k_dim = b->mask ? b->k_dim : dim;
     float top = -CUDART_INF_F, total = 0.0f, value[CHANNELS] = {};
 
     for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
         query[c] = number(in[((int64_t)row * s.q_heads + h) * dim + c]) * scale;
+    if (warp == 0 && b->mask)
+        channels_kept(b->mask + g * ((dim + 7) / 8), dim, lane, kept);
+    __syncthreads();
+    for (int32_t c = threadIdx.x; c < k_dim; c += blockDim.x)
+        some[c] = query[b->mask ? kept[c] : c];
     __syncthreads();
     const int32_t seen = window > 0 && self + 1 > window ? self + 1 - window : 0;
     for (int32_t at = seen / 32 * 32 + warp * 32; at <= self; at += PLAIN_WARPS * 32) {
-        int32_t place = at + lane;
-        const T *k = NULL, *v = NULL;
-        float score = -CUDART_INF_F;
+        int32_t place = at + lane, v_codec = KV_PLAIN;
+        const void *v = NULL;
+        float score = -CUDART_INF_F, v_scale = 1.0f;
+        int64_t v_at = 0;
 
         if (place <= self && place >= seen) {
+            score = 0.0f;
             if (place < block_rows) {
-                k = (const T *)b->k + (int64_t)(begin + place) * dim;
-                v = (const T *)b->v + (int64_t)(begin + place) * dim;
+                const int64_t k_at = (int64_t)(begin + place) * k_dim;
+                for (int32_t c = 0; c < k_dim; c++)
+                    score += some[c] * row_number<T>(b->k, codec, k_at + c);
+                v = b->v;
+                v_at = (int64_t)(begin + place) * dim;
+                v_codec = codec;
+                if (codec != KV_PLAIN) {
+                    score *= b->k_scale[begin + place];
+                    v_scale = b->v_scale[begin + place];
+                }
             } else {
                 int32_t t = place - block_rows;
-                k = pool + pages[t / TILE] * s.page_stride + ((int64_t)g * TILE + t % TILE) * dim;
+                const T *k = pool + pages[t / TILE] * s.page_stride + ((int64_t)g * TILE + t % TILE) * dim;
+                for (int32_t c = 0; c < dim; c++)
+                    score += query[c] * number(k[c]);
                 v = k + (int64_t)s.kv_heads * TILE * dim;
             }
-            score = 0.0f;
-            for (int32_t c = 0; c < dim; c++)
-                score += query[c] * number(k[c]);
         }
         float high = fmaxf(top, warp_max(score)), less = top == -CUDART_INF_F ? 0.0f : expf(top - high);
         float p = score == -CUDART_INF_F ? 0.0f : expf(score - high);
@@ -628,14 +882,16 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
         for (int i = 0; i < CHANNELS; i++)
             value[i] *= less;
         for (int j = 0; j < 32; j++) {
-            float pj = __shfl_sync(0xffffffffu, p, j);
-            const T *vj = (const T *)__shfl_sync(0xffffffffu, (unsigned long long)v, j);
+            const float pj = __shfl_sync(0xffffffffu, p * v_scale, j);
+            const void *vj = (const void *)__shfl_sync(0xffffffffu, (unsigned long long)v, j);
+            const int64_t from = __shfl_sync(0xffffffffu, (long long)v_at, j);
+            const int32_t codec_j = __shfl_sync(0xffffffffu, v_codec, j);
             if (!vj)
                 continue;
 #pragma unroll
             for (int i = 0; i < CHANNELS; i++)
                 if (lane + 32 * i < dim)
-                    value[i] += pj * number(vj[lane + 32 * i]);
+                    value[i] += pj * row_number<T>(vj, codec_j, from + lane + 32 * i);
         }
     }
     if (lane == 0) {
@@ -678,19 +934,21 @@ template <int D>
 static cudaError_t decode(const struct cuda_queue &q, const struct decode_shape *s, int32_t layer, const void *in,
                           float scale, int32_t window, void *out)
 {
-    return launch_chained(q, dim3((unsigned)s->ctas), dim3(WARPS * 32), room<D>::bytes, decode_kernel<D>, *s, layer,
-                          (const bf16 *)in, scale * LOG2E, window, (bf16 *)out);
+    return launch_chained(q, dim3((unsigned)s->ctas), dim3(WARPS * 32), room<D>::bytes,
+                          s->mixed ? decode_kernel<D, true> : decode_kernel<D, false>, *s, layer, (const bf16 *)in,
+                          scale * LOG2E, window, (bf16 *)out);
 }
 
 template <int D> static int32_t ctas_of(const struct cuda_queue &q)
 {
     int each = 0;
 
-    if (allow_shared(decode_kernel<D>, room<D>::bytes) != cudaSuccess ||
-        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D>, WARPS * 32, room<D>::bytes) !=
+    if (allow_shared(decode_kernel<D, false>, room<D>::bytes) != cudaSuccess ||
+        allow_shared(decode_kernel<D, true>, room<D>::bytes) != cudaSuccess ||
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D, false>, WARPS * 32, room<D>::bytes) !=
             cudaSuccess)
         return 0;
-    return min(each * q.sms, (int32_t)PIECES_MAX);
+    return each * q.sms;
 }
 
 int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim)

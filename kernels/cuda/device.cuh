@@ -102,6 +102,12 @@ __device__ __forceinline__ void copy16_async(uint32_t to, const void *from, bool
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from), "r"(bytes)
                  : "memory");
 }
+/* 4 bytes, or zeros. */
+__device__ __forceinline__ void copy4_async(uint32_t to, const void *from, bool valid)
+{
+    int bytes = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
 __device__ __forceinline__ void copies_commit()
 {
     asm volatile("cp.async.commit_group;\n" ::: "memory");
@@ -123,6 +129,13 @@ __device__ __forceinline__ void load_matrices_turned(uint32_t (&r)[4], uint32_t 
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];\n"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+                 : "r"(at)
+                 : "memory");
+}
+__device__ __forceinline__ void load_two_turned(uint32_t (&r)[2], uint32_t at)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];\n"
+                 : "=r"(r[0]), "=r"(r[1])
                  : "r"(at)
                  : "memory");
 }
@@ -168,6 +181,15 @@ __device__ __forceinline__ void embed_row(const T *table, int32_t vocab, const i
     id = id < 0 ? 0 : id < vocab ? id : vocab - 1; /* refused long before; never a read outside the table */
     for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
         x[row * dim + c] = rounded<T>(number(table[(int64_t)id * dim + c]) * scale);
+}
+
+/* Counts one more arrival and returns how many there were: what this thread block wrote before its last barrier is seen
+ * by whoever counts later, and what was written before earlier arrivals is seen here. */
+__device__ __forceinline__ uint32_t arrive(uint32_t *count)
+{
+    uint32_t before;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;\n" : "=r"(before) : "l"(count) : "memory");
+    return before;
 }
 
 /* ---- order within a chain of launches ----

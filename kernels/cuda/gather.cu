@@ -5,7 +5,7 @@
  * grid: stretches of 64 rows, heads; a warp owns a row of K and V. Few bytes, once in many steps: nothing here is tuned.
  * Rows of queries: a warp owns a head of a row.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/coded.cuh"
 
 enum { THREADS = 256, ROWS = 64, WARPS = THREADS / 32 };
 
@@ -22,6 +22,19 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
         const int64_t row = skip + i, to = (p.first[g] + i) * dim;
         const T *k, *v;
 
+        if (row < block_rows && (block->codec != KV_PLAIN || block->mask)) {
+            const int32_t codec = block->codec, k_dim = block->mask ? block->k_dim : dim;
+            const float k_scale = codec == KV_PLAIN ? 1.0f : block->k_scale[begin + row];
+            const float v_scale = codec == KV_PLAIN ? 1.0f : block->v_scale[begin + row];
+
+            for (int32_t c = lane; c < dim; c += 32) {
+                const int32_t at = block->mask ? channel_place(block->mask + g * ((dim + 7) / 8), c) : c;
+                const float x = at < 0 ? 0.0f : row_number<T>(block->k, codec, (begin + row) * k_dim + at);
+                ((T *)p.k)[to + c] = rounded<T>(x * k_scale);
+                ((T *)p.v)[to + c] = rounded<T>(row_number<T>(block->v, codec, (begin + row) * dim + c) * v_scale);
+            }
+            continue;
+        }
         if (row < block_rows) {
             k = (const T *)block->k + (begin + row) * dim;
             v = (const T *)block->v + (begin + row) * dim;

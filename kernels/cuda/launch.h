@@ -151,12 +151,14 @@ enum { CUDA_UNIT_QUERIES = 16 };
 struct slot_block {
     const void *k, *v;               /* rows of all heads */
     const float *k_scale, *v_scale;  /* KV_INT8, KV_FP8: one per row */
+    const uint8_t *mask;             /* [kv_heads][ceil(dim / 8)]: the channels that K rows have; NULL: all */
     int32_t codec;                   /* enum kv_codec */
+    int32_t k_dim;                   /* numbers of a K row */
     int32_t first[KV_HEADS_MAX + 1]; /* only kv_heads + 1 of them are there */
 };
 static inline int64_t slot_block_bytes(int32_t kv_heads)
 {
-    return (int64_t)((4 * sizeof(void *) + 4 * (size_t)(kv_heads + 2) + 15) / 16 * 16);
+    return (int64_t)((5 * sizeof(void *) + 4 * (size_t)(kv_heads + 3) + 15) / 16 * 16);
 }
 /* The rows of a step on the device. A unit is a run of rows of one sequence with at most CUDA_UNIT_QUERIES queries of a
  * KV head, which share one reading of the cache. */
@@ -167,10 +169,12 @@ struct step_rows {
 };
 /* All that a thread block needs to read an item. */
 struct decode_item {
-    const void *k, *v;    /* of the item's head in the block */
+    const void *k, *v; /* of the item's head in the block */
+    const float *k_scale, *v_scale;
+    const uint8_t *mask;
     const int32_t *pages; /* of the slot */
     int32_t base, whole;  /* the item's first tile in the layer, its tiles */
-    int32_t unit_row, unit_rows, unit_tail, head, block_rows, pad;
+    int32_t unit_row, unit_rows, unit_tail, head, block_rows, codec, k_dim, pad;
 };
 /* Where a thread block begins in a layer's flattened tiles of 64 rows. */
 struct decode_start {
@@ -181,6 +185,7 @@ struct decode_shape {
     int32_t units; /* padded; an item is a (unit, KV head) */
     int32_t layers, q_heads, kv_heads, dim;
     int32_t ctas;       /* thread blocks per layer */
+    int32_t mixed;      /* some block is coded or lacks channels */
     const char *blocks; /* [slots][layers] of struct slot_block */
     struct step_rows rows;
     const int32_t *pages;               /* [slots][pages_per_slot], and the same again for the layers with a ring */
@@ -435,7 +440,9 @@ struct pack_plan {
     void *k, *v;              /* of the block */
     float *k_scale, *v_scale; /* KV_INT8, KV_FP8 */
     int32_t codec;
-    const float *inv_freq; /* re-rotation, or NULL */
+    int32_t k_dim;          /* numbers of a K row of the block */
+    const int32_t *channel; /* [heads][k_dim] where they are some of dim; else NULL */
+    const float *inv_freq;  /* re-rotation, or NULL */
     int32_t rope_dims;
     const int32_t *token; /* NULL: row number */
 };

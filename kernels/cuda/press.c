@@ -150,20 +150,41 @@ static void pad_part(struct cuda *c, const struct kv_block *block, uint64_t from
         cuda_failed(c, cudaMemsetAsync((char *)block->data + from, 0, to - from, c->stream[LANE_PRESS]), "pack");
 }
 
+/* The channels that K rows keep go up, as numbers for the kernel and as the block's masks. */
+static const int32_t *channels_up(struct cuda *c, const int32_t *channel, const struct kv_block *block, uint8_t *mask)
+{
+    const uint64_t count = (uint64_t)block->heads * (uint64_t)block->k_dim, bytes = (uint64_t)(block->dim + 7) / 8;
+    uint8_t masks[KV_HEADS_MAX * (KV_HEAD_DIM_MAX / 8)] = { 0 };
+
+    if (!press_reserve(c, count * sizeof *channel))
+        return NULL;
+    for (uint64_t i = 0; i < count; i++)
+        masks[i / (uint64_t)block->k_dim * bytes + (uint64_t)channel[i] / 8] |= (uint8_t)(1u << channel[i] % 8);
+    /* from pageable memory: taken when the calls return */
+    cuda_upload(&c->base, LANE_PRESS, mask, masks, (uint64_t)block->heads * bytes);
+    cuda_upload(&c->base, LANE_PRESS, c->press, channel, count * sizeof *channel);
+    return c->press;
+}
+
 void cuda_pack(struct backend *be, const struct pack_args *args, const struct kv_block *block)
 {
     struct cuda *c = cuda_of(be);
     const struct kv_rows *in = args->rows;
-    const uint64_t row = (uint64_t)in->dim * dtype_bytes(in->dtype, 1), bytes = (uint64_t)args->first[in->heads] * row;
+    uint8_t *data = block->data;
+    struct kv_parts parts;
     struct pack_plan p = { .rows = press_view(in),
                            .index = args->index,
-                           .k = (char *)block->data + block->k_offset,
-                           .v = (char *)block->data + block->v_offset,
                            .codec = (int32_t)block->codec,
+                           .k_dim = block->k_dim,
                            .token = args->token };
 
-    assert(in->dtype == be->kv && block->dim == in->dim && block->codec == KV_PLAIN);
-    assert(block->k_offset + bytes <= block->v_offset && block->v_offset + bytes <= block->bytes);
+    kv_block_parts(block, &parts);
+    p.k = data + parts.offset[KV_PART_K];
+    p.v = data + parts.offset[KV_PART_V];
+    p.k_scale = (float *)(void *)(data + parts.offset[KV_PART_K_SCALE]);
+    p.v_scale = (float *)(void *)(data + parts.offset[KV_PART_V_SCALE]);
+    assert(in->dtype == be->kv && block->dim == in->dim && be->ops->codecs >> block->codec & 1);
+    assert(block->k_dim == block->dim || args->channel);
     memcpy(p.first, args->first, (size_t)(in->heads + 1) * sizeof p.first[0]);
     for (int32_t g = 0; g < in->heads; g++) {
         int64_t kept = p.first[g + 1] - p.first[g];
@@ -173,9 +194,14 @@ void cuda_pack(struct backend *be, const struct pack_args *args, const struct kv
         p.inv_freq = args->rerotate->inv_freq;
         p.rope_dims = args->rerotate->dims;
     }
+    if (block->k_dim < block->dim) {
+        p.channel = channels_up(c, args->channel, block, data + parts.offset[KV_PART_MASKS]);
+        if (!p.channel)
+            return;
+    }
     cuda_failed(c, launch_pack(press(c), in->dtype, &p), "pack");
-    pad_part(c, block, block->k_offset + bytes, block->v_offset);
-    pad_part(c, block, block->v_offset + bytes, block->bytes);
+    for (int i = 0; i < KV_PARTS; i++)
+        pad_part(c, block, parts.offset[i] + parts.bytes[i], parts.offset[i] + kv_align(parts.bytes[i]));
 }
 
 uint64_t cuda_checksum(struct backend *be, enum lane lane, const void *device, uint64_t bytes)
