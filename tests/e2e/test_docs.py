@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documents that the programs print are those that are committed."""
+"""Documents that the programs print are those that are committed. What scripts have measured may follow, after one line."""
 import os
+
+MEASURED = "\n<!-- measured: what follows is written by scripts -->\n"
 
 
 def stale(scene, name, *arguments):
     printed = scene.platen(*arguments)
     assert printed.code == 0, printed.err
     path = os.path.join(scene.root, "docs", name)
-    written = open(path).read()
+    written = open(path).read().split(MEASURED)[0]
     for number, (a, b) in enumerate(zip(written.splitlines(), printed.out.splitlines()), 1):
         assert a == b, f"docs/{name} is stale from line {number} on: platen {' '.join(arguments)} > docs/{name}\n{a}\n{b}"
     assert written == printed.out, f"docs/{name} is stale: platen {' '.join(arguments)} > docs/{name}"

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers about pressed contexts, through both nodes in f32, equal the reference's pipeline (tests/golden/pipeline_answers.json): 16
 chains, three contexts, ratios 0.25, 0.5, 0.75. The shortest context stands for the others unless slow tests are asked for."""
-from test_golden import answers_of, golden
+import os
+import sys
+
+from test_golden import answers_of, context_of, golden
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden"))
+from compare import compare  # noqa: E402
 
 PARTS = 4  # processes that start one after another or side by side; each loads the model
 
@@ -73,3 +79,30 @@ def test_all_contexts_part_3(scene):
 
 def test_all_contexts_part_4(scene):
     pipeline_equal(scene, 3, ("recipe", "fox"))
+
+
+def rows_equal(scene, context):
+    """What `platen inspect` keeps, per layer and head, is what the reference keeps, but for rows on the edge."""
+    data, wrong, compared = golden(scene, "pipeline_answers.json"), [], 0
+    text = scene.file("context", context_of(scene, context))
+    for row in data["rows"]:
+        if row["context"] != context or is_tied(row, row["tokens"]):
+            continue
+        kept = scene.platen("inspect", "--model", scene.default_model(), "--dtype", "f32", "--json", "--context-file", text, "--press",
+                            row["chain"], seconds=300).json()
+        assert kept["tokens"] == row["tokens"]
+        wrong += [f"{row['chain']}: {fault}" for fault in compare(row, kept["layers"])]
+        compared += 1
+    assert compared >= 44 and not wrong, (compared, wrong[:9])
+
+
+def test_rows_of_a_short_context(scene):
+    rows_equal(scene, "fox")
+
+
+def test_all_contexts_part_5_rows_of_a_note(scene):
+    rows_equal(scene, "note")
+
+
+def test_all_contexts_part_6_rows_of_a_recipe(scene):
+    rows_equal(scene, "recipe")
