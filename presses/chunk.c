@@ -10,6 +10,8 @@
 #include "common/base/bytes.h"
 #include "presses/parts.h"
 
+#include <string.h>
+
 struct chunk_options {
     int64_t length;
 };
@@ -29,6 +31,14 @@ static void chunk_needs(const struct press_stage *stage, int64_t query_tokens, s
     (void)stage;
     (void)query_tokens;
     needs->q_plain = needs->q_plain || needs->q_tail > 0; /* windows at the end of every chunk */
+}
+
+static enum status chunk_follows(const struct press_stage *stage, const struct press_stage *score, struct err *err)
+{
+    (void)stage;
+    if (strcmp(score->press->name, "finch") != 0)
+        return ST_OK;
+    return err_set(err, ST_EINVAL, "chunk cannot follow finch, which has chunks of its own: finch:chunk=");
 }
 
 static enum status chunk_choose(const struct press_stage *stage, struct press_round *round, int32_t *index,
@@ -79,6 +89,7 @@ const struct press press_chunk = {
     .even_only = true,
     .in_parts = true,
     .prefill_only = true,
+    .follows = chunk_follows,
     .needs = chunk_needs,
     .admit = chunk_admit,
     .choose = chunk_choose,

@@ -41,7 +41,7 @@ const struct opt *options_find(const struct press *p, const char *name)
 
 void options_allowed(const struct opt *row, struct text *out)
 {
-    if (row->value)
+    if (row->value && row->type != OPT_TEXT)
         text_puts(out, row->value);
     else if (row->type == OPT_INT)
         text_printf(out, "a whole number from %.0f to %.0f", row->min, row->max);

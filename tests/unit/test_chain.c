@@ -77,6 +77,7 @@ static void a_wrong_value_is_told_what_is_allowed(void **state)
     refused("knorm | adakv:rule=papr | ratio=0.5", "adakv: rule is kvpress or branch or paper, not \"papr\"", 19);
     refused("snapkv:window=3,window=4 | ratio=0.5", "snapkv: window is given twice", 16);
     refused("knorm | ratio", "ratio needs a value", 8);
+    refused("qfilter | ratio=0.5", "qfilter needs file: a name", 0);
     refused("snapkv=5 | ratio=0.5", "snapkv takes no value", 6);
 }
 
@@ -90,6 +91,13 @@ static void a_stage_where_it_cannot_stand_is_refused(void **state)
     refused("adakv | ratio=0.5", "adakv refines a score; expected a score", 0);
     refused("knorm | adakv | adakv | ratio=0.5", "adakv cannot stand after adakv", 16);
     refused("knorm | rerotate | ratio=0.5", "rerotate changes rows that were kept", 8);
+    refused("finch:window=3 | chunk | ratio=0.5", "chunk cannot follow finch, which has chunks of its own", 17);
+    refused("kvzip | adakv | ratio=0.5", "kvzip shares out its rows by itself", 8);
+    refused("knorm | ratio=0.5 | kvzip | ratio=0.5", "kvzip sees the whole context", 20);
+    refused("knorm | pyramid | ratio=0.5", "pyramid shares out the rows of snapkv", 8);
+    refused("compactor | dms:threshold=0", "compactor: blend=auto is the round's ratio, and dms has none", 12);
+    refused("knorm | cam | ratio=0.5", "cam stands in a decode part only", 8);
+    refused("; decode | kvzip | rows=9", "kvzip cannot stand in the decode part", 11);
     refused("none | knorm | ratio=0.5", "none keeps everything; it stands alone", 0);
     refused("knorm | ratio=0.5 | rerotate | rerotate", "rerotate stands twice", 31);
     refused("knorm | ratio=0.5 ; knorm | ratio=0.5", "the second part begins with decode", 20);
