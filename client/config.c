@@ -26,7 +26,7 @@ static const char head[] =
     "the "
     "command line; nodes also read `name = value` lines from the file given with `--config`, where the command line "
     "wins. "
-    "`[press-files]` in a prefill node's file names the parameter files of learned presses: `name = path`.\n";
+    "`[press-files]` in both nodes' files names the parameter files of learned presses, under the same names: `name = path`.\n";
 
 static enum status run(const void *options_, struct arena *arena, struct err *err)
 {
