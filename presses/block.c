@@ -4,8 +4,8 @@
  *
  *      kept = first m rows      for every next block: kept = the m best of kept and block, scored anew, alone
  *
- * Candidates are shown to the score in ascending position, packed together. Scores that look at queries (expected, cap) see
- * those of a hidden state that the reference puts together in an odd way, which is imitated so that the rows are the same:
+ * Candidates are shown to the score in ascending position, packed together. Scores that look at queries or hidden states (expected, cap,
+ * kvzap) see those of a hidden state that the reference puts together in an odd way, which is imitated so that the rows are the same:
  * channels are cut into G equal slices, and slice g of candidate s comes from head g's s-th candidate, kept ones by score.
  *
  * Park et al. 2025, arXiv:2504.15364, section 4.
@@ -45,7 +45,9 @@ struct blocks {
     int32_t *token;        /* host, of the ascending ones; NULL: row r is token r */
     const int32_t *tokens; /* host, of the round's view; NULL: row r is token r */
     void *index, *token_device, *packed, *score;
-    bool queries; /* the score looks at plain queries */
+    int32_t *slot, *slot_of; /* host: of the ascending candidates, their place in `rows`; of a row of the view */
+    bool queries;            /* the score looks at plain queries */
+    bool hidden;             /* the score looks at hidden states */
 };
 
 static int ascending(const void *a, const void *b)
@@ -171,6 +173,29 @@ static enum status make_queries(struct blocks *b, struct err *err)
     return ST_OK;
 }
 
+/* Hidden states of the candidates, as the reference puts them together, into round->x_part. */
+static enum status make_hidden(struct blocks *b, struct err *err)
+{
+    struct press_round *round = b->round;
+    void *x;
+    enum status st =
+        press_work_device(round, dtype_bytes(round->be->act, (uint64_t)(b->count * round->in->hp->dim)), &x, err);
+
+    if (st != ST_OK)
+        return st;
+    mix_hidden(b, 0, b->count, round->in->hidden, x);
+    for (int32_t g = 0; g < round->view.heads; g++) {
+        for (int64_t i = 0; i < b->count; i++)
+            b->slot_of[b->rows[g * b->count + i]] = (int32_t)i;
+        for (int64_t i = 0; i < b->count; i++)
+            b->slot[g * b->count + i] = b->slot_of[b->order[g * b->count + i]];
+    }
+    round->x_part = x;
+    round->x_part_rows = b->count;
+    round->x_slot = b->slot;
+    return ST_OK;
+}
+
 /* Scores the candidates and keeps the best m of every head, best first. */
 static enum status keep_best(struct blocks *b, struct err *err)
 {
@@ -184,9 +209,11 @@ static enum status keep_best(struct blocks *b, struct err *err)
     round->part_end = b->end;
     if (b->queries)
         st = make_queries(b, err);
+    if (st == ST_OK && b->hidden)
+        st = make_hidden(b, err);
     if (st == ST_OK)
         st = press_rescore(round, b->self, &view, b->score, err);
-    round->q_part = NULL;
+    round->q_part = round->x_part = NULL;
     round->part_end = -1;
     if (st != ST_OK)
         return st;
@@ -218,6 +245,8 @@ static enum status blocks_reserve(struct blocks *b, int64_t size, struct err *er
     b->rows = press_work_host(round, rows * sizeof(int32_t));
     b->order = press_work_host(round, rows * sizeof(int32_t));
     b->token = press_work_host(round, rows * sizeof(int32_t));
+    b->slot = press_work_host(round, rows * sizeof(int32_t));
+    b->slot_of = press_work_host(round, (uint64_t)round->view.rows[0] * sizeof(int32_t));
     return st;
 }
 
@@ -235,6 +264,7 @@ static enum status block_choose(const struct press_stage *stage, struct press_ro
     if (score->press->needs)
         score->press->needs(score, round->in->query_tokens, &needs);
     b.queries = needs.q_plain;
+    b.hidden = needs.hidden;
     if (b.queries && !round->in->weights)
         return err_set(err, ST_EINTERNAL, "block has no weights to make queries of");
     st = blocks_reserve(&b, size, err);

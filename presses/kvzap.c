@@ -156,9 +156,9 @@ static enum status net_run(struct press_round *round, const struct kvzap_file *f
     return apply(round, hidden, rows, f->hidden, n->w2, n->b2, hp->kv_heads, values, &out, err);
 }
 
-/* values[tokens][G] of tokens [from, from + tokens), some at a time. */
-static enum status all_values(const struct press_stage *stage, struct press_round *round, int64_t from, int64_t tokens,
-                              float *out, struct err *err)
+/* values[tokens][G] of hidden states [from, from + tokens), some at a time. */
+static enum status all_values(const struct press_stage *stage, struct press_round *round, const void *hidden,
+                              int64_t from, int64_t tokens, float *out, struct err *err)
 {
     const struct hparams *hp = round->in->hp;
     uint64_t row = dtype_bytes(round->be->act, (uint64_t)hp->dim);
@@ -169,8 +169,7 @@ static enum status all_values(const struct press_stage *stage, struct press_roun
         struct press_scratch mark = press_scratch_mark(round);
         float *values;
 
-        st = net_run(round, stage->file, (const char *)round->in->hidden + (uint64_t)(from + t) * row, rows, &values,
-                     err);
+        st = net_run(round, stage->file, (const char *)hidden + (uint64_t)(from + t) * row, rows, &values, err);
         for (int64_t i = 0; i < rows * hp->kv_heads && st == ST_OK; i++)
             out[t * hp->kv_heads + i] = values[i];
         press_scratch_back(round, mark);
@@ -181,13 +180,20 @@ static enum status all_values(const struct press_stage *stage, struct press_roun
 static enum status kvzap_score(const struct press_stage *stage, struct press_round *round, const struct kv_rows *view,
                                float *score, struct err *err)
 {
-    int64_t tokens = round->in->tokens;
-    float *values = press_work_host(round, (uint64_t)(tokens * view->heads) * sizeof *values), *host;
+    const struct press_layer *in = round->in;
     const int32_t *token = view->token ? press_index_get(round, view->token, view->at[view->heads]) : NULL;
-    int64_t from = token ? 0 : round->part_begin,
-            count = token || round->part_end < 0 ? tokens : round->part_end - from;
-    enum status st = all_values(stage, round, from, count, values, err);
+    const void *hidden = round->x_part ? round->x_part : in->hidden;
+    int64_t from = token ? 0 : round->part_begin, count = in->tokens;
+    float *values = press_work_host(round, (uint64_t)(count * view->heads) * sizeof *values), *host;
+    enum status st;
 
+    if (round->x_part) {
+        token = round->x_slot;
+        count = round->x_part_rows;
+    } else if (!token && round->part_end >= 0) {
+        count = round->part_end - from;
+    }
+    st = all_values(stage, round, hidden, from, count, values, err);
     if (st != ST_OK)
         return st;
     host = press_scores_get(round, view, score);

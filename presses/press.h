@@ -141,6 +141,10 @@ struct press_round {
     bool rerotate;    /* set by an edit: kept keys get consecutive positions */
     int32_t *channel; /* an edit may fill [G][channels] with the channels of K rows that stay, ascending ... */
     int32_t channels; /* ... and say how many; D: all */
+
+    const void *x_part; /* act [x_part_rows][dim], while block scores rows that it gathered: their hidden states */
+    int64_t x_part_rows;
+    const int32_t *x_slot; /* host: the row of x_part that score entry view.at[g] + r looks at */
 };
 
 /* The texts that a second pass asks with; whoever has the tokenizer makes ids of them. */

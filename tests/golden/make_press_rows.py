@@ -128,6 +128,7 @@ CHAINS = """
 64 1000 ; snapkv:window=8 | critical:first=0.3 | adakv:alpha=0.5 | ratio=0.75
 64 1000 ; cur:window=7 | criticaladakv:first=0.3 | ratio=0.6
 64 1000 ; kvzap:file=kvzap-mlp | ratio=0.6 | merge
+64 257 ; kvzap:file=kvzap-mlp | block:size=40 | ratio=0.5
 """
 
 PER_LAYER = {2: "0.1/0.6", 3: "0/0.3/0.8", 4: "0.2/0.4/0.6/0.8"}
