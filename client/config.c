@@ -26,7 +26,8 @@ static const char head[] =
     "the "
     "command line; nodes also read `name = value` lines from the file given with `--config`, where the command line "
     "wins. "
-    "`[press-files]` in both nodes' files names the parameter files of learned presses, under the same names: `name = path`.\n";
+    "`[press-files]` in both nodes' files names the parameter files of learned presses, under the same names: `name = "
+    "path`.\n";
 
 static enum status run(const void *options_, struct arena *arena, struct err *err)
 {

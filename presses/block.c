@@ -4,9 +4,10 @@
  *
  *      kept = first m rows      for every next block: kept = the m best of kept and block, scored anew, alone
  *
- * Candidates are shown to the score in ascending position, packed together. Scores that look at queries or hidden states (expected, cap,
- * kvzap) see those of a hidden state that the reference puts together in an odd way, which is imitated so that the rows are the same:
- * channels are cut into G equal slices, and slice g of candidate s comes from head g's s-th candidate, kept ones by score.
+ * Candidates are shown to the score in ascending position, packed together. Scores that look at queries or hidden states
+ * (expected, cap, kvzap) see those of a hidden state that the reference puts together in an odd way, which is imitated so
+ * that the rows are the same: channels are cut into G equal slices, and slice g of candidate s comes from head g's s-th
+ * candidate, kept ones by score.
  *
  * Park et al. 2025, arXiv:2504.15364, section 4.
  */
@@ -315,9 +316,9 @@ const struct press press_block = {
     .cost = "the score's, (m + size) / size times",
     .differs = "Candidates stand in ascending position. A score that looks at where a row stands (streaming, lagkv, "
                "cur, snapkv "
-               "with kernel > 1) sees them by score in the reference, so the rows differ there; kvzap and leverage see "
-               "each row's "
-               "own hidden state, which the reference puts together from several.",
+               "with kernel > 1) sees them by score in the reference, so the rows differ there; leverage sees each "
+               "row's own hidden "
+               "state, which the reference puts together from several.",
     .options = block_table,
     .option_count = ARRAY_LEN(block_table),
     .options_bytes = sizeof(struct block_options),
