@@ -23,6 +23,15 @@ enum { MAGIC_BITS = 0x4b400000, LARGEST_FINITE = 0x7f7fffff };
 
 /* ---- vectors of bytes; n of the lanes count -------------------------------------------------------------------------- */
 
+/* A whole vector by its own instruction; only the last of a row by as many bytes as there are. */
+INLINE void move(void *to, const void *from, size_t whole, int64_t n, size_t each)
+{
+    if (n >= LANES)
+        memcpy(to, from, whole);
+    else
+        memcpy(to, from, (size_t)n * each);
+}
+
 INLINE vi bytes_widen(vb b)
 {
 #if LANES == 16
@@ -38,10 +47,7 @@ INLINE vi bytes_load(const uint8_t *p, int64_t n)
 {
     vb b = { 0 };
 
-    if (n >= LANES)
-        memcpy(&b, p, sizeof b);
-    else
-        memcpy(&b, p, (size_t)n);
+    move(&b, p, sizeof b, n, 1);
     return bytes_widen(b);
 }
 
@@ -53,17 +59,14 @@ INLINE void bytes_store(uint8_t *p, vi v, int64_t n)
     vb b = __builtin_convertvector(v, vb);
 #endif
 
-    if (n >= LANES)
-        memcpy(p, &b, LANES);
-    else
-        memcpy(p, &b, (size_t)n);
+    move(p, &b, LANES, n, 1);
 }
 
 INLINE vf floats_load(const float *p, int64_t n)
 {
     vf v = { 0 };
 
-    memcpy(&v, p, n >= LANES ? sizeof v : (size_t)n * 4);
+    move(&v, p, sizeof v, n, 4);
     return v;
 }
 
@@ -73,9 +76,9 @@ INLINE void numbers_store(void *out, enum dtype to, int64_t at, vf v, bool exact
     if (to == DT_BF16) {
         vh h = exact ? vu_narrow((vu)v >> 16) : vf_to_bf16(v);
 
-        memcpy((uint16_t *)out + at, &h, n >= LANES ? sizeof h : (size_t)n * 2);
+        move((uint16_t *)out + at, &h, sizeof h, n, 2);
     } else {
-        memcpy((float *)out + at, &v, n >= LANES ? sizeof v : (size_t)n * 4);
+        move((float *)out + at, &v, sizeof v, n, 4);
     }
 }
 
@@ -334,7 +337,7 @@ INLINE void read_int4_half(const uint8_t *codes, int32_t shift, int32_t channels
         vi code = (bytes_load(codes + j, n) >> shift) & 15;
 
         if (each)
-            memcpy(&p, pair + j, n >= LANES ? sizeof p : (size_t)n * 4);
+            move(&p, pair + j, sizeof p, n, 4);
         else
             p += pair[0];
         numbers_store(out, to, at + j, __builtin_convertvector(code, vf) * (vf)(p << 16) + (vf)(p & 0xffff0000u), false,
