@@ -185,6 +185,13 @@ struct tap {
     int64_t tail_rows;
 };
 
+/* Rows from one head to the next, in K, V and the log-sum-exps. On devices the same for every context: what is planned for a
+ * shape there serves them all. */
+static int64_t own_stride(const struct prefill *p, const struct pass *pass)
+{
+    return pass->kv || p->kv_count == 1 ? pass->base + pass->tokens : p->tokens_max;
+}
+
 /* In the room that takes turns with K, V: a press may still look at what the layer before left. */
 static enum status open_tap(struct prefill *p, const struct pass *pass, const struct chain_needs *needs,
                             struct tap *tap, struct err *err)
@@ -207,7 +214,7 @@ static enum status open_tap(struct prefill *p, const struct pass *pass, const st
         st = keep(p, &kept[KEPT_HIDDEN], needs->hidden, prefill_x_bytes(p, T), &tap->hidden, err);
     if (st == ST_OK)
         st = keep(p, &kept[KEPT_LSE], needs->lse,
-                  (uint64_t)p->w->hp.q_heads * (uint64_t)(pass->base + T) * sizeof(float), &tap->lse, err);
+                  (uint64_t)p->w->hp.q_heads * (uint64_t)own_stride(p, pass) * sizeof(float), &tap->lse, err);
     return st;
 }
 
@@ -259,7 +266,7 @@ static struct kv_layer layer_kv(struct prefill *p, const struct pass *pass, int3
         kv.stride = pass->kv_rows;
     } else {
         kv.k = p->kv[p->kv_next];
-        kv.stride = tokens;
+        kv.stride = own_stride(p, pass);
         p->kv_next = (p->kv_next + 1) % p->kv_count;
     }
     kv.v = (uint8_t *)kv.k + prefill_kv_bytes(p, kv.stride) / 2;
@@ -288,7 +295,7 @@ static void rows_through(struct prefill *p, struct pass *pass, int32_t l, const 
     if (l == hp->layers - 1 && !pass->logits && !tap->lse)
         return;
     ops->attn_prefill(p->be, &span, 1, q, hp->q_heads, hp->attn_scale, hp->window[l], s->heads, tap->lse,
-                      pass->base + pass->tokens);
+                      own_stride(p, pass));
     block_attention_out(p->be, p->w, l, x, rows, s);
     block_mlp(p->be, p->w, l, x, rows, s);
 }
@@ -323,7 +330,7 @@ enum status prefill_layer(struct prefill *p, struct pass *pass, const struct cha
         .q = tap.q,
         .hidden = tap.hidden,
         .lse = tap.lse ? (const float *)tap.lse + pass->base : NULL,
-        .lse_stride = pass->base + T,
+        .lse_stride = own_stride(p, pass),
         .rope = rope_table_at(weights_layer_rope(p->w, l), rope_tokens(pass)),
         .o = p->w->layer[l].o,
         .weights = p->w,
