@@ -104,6 +104,22 @@ static enum status open_engine(struct node *n, struct err *err)
     return batcher_open(&n->batcher, &config, err);
 }
 
+/* What the device's memory goes to, and how many tokens of plain rows blocks and tails hold. */
+static void log_sizes(const struct node *n)
+{
+    const struct kv_shape *k = &n->shape;
+    const uint64_t token = 2 * (uint64_t)k->layers * (uint64_t)k->heads * dtype_bytes(k->dtype, (uint64_t)k->dim);
+    struct device_bytes b;
+
+    n->be->ops->device_bytes(n->be, &b);
+    log_event(LOG_INFO, "sizes",
+              "capacity_bytes=%llu weights_bytes=%llu activations_bytes=%llu blocks_bytes=%llu tails_bytes=%llu "
+              "other_bytes=%llu block_tokens=%llu tail_tokens=%llu",
+              (unsigned long long)b.capacity, (unsigned long long)b.weights, (unsigned long long)b.activations,
+              (unsigned long long)b.blocks, (unsigned long long)b.tails, (unsigned long long)b.other,
+              (unsigned long long)(blocks_capacity(n->blocks) / token), (unsigned long long)(b.tails / token));
+}
+
 static void on_missing(void *ctx, const char *name, const char *why)
 {
     (void)ctx;
@@ -332,6 +348,8 @@ static enum status open_all(struct node *n, struct err *err)
         st = open_stations(n, err);
     if (st == ST_OK)
         st = open_engine(n, err);
+    if (st == ST_OK)
+        log_sizes(n);
     if (st == ST_OK)
         st = rpc_client_open(&n->client, 2, err);
     if (st == ST_OK)

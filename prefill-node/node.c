@@ -101,6 +101,20 @@ static enum status open_device(struct prefill_node *n, struct err *err)
     return st;
 }
 
+/* What the device's memory goes to, and the longest context that is taken. */
+static void log_sizes(const struct prefill_node *n)
+{
+    struct device_bytes b;
+
+    n->be->ops->device_bytes(n->be, &b);
+    log_event(LOG_INFO, "sizes",
+              "capacity_bytes=%llu weights_bytes=%llu activations_bytes=%llu blocks_bytes=%llu tails_bytes=%llu "
+              "other_bytes=%llu context_tokens=%lld",
+              (unsigned long long)b.capacity, (unsigned long long)b.weights, (unsigned long long)b.activations,
+              (unsigned long long)b.blocks, (unsigned long long)b.tails, (unsigned long long)b.other,
+              (long long)n->tokens_max);
+}
+
 static void on_missing(void *ctx, const char *name, const char *why)
 {
     (void)ctx;
@@ -319,6 +333,8 @@ static enum status open_all(struct prefill_node *n, struct err *err)
         st = open_stations(n, err);
     if (st == ST_OK)
         st = open_work(n, err);
+    if (st == ST_OK)
+        log_sizes(n);
     if (st == ST_OK)
         st = service_start(n->service, err);
     if (st == ST_OK)

@@ -80,3 +80,18 @@ def test_the_metrics_page_is_prometheus_text(scene):
             assert re.fullmatch(r'# (HELP|TYPE) \S+ .+|[a-zA-Z_:][\w:]*(\{[^{}]*\})? (-?[\d.]+(e[+-]?\d+)?|\+Inf|NaN)', line), line
         node.wait_idle(before)
     assert decode.metrics()['platen_decode_requests_total{result="ok"}'] == 1
+
+
+def sizes(node):
+    line = next(l for l in node.log().splitlines() if "event=sizes" in l)
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)(?:\s|$)", line)}
+
+
+def test_nodes_say_at_start_what_memory_goes_to_and_how_many_tokens_that_holds(scene):
+    prefill, decode = scene.pair()
+    first, second = sizes(prefill), sizes(decode)
+    assert first["weights_bytes"] > 0 and first["context_tokens"] > 0, first
+    assert second["weights_bytes"] > 0 and second["blocks_bytes"] > 0 and second["block_tokens"] > 0, second
+    assert second["tails_bytes"] > 0 and second["tail_tokens"] >= 64, second
+    used = sum(second[name + "_bytes"] for name in ("weights", "activations", "blocks", "tails", "other"))
+    assert used <= second["capacity_bytes"], second

@@ -208,7 +208,7 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
     float *got, *logits = ops_random(o, SLOTS * VOCAB, 1.0f);
 
     for (int32_t slot = 0; slot < SLOTS; slot++) {
-        int32_t n = plan[number][slot];
+        int32_t n = plan[number][slot] / (r->o->small && plan[number][slot] > 8 ? 8 : 1);
 
         if (n == 0)
             continue;
