@@ -7,6 +7,7 @@
  */
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/text.h"
 #include "decode-node/batcher.h"
 #include "tests/support/cmocka_main.h"
 
@@ -14,7 +15,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { VOCAB = 256, PROMPT_MAX = 200, SLOTS = 8 };
+enum { VOCAB = 256, PROMPT_MAX = 200, SLOTS = 8, WINDOW = 40 };
 
 static int32_t allocations; /* atomic */
 
@@ -88,7 +89,8 @@ static void open_engine(struct world *w, int32_t rows_max)
     assert_int_equal(batcher_open(&w->batcher, &config, NULL), ST_OK);
 }
 
-static int open_world(void **state)
+/* The second layer sees `window` rows; 0: all, like the others. */
+static int open_with(void **state, int32_t window)
 {
     struct world *w = mem_zero(1, sizeof *w);
     struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
@@ -97,6 +99,7 @@ static int open_world(void **state)
     float inv_freq[8];
 
     small_model(&hp);
+    hp.window[1] = window;
     for (int i = 0; i < 8; i++)
         inv_freq[i] = powf(10000.0f, -(float)i / 8);
     if (backend_open(&w->be, "cpu", &config, NULL) != ST_OK)
@@ -120,6 +123,16 @@ static int open_world(void **state)
     open_engine(w, 512);
     *state = w;
     return 0;
+}
+
+static int open_world(void **state)
+{
+    return open_with(state, 0);
+}
+
+static int open_windowed(void **state)
+{
+    return open_with(state, WINDOW);
 }
 
 static int close_world(void **state)
@@ -302,6 +315,57 @@ static void a_hundred_steps_allocate_nothing(void **state)
     drop(s);
 }
 
+/* A gauge of the metrics page. */
+static int gauge(struct world *w, const char *name)
+{
+    struct text page = { 0 };
+    const char *at;
+    int value = -1;
+
+    metrics_print(w->metrics, &page);
+    for (at = strstr(text_str(&page), name); at; at = strstr(at + 1, name))
+        if (at > text_str(&page) && at[-1] == '\n')
+            value = atoi(at + strlen(name) + 1);
+    text_fini(&page);
+    return value;
+}
+
+/* Runs an answer of 700 tokens; returns the most pages that its windowed layer held. */
+static int ring_of_long_answer(struct world *w, int32_t *made)
+{
+    struct sequence *s = ask(w, 7, 150, 700);
+    int most = 0, full = 0;
+
+    batcher_submit(w->batcher, s);
+    while (__atomic_load_n(&s->finish, __ATOMIC_ACQUIRE) == FINISH_NONE) {
+        bool late = __atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) > 660;
+        int ring = gauge(w, "platen_decode_ring_pages"), all = gauge(w, "platen_decode_tail_pages");
+        most = ring > most ? ring : most;
+        full = late ? all : full;
+        usleep(1000);
+    }
+    assert_int_equal(await(w, s), FINISH_LENGTH);
+    assert_true(full == 0 || full > most); /* 0: looked at too seldom, or after the end */
+    memcpy(made, s->made, 700 * sizeof *made);
+    drop(s);
+    return most;
+}
+
+static void a_long_answer_holds_the_window_and_says_the_same(void **state)
+{
+    struct world *w = *state;
+    static int32_t wide[700], narrow[700];
+
+    assert_true(ring_of_long_answer(w, wide) <= (WINDOW + 512 + 61) / 64 + 1); /* steps of 512 rows */
+    batcher_close(w->batcher);
+    metrics_close(w->metrics);
+    w->metrics = metrics_open(64);
+    open_engine(w, 8);
+    assert_true(ring_of_long_answer(w, narrow) <= (WINDOW + 8 + 61) / 64 + 1); /* two pages of 64 for 849 rows */
+    assert_memory_equal(wide, narrow, sizeof wide);
+    assert_int_equal(gauge(w, "platen_decode_ring_pages"), 0);
+}
+
 static void closing_ends_what_runs(void **state)
 {
     struct world *w = *state;
@@ -322,6 +386,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(an_end_token_stops_also_when_it_comes_first, open_world, close_world),
     cmocka_unit_test_setup_teardown(more_than_promised_is_refused_at_the_door, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_hundred_steps_allocate_nothing, open_world, close_world),
+    cmocka_unit_test_setup_teardown(a_long_answer_holds_the_window_and_says_the_same, open_windowed, close_world),
     cmocka_unit_test_setup_teardown(closing_ends_what_runs, open_world, close_world),
 };
 
