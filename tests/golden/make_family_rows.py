@@ -18,7 +18,7 @@ from chains import Context  # noqa: E402
 from pressing import Prefill, context_copy, edges_of  # noqa: E402
 from transformers import AutoModelForCausalLM  # noqa: E402
 
-FAMILIES = ("llama", "llama_dynamic", "llama_yarn", "qwen2", "qwen3", "phi3", "gemma3")  # kvpress does not rotate a part of a head
+FAMILIES = ("llama", "llama_linear", "llama_dynamic", "llama_yarn", "llama_bias", "qwen2", "qwen3", "phi3", "gemma3")  # kvpress does not rotate a part of a head
 TOKENS = [(97 * i) % 253 + 3 for i in range(250)]
 CHAINS = ("knorm | ratio=0.5", "keydiff | ratio=0.75", "snapkv:window=16 | ratio=0.5", "tova | ratio=0.75",
           "snapkv:window=16 | adakv | ratio=0.6", "expected | ratio=0.5",
