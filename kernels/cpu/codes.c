@@ -273,7 +273,7 @@ static uint32_t write_int4(const float *row, int32_t channels, uint8_t *out)
 {
     float low = row[0], high = row[0], least, factor;
     const bool finite = largest_bits(row, channels) <= LARGEST_FINITE;
-    uint8_t code[KV_HEAD_DIM_MAX];
+    uint8_t code[KV_HEAD_DIM_MAX] = { 0 };
     uint32_t pair;
 
     for (int32_t c = 1; c < channels; c++) {
@@ -312,7 +312,7 @@ static void group_pairs(const float *rows, int32_t channels, int32_t c, int32_t 
 static void write_group(const float *rows, int32_t channels, uint8_t *out, uint32_t *pair)
 {
     float least[KV_HEAD_DIM_MAX], factor[KV_HEAD_DIM_MAX];
-    uint8_t code[KV_HEAD_DIM_MAX];
+    uint8_t code[KV_HEAD_DIM_MAX] = { 0 };
 
     for (int32_t c = 0; c < channels; c += LANES)
         group_pairs(rows, channels, c, channels - c, pair, least, factor);
