@@ -115,6 +115,12 @@ static void read_eos(struct hparams *h, const struct keys *k, const char *key)
             h->eos_id[h->eos_count++] = (int32_t)ids[i];
 }
 
+/* A key that says null stands for as many as query heads, one that is left out for the family's number. */
+static int32_t kv_heads_default(const struct hparams *h, const struct family_defaults *d, const struct keys *k)
+{
+    return d->kv_heads && !keys_is_null(k, "num_key_value_heads") ? d->kv_heads : h->q_heads;
+}
+
 enum status hparams_from_config(struct hparams *h, const struct family *f, const struct keys *k)
 {
     const struct family_defaults *d = &f->defaults;
@@ -122,7 +128,7 @@ enum status hparams_from_config(struct hparams *h, const struct family *f, const
     h->layers = need_size(k, "num_hidden_layers", HPARAMS_LAYERS_MAX, d->layers);
     h->dim = need_size(k, "hidden_size", WIDTH_MAX, d->dim);
     h->q_heads = need_size(k, "num_attention_heads", HEADS_MAX, d->q_heads);
-    h->kv_heads = need_size(k, "num_key_value_heads", HEADS_MAX, d->kv_heads ? d->kv_heads : h->q_heads);
+    h->kv_heads = need_size(k, "num_key_value_heads", HEADS_MAX, kv_heads_default(h, d, k));
     h->head_dim = need_size(k, "head_dim", HEAD_DIM_MAX, d->head_dim ? d->head_dim : h->dim / h->q_heads);
     h->ff_dim = need_size(k, "intermediate_size", WIDTH_MAX, d->ff_dim);
     h->vocab = need_size(k, "vocab_size", VOCAB_MAX, d->vocab);

@@ -104,6 +104,8 @@ static void missing_keys_mean_what_the_family_says(void **state)
     assert_true(config("gemma3_text", "", &arena).rope_local.theta == 1e4);
     assert_true(config("smollm3", "", &arena).rope.theta == 2e6);
     assert_int_equal(config("llama", "", &arena).head_dim, 16);
+    assert_int_equal(config("mistral", "\"num_key_value_heads\":null", &arena).kv_heads,
+                     config("mistral", "", &arena).q_heads);
     assert_int_equal(config("qwen3", "", &arena).head_dim, 128);
     assert_int_equal(config("gemma3_text", "", &arena).head_dim, 256);
     assert_true(fabs(config("gemma3_text", "", &arena).embed_scale - 8.0f) < 1e-6);
