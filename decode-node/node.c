@@ -2,8 +2,10 @@
 /*
  * node.c - a decode node put together.
  *
- *   model ─▶ device ─▶ weights ─▶ blocks, tails, engine ─▶ stream, front threads ─▶ doors ─▶ prefill nodes watched
+ *   ports bound ─▶ model ─▶ device ─▶ weights ─▶ blocks, tails, engine ─▶ stream, front threads ─▶ prefill nodes watched
+ *     ─▶ doors open
  *
+ * Ports are bound before the weights are read, so that one in use is said at once.
  * Opened in this order and closed in the reverse, with one exception: at the end the doors are shut and drained first,
  * so that everything behind them is idle when it is taken away.
  */
@@ -239,7 +241,7 @@ static void on_tick(void *ctx)
         update_health(n, 0);
 }
 
-static enum status open_doors(struct node *n, struct err *err)
+static enum status bind_doors(struct node *n, struct err *err)
 {
     struct service_options o = { .metrics_listen = n->opt.metrics,
                                  .metrics = n->metrics,
@@ -254,8 +256,13 @@ static enum status open_doors(struct node *n, struct err *err)
     st = service_open(&n->service, &o, err);
     if (st != ST_OK)
         return st;
-    n->name = rpc_server_address(service_server(n->service));
+    n->name = service_name(n->service);
     trace_name(n->trace, "decode-node", n->name);
+    return ST_OK;
+}
+
+static enum status open_front(struct node *n, struct err *err)
+{
     generate_add(n, service_server(n->service));
     control_add(n, service_server(n->service));
     selftest_add(n, service_server(n->service));
@@ -334,12 +341,16 @@ static void close_trace(struct node *n)
 
 static enum status open_all(struct node *n, struct err *err)
 {
-    enum status st = read_token(n->opt.token_file, &n->token, err);
+    enum status st = peers_check(n->opt.prefill.items, n->opt.prefill.count, err);
 
+    if (st == ST_OK)
+        st = read_token(n->opt.token_file, &n->token, err);
     if (st == ST_OK)
         st = open_trace(n, err);
     if (st == ST_OK)
         st = read_token(n->opt.prefill_token_file, &n->prefill_token, err);
+    if (st == ST_OK)
+        st = bind_doors(n, err);
     if (st == ST_OK)
         st = open_model(n, err);
     if (st == ST_OK)
@@ -353,7 +364,7 @@ static enum status open_all(struct node *n, struct err *err)
     if (st == ST_OK)
         st = rpc_client_open(&n->client, 2, err);
     if (st == ST_OK)
-        st = open_doors(n, err);
+        st = open_front(n, err);
     if (st == ST_OK)
         st = watch_peers(n, err);
     if (st == ST_OK)

@@ -265,15 +265,22 @@ static enum status target_check(const char *target, struct err *err)
     return st;
 }
 
+enum status peers_check(const char *const *target, size_t targets, struct err *err)
+{
+    enum status st = ST_OK;
+
+    for (size_t i = 0; i < targets && st == ST_OK; i++)
+        st = target_check(target[i], err);
+    return st;
+}
+
 enum status peers_open(struct peers **out, const struct peers_config *config, struct err *err)
 {
     struct peers *p = mem_zero(1, sizeof *p);
     pthread_condattr_t attr;
-    enum status st = ST_OK;
+    enum status st = peers_check(config->target, config->targets, err);
 
     p->cfg = *config;
-    for (size_t i = 0; i < config->targets && st == ST_OK; i++)
-        st = target_check(config->target[i], err);
     if (st != ST_OK) {
         free(p);
         return st;

@@ -35,7 +35,10 @@ struct peers_config {
     void *ctx;
 };
 
-/* Checks the targets' form and starts watching. ST_EINVAL names a target that is none. */
+/* Checks the targets' form. ST_EINVAL names a target that is none. */
+enum status peers_check(const char *const *target, size_t targets, struct err *err);
+
+/* The same, and starts watching. */
 enum status peers_open(struct peers **out, const struct peers_config *config, struct err *err);
 void peers_close(struct peers *p); /* every peer must be given back; NULL is fine */
 

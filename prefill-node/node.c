@@ -239,7 +239,7 @@ static enum status bind_door(struct prefill_node *n, struct err *err)
     st = service_open(&n->service, &o, err);
     if (st != ST_OK)
         return st;
-    n->name = rpc_server_address(service_server(n->service));
+    n->name = service_name(n->service);
     trace_name(n->trace, "prefill-node", n->name);
     run_add(n, service_server(n->service));
     prefill_control_add(n, service_server(n->service));

@@ -7,8 +7,11 @@
 #include "common/rpc/rpc.h"
 #include "common/service/reflection.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
 
 /* owned by: main */
 struct service {
@@ -17,6 +20,7 @@ struct service {
     struct reflection *reflection;
     struct page *page;
     const char **names;
+    char name[RPC_ADDRESS_MAX + HOST_NAME_MAX];
 };
 
 static enum status metrics_page(struct service *s, const struct service_options *o, struct err *err)
@@ -29,6 +33,18 @@ static enum status metrics_page(struct service *s, const struct service_options 
         return ST_OK;
     st = rpc_address_parse(o->metrics_listen, host, &port, err);
     return st == ST_OK ? page_open(&s->page, o->metrics, host, port, err) : st;
+}
+
+static void set_name(struct service *s)
+{
+    static const char *const anywhere[] = { "0.0.0.0:", "[::]:" };
+    const char *address = rpc_server_address(s->server);
+    char host[HOST_NAME_MAX + 1] = "";
+
+    snprintf(s->name, sizeof(s->name), "%s", address);
+    for (size_t i = 0; i < sizeof(anywhere) / sizeof(*anywhere); i++)
+        if (strncmp(address, anywhere[i], strlen(anywhere[i])) == 0 && gethostname(host, sizeof(host) - 1) == 0)
+            snprintf(s->name, sizeof(s->name), "%s:%s", host, address + strlen(anywhere[i]));
 }
 
 enum status service_open(struct service **out, const struct service_options *o, struct err *err)
@@ -50,8 +66,14 @@ enum status service_open(struct service **out, const struct service_options *o, 
         service_close(s);
         return st;
     }
+    set_name(s);
     *out = s;
     return ST_OK;
+}
+
+const char *service_name(const struct service *s)
+{
+    return s->name;
 }
 
 struct rpc_server *service_server(struct service *s)

@@ -39,6 +39,9 @@ struct service_options {
 };
 
 enum status service_open(struct service **out, const struct service_options *o, struct err *err);
+
+/* HOST:PORT that no other node has: the address that was bound; this machine's name where that is every address. Borrowed. */
+const char *service_name(const struct service *s);
 struct rpc_server *service_server(struct service *s);
 struct health *service_health(struct service *s);
 

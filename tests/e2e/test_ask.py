@@ -2,6 +2,7 @@
 """What a question gives: answers, figures, and how they hang together."""
 import json
 import os
+import socket
 
 from tiny_model import HEAD, KV_HEADS, LAYERS
 
@@ -151,6 +152,10 @@ def test_names_of_nodes_are_unique_and_info_tells_them(scene):
         assert r["info"]["node"] == node.address and r["info"]["role"] == role, r
         assert r["info"]["model"]["layers"] == LAYERS and r["loads"]["draining"] is False, r
     assert prefill.address != decode.address
+    everywhere = scene.prefill("everywhere", listen="0.0.0.0:0")
+    port = everywhere.address.rsplit(":", 1)[1]
+    r = scene.platen("info", "--server", "127.0.0.1:" + port, "--json").json()
+    assert r["info"]["node"] == f"{socket.gethostname()}:{port}", r
 
 
 def test_inspect_tells_the_rows_that_a_node_keeps(scene):

@@ -174,3 +174,11 @@ def test_a_port_in_use_is_refused_and_never_shared(scene):
     refuses_to_start(scene, "decode-node", "third",
                      ["--model", scene.tiny, "--listen", "127.0.0.1:0", "--prefill", prefill.address, "--metrics",
                       prefill.metrics_address], prefill.metrics_address.split(":")[1])
+
+
+def test_a_decode_node_says_a_port_in_use_before_it_reads_a_model(scene):
+    prefill = scene.prefill()
+    refuses_to_start(scene, "decode-node", "late", ["--model", "/no/such/model", "--listen", prefill.address, "--prefill",
+                                                    prefill.address], prefill.address.split(":")[1])
+    refuses_to_start(scene, "decode-node", "target", ["--model", "/no/such/model", "--listen", "127.0.0.1:0", "--prefill",
+                                                      "127.0.0.1:1,nowhere"], "nowhere", "--prefill")
