@@ -154,6 +154,19 @@ def table(results, asked):
     return "\n".join(lines)
 
 
+def has(results, asked):
+    return any(key.split()[1] == ("asked" if asked else "unasked") for key in results["cells"])
+
+
+def asked_part(results):
+    if not has(results, True):
+        return "With the question in the context: not run yet.\n"
+    return f"""The question is in the context and pressed with it ({", ".join(f"{n} at {length // 1024}k" for length, n in ASKED.items())} questions):
+
+{table(results, True)}
+"""
+
+
 def page(results, picture):
     made = results["made"]
     return f"""{BEGIN}
@@ -161,17 +174,15 @@ def page(results, picture):
 
 {made['date']}, {made['machine']}, {made['model']} in f32, `tests/bench/retrieval.py run` and `write`: eight sentences such as "{FACTS[4][0]}" in
 prose of about 1k, 2k, 4k tokens; the share of them that is found, by ratio (the fraction that goes). A model of 135M parameters misses
-many without any press: compare with the first line, and read differences of one or two answers as chance. An empty cell was not run.
+many without any press: compare with the first line, and read differences of one or two answers as chance. Lengths and cells that are not
+here were not run yet; the results are tests/bench/retrieval.json, and `run` goes on from them.
 {f"![share of the facts found]({os.path.basename(picture)})" if picture else ""}
 
 The questions are not known when the context is pressed (steps of 1/8):
 
 {table(results, False)}
 
-The question is in the context and pressed with it ({", ".join(f"{n} at {length // 1024}k" for length, n in ASKED.items())} questions):
-
-{table(results, True)}
-
+{asked_part(results)}
 {END}"""
 
 
@@ -181,8 +192,9 @@ def draw(results, picture):
     import matplotlib.pyplot as plt
 
     lengths = lengths_of(results)
-    plot, axes = plt.subplots(1, 2, figsize=(11, 6.4), sharey=True)
-    for axis, asked in zip(axes, (False, True)):
+    parts = [asked for asked in (False, True) if has(results, asked)]
+    plot, axes = plt.subplots(1, len(parts), figsize=(1 + 5 * len(parts), 6.4), squeeze=False)
+    for axis, asked in zip(axes[0], parts):
         names = ["none", *PRESSES, *((FINCH,) if asked else ())]
         grid = [[share(results, n, asked, "" if name == "none" else name, "0" if name == "none" else r) for n in lengths for r in RATIOS]
                 for name in names]
@@ -190,7 +202,7 @@ def draw(results, picture):
         axis.set_xticks(range(len(grid[0])), [f"{n // 1024}k {r}" for n in lengths for r in RATIOS], rotation=60, fontsize=7)
         axis.set_yticks(range(len(names)), names, fontsize=7)
         axis.set_title("questions in the query" if asked else "questions not known", fontsize=9)
-    plot.colorbar(image, ax=axes, shrink=0.6, label="share of the facts found")
+    plot.colorbar(image, ax=list(axes[0]), shrink=0.6, label="share of the facts found")
     plot.savefig(picture, dpi=80, bbox_inches="tight")
 
 

@@ -21,3 +21,5 @@ def test_config_md_is_what_platen_config_prints(scene):
 
 def test_presses_md_is_what_platen_presses_prints(scene):
     stale(scene, "PRESSES.md", "presses", "--markdown")
+    measured = open(os.path.join(scene.root, "docs/PRESSES.md")).read().partition(MEASURED)[2]
+    assert "## Retrieval" in measured, "tests/bench/retrieval.py write tests/bench/retrieval.json docs/retrieval.png"
