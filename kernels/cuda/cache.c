@@ -27,7 +27,7 @@ static enum status device_array(struct cuda *c, void *out, int64_t count, uint64
 
     if (st != ST_OK)
         return st;
-    if (cudaMemset(at, 0, bytes) != cudaSuccess)
+    if (cuda_zero(c, at, bytes) != cudaSuccess)
         cuda_broken(c, "memset", what);
     memcpy(out, &at, sizeof at);
     return ST_OK;

@@ -62,6 +62,14 @@ static void remember(struct cuda *c, void *at, uint64_t bytes, enum purpose purp
     c->allotted[c->allotted_count++] = (struct allotted){ at, bytes, purpose };
 }
 
+/* A memset of the default stream would not wait for the lanes, nor they for it: late, it wipes what was uploaded since. */
+cudaError_t cuda_zero(struct cuda *c, void *device, uint64_t bytes)
+{
+    cudaError_t e = cudaMemsetAsync(device, 0, bytes, c->stream[LANE_COMPUTE]);
+
+    return e == cudaSuccess ? cudaStreamSynchronize(c->stream[LANE_COMPUTE]) : e;
+}
+
 enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, void **out, struct err *err)
 {
     struct cuda *c = cuda_of(be);
@@ -81,7 +89,7 @@ enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, voi
     e = cudaMalloc(&at, bytes);
     /* padded rows of a recorded step are computed and thrown away; they should not be noise */
     if (e == cudaSuccess && purpose == FOR_ACTIVATIONS)
-        e = cudaMemset(at, 0, bytes);
+        e = cuda_zero(c, at, bytes);
     pthread_mutex_lock(&c->lock);
     if (e == cudaSuccess) {
         remember(c, at, bytes, purpose);
