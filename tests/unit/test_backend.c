@@ -14,6 +14,13 @@ static void a_back_end_is_found_by_its_name(void **state)
     assert_null(backend_find(""));
 }
 
+/* Parts of a step in one launch are for devices that pay for launches. */
+static bool is_for_devices(size_t at)
+{
+    return at == offsetof(struct backend_ops, normed_qkv_to_tail) || at == offsetof(struct backend_ops, normed_gated) ||
+           at == offsetof(struct backend_ops, normed_outputs);
+}
+
 static void every_operation_of_the_cpu_is_there(void **state)
 {
     const struct backend_ops *ops = backend_find("cpu");
@@ -24,7 +31,7 @@ static void every_operation_of_the_cpu_is_there(void **state)
         uint64_t word;
 
         memcpy(&word, row + at, sizeof word);
-        if (word == 0)
+        if (word == 0 && !is_for_devices(at))
             fail_msg("word %zu of the table is empty", at / sizeof(void *));
     }
 }
