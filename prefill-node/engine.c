@@ -192,10 +192,10 @@ static void finish(struct engine *e, struct job *job)
 /* It needs no more turns; from here on the mover may end it. */
 static void leave(struct engine *e, struct job *job)
 {
-    if (e->waits.job == job)
-        e->waits.job = NULL;
     held_close(job->held);
     job->held = NULL;
+    if (e->waits.job == job)
+        e->waits.job = NULL;
     scheduler_leave(e->config.scheduler, &job->turn);
 }
 
