@@ -17,8 +17,6 @@
 #include <math.h>
 #include <string.h>
 
-enum { CACHE_LINE_BYTES = 64 };
-
 struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int32_t window, float scale)
 {
     const int32_t align = c->math->units_align, numbers = cpu_unit_numbers(c);
@@ -158,14 +156,6 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
         t.a_stride = bytes;
     }
     math->tile(&t);
-}
-
-/* Rows are asked for in one sweep before they are laid out: a loop that only loads keeps many cache misses going at once,
- * where laying out waits for them a few at a time. */
-void attend_bring(const void *rows, int64_t bytes)
-{
-    for (int64_t i = 0; i < bytes; i += CACHE_LINE_BYTES)
-        (void)*((const volatile char *)rows + i);
 }
 
 /* Columns of scores or weights times the scale of their row. */

@@ -46,9 +46,6 @@ struct attend_rows {
     bool near;                      /* they stand in the room, or were brought already */
 };
 
-/* Has memory bring these bytes into the nearest cache. */
-void attend_bring(const void *rows, int64_t bytes);
-
 /* Rows [0, rows) of the room attend to cache rows `c`. Of these, row r sees the first seen + r / group, and no more than
  * the last `window` of what lies before that. */
 void attend_tokens(const struct attend *a, struct cpu_room *room, const struct attend_rows *c, int32_t rows,

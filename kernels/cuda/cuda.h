@@ -145,6 +145,8 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
                  void *out, bool accumulate);
 bool cuda_normed_gated(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
                        int64_t rows, void *out);
+/* What a rotation takes from the shape and the table; where rows come from and go to is the caller's. */
+struct rotate_args layer_rotation(const struct qkv_shape *shape, const struct rope_table *rope);
 /* The product of `rows` rows as kernels for few rows take it; false: not one for them. */
 bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x, int64_t rows, void *out,
                   struct skinny_args *args);

@@ -139,31 +139,36 @@ void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t v
     }
 }
 
+struct rotate_args layer_rotation(const struct qkv_shape *shape, const struct rope_table *rope)
+{
+    return (struct rotate_args){ .q_heads = shape->q_heads,
+                                 .kv_heads = shape->kv_heads,
+                                 .dim = shape->dim,
+                                 .rope_dims = rope->dims,
+                                 .rope_tables = rope->tables,
+                                 .rope_from = rope->from,
+                                 .inv_freq = rope->inv_freq,
+                                 .rope_scale = rope->scale,
+                                 .norm_eps = shape->norm_eps,
+                                 .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
+                                 .k_norm = shape->k_norm ? shape->k_norm->vector : NULL };
+}
+
 void cuda_qkv_to_layer(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
                        const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,
                        const struct kv_layer *kv, int64_t token)
 {
     struct cuda *c = cuda_of(be);
-    const struct rotate_args args = { .q_heads = shape->q_heads,
-                                      .kv_heads = shape->kv_heads,
-                                      .dim = shape->dim,
-                                      .rope_dims = rope->dims,
-                                      .rope_tables = rope->tables,
-                                      .rope_from = rope->from,
-                                      .inv_freq = rope->inv_freq,
-                                      .rope_scale = rope->scale,
-                                      .norm_eps = shape->norm_eps,
-                                      .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
-                                      .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
-                                      .qkv = qkv,
-                                      .position = position,
-                                      .q = q,
-                                      .q_plain = q_plain,
-                                      .k = kv->k,
-                                      .v = kv->v,
-                                      .stride = kv->stride,
-                                      .token = token };
+    struct rotate_args args = layer_rotation(shape, rope);
 
+    args.qkv = qkv;
+    args.position = position;
+    args.q = q;
+    args.q_plain = q_plain;
+    args.k = kv->k;
+    args.v = kv->v;
+    args.stride = kv->stride;
+    args.token = token;
     assert(kv->dtype == be->kv && token + rows <= kv->stride);
     if (rows > 0)
         cuda_failed(c, launch_rotate(compute(c), be->act, &args, rows), "qkv_to_layer");

@@ -224,27 +224,19 @@ static struct rotate_args tail_args(const struct cuda *c, const struct qkv_shape
 {
     const struct decode_shape d = cuda_layer_shape(c, layer);
 
-    return (struct rotate_args){ .q_heads = shape->q_heads,
-                                 .kv_heads = shape->kv_heads,
-                                 .dim = shape->dim,
-                                 .rope_dims = rope->dims,
-                                 .rope_tables = rope->tables,
-                                 .rope_from = rope->from,
-                                 .inv_freq = rope->inv_freq,
-                                 .rope_scale = rope->scale,
-                                 .norm_eps = shape->norm_eps,
-                                 .q_norm = shape->q_norm ? shape->q_norm->vector : NULL,
-                                 .k_norm = shape->k_norm ? shape->k_norm->vector : NULL,
-                                 .qkv = qkv,
-                                 .position = d.rows.position,
-                                 .length = d.rows.length,
-                                 .q = q,
-                                 .slot = d.rows.slot,
-                                 .tail = d.rows.tail,
-                                 .pages = d.pages + (d.ringed[layer / 32] >> layer % 32 & 1 ? d.ring_table : 0),
-                                 .pages_per_slot = d.pages_per_slot,
-                                 .pool = (void *)d.pool,
-                                 .page_stride = d.page_stride };
+    struct rotate_args args = layer_rotation(shape, rope);
+
+    args.qkv = qkv;
+    args.position = d.rows.position;
+    args.length = d.rows.length;
+    args.q = q;
+    args.slot = d.rows.slot;
+    args.tail = d.rows.tail;
+    args.pages = d.pages + (d.ringed[layer / 32] >> layer % 32 & 1 ? d.ring_table : 0);
+    args.pages_per_slot = d.pages_per_slot;
+    args.pool = (void *)d.pool;
+    args.page_stride = d.page_stride;
+    return args;
 }
 
 /* hot */

@@ -9,6 +9,7 @@
 #include "common/base/clock.h"
 #include "common/base/text.h"
 #include "decode-node/batcher.h"
+#include "tests/support/allocations.h"
 #include "tests/support/cmocka_main.h"
 
 #include <math.h>
@@ -16,35 +17,6 @@
 #include <unistd.h>
 
 enum { VOCAB = 256, PROMPT_MAX = 200, SLOTS = 8, WINDOW = 40 };
-
-static int32_t allocations; /* atomic */
-
-void *__libc_malloc(size_t bytes);
-void *__libc_calloc(size_t count, size_t bytes);
-void *__libc_realloc(void *old, size_t bytes);
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define COUNTING 1
-void *malloc(size_t bytes)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __libc_malloc(bytes);
-}
-
-void *calloc(size_t count, size_t bytes)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __libc_calloc(count, bytes);
-}
-
-void *realloc(void *old, size_t bytes)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __libc_realloc(old, bytes);
-}
-#else
-#define COUNTING 0
-#endif
 
 struct world {
     struct backend *be;
@@ -300,16 +272,16 @@ static void a_hundred_steps_allocate_nothing(void **state)
     struct sequence *s;
     int32_t before, after;
 
-    if (!COUNTING)
+    if (!ALLOCATIONS_ARE_COUNTED)
         skip();
     s = ask(w, 2, 10, 400);
     batcher_submit(w->batcher, s);
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 50)
         ;
-    before = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+    before = allocations_so_far();
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 150)
         ;
-    after = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+    after = allocations_so_far();
     assert_int_equal(after, before);
     await(w, s);
     drop(s);

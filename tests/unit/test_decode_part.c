@@ -11,6 +11,7 @@
 #include "decode-node/batcher.h"
 #include "decode-node/repress.h"
 #include "presses/chain.h"
+#include "tests/support/allocations.h"
 #include "tests/support/cmocka_main.h"
 
 #include <math.h>
@@ -18,35 +19,6 @@
 #include <unistd.h>
 
 enum { VOCAB = 256, SLOTS = 8, CONTEXT = 90, WINDOW = 33, WINDOWED = 1, ARENA = 8 << 20 };
-
-static int32_t allocations; /* atomic */
-
-void *__libc_malloc(size_t bytes);
-void *__libc_calloc(size_t count, size_t bytes);
-void *__libc_realloc(void *old, size_t bytes);
-
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#define COUNTING 1
-void *malloc(size_t bytes)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __libc_malloc(bytes);
-}
-
-void *calloc(size_t count, size_t bytes)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __libc_calloc(count, bytes);
-}
-
-void *realloc(void *old, size_t bytes)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __libc_realloc(old, bytes);
-}
-#else
-#define COUNTING 0
-#endif
 
 struct world {
     struct backend *be;
@@ -443,7 +415,7 @@ static void compressions_allocate_nothing(void **state)
                                          "; decode:every=8 | knorm | ratio=0.4",
                                          "knorm | dms:threshold=-2,window=9,decoding=on" };
 
-    if (!COUNTING)
+    if (!ALLOCATIONS_ARE_COUNTED)
         skip();
     for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
         struct context *c = make_context(w, texts[i], false);
@@ -453,10 +425,10 @@ static void compressions_allocate_nothing(void **state)
         batcher_submit(w->batcher, s);
         while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 3)
             ;
-        before = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+        before = allocations_so_far();
         while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 390)
             ;
-        after = __atomic_load_n(&allocations, __ATOMIC_RELAXED);
+        after = allocations_so_far();
         if (after != before)
             fail_msg("%s: %d allocations", texts[i], after - before);
         assert_int_equal(await(w, s), FINISH_LENGTH);
