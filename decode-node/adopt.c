@@ -28,7 +28,7 @@
 /* The most that the blocks of this order can take. */
 static uint64_t extent_bytes(const struct order *o)
 {
-    const struct hparams *hp = &o->node->weights->hp;
+    const struct hparams *hp = &o->node->parts.weights->hp;
     int64_t tokens = (int64_t)o->spec.tokens->count;
     uint64_t bytes = 0;
 
@@ -36,7 +36,7 @@ static uint64_t extent_bytes(const struct order *o)
         int64_t window = hp->window[l];
         int64_t rows = window == 0 ? chain_rows_max(o->spec.chain, hp, l, tokens)
                                    : (window < tokens ? window : tokens) * hp->kv_heads;
-        bytes += kv_align(kv_block_bytes_most(&o->node->shape, o->spec.codec, rows));
+        bytes += kv_align(kv_block_bytes_most(&o->node->parts.shape, o->spec.codec, rows));
     }
     return bytes;
 }
@@ -84,7 +84,7 @@ static enum status on_ready(void *ctx, int32_t layer, const struct ticket *ticke
 /* Why this transport and not the operator's first: the prefill node's reasons, and what was lost before. */
 static void note_transport(struct order *o, const char *note, struct figures *f)
 {
-    const struct stations *s = o->node->stations;
+    const struct stations *s = o->node->parts.stations;
     const char *between = "";
     struct text t = { 0 };
 
@@ -111,10 +111,10 @@ static enum status on_accepted(void *ctx, const Platen__Internal__V1__Accepted *
     struct figures *f = &o->spec.context->figures;
     enum status st;
 
-    if (msg->layers != o->node->shape.layers)
+    if (msg->layers != o->node->parts.shape.layers)
         return err_set(err, ST_EPRECONDITION, "order: %s would send %d layers, the model has %d", msg->prefill_node,
-                       msg->layers, o->node->shape.layers);
-    st = filling_connect(&o->at.filling, o->node->intake, o->node->stations, msg, on_ready, err);
+                       msg->layers, o->node->parts.shape.layers);
+    st = filling_connect(&o->at.filling, o->node->intake, o->node->parts.stations, msg, on_ready, err);
     if (st != ST_OK)
         return st;
     o->at.transport = transport_find(msg->transport);
@@ -187,8 +187,8 @@ static void on_arrived(void *ctx, const struct kv_block *block)
     o->spec.context->block[block->layer] = *block;
     o->spec.context->block[block->layer].data = o->at.place;
     o->at.arrived_ns = clock_now_ns();
-    trace_add(o->node->trace, TRACE_receive, o->trace_order, block->layer, o->at.block_ns, came, block->bytes);
-    trace_add(o->node->trace, TRACE_adopt, o->trace_order, block->layer, came, o->at.arrived_ns, block->bytes);
+    trace_add(o->node->parts.trace, TRACE_receive, o->trace_order, block->layer, o->at.block_ns, came, block->bytes);
+    trace_add(o->node->parts.trace, TRACE_adopt, o->trace_order, block->layer, came, o->at.arrived_ns, block->bytes);
     if (o->spec.progress)
         o->spec.progress(o->spec.ctx, receiver_layers(o->at.receiver));
 }
@@ -197,7 +197,7 @@ static void on_arrived(void *ctx, const struct kv_block *block)
 static void count_rows(struct order *o)
 {
     struct context *c = o->spec.context;
-    const struct hparams *hp = &o->node->weights->hp;
+    const struct hparams *hp = &o->node->parts.weights->hp;
     struct figures *f = &c->figures;
     int64_t heads = 0, rows = 0;
 
@@ -252,13 +252,13 @@ static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
     count_rows(o);
     metric_add(node_transport_metric(o->node->m_wire_bytes, o->at.transport->name), (double)o->at.wire_bytes);
     o->at.committed = true;
-    trace_add(o->node->trace, TRACE_commit, o->trace_order, TRACE_NO_LAYER, o->at.arrived_ns, clock_now_ns(),
+    trace_add(o->node->parts.trace, TRACE_commit, o->trace_order, TRACE_NO_LAYER, o->at.arrived_ns, clock_now_ns(),
               o->at.placed_bytes);
 }
 
 void adopt_open(struct order *o)
 {
-    struct receiver_config config = { .shape = o->node->shape, .codec = o->spec.codec, .sink = &o->at.sink };
+    struct receiver_config config = { .shape = o->node->parts.shape, .codec = o->spec.codec, .sink = &o->at.sink };
 
     config.rows_max = (int64_t)o->spec.tokens->count;
     o->at.sink = (struct receiver_sink){ .ctx = o,

@@ -11,7 +11,8 @@ extern "C" {
 
 struct node;
 
-void control_add(struct node *n, struct rpc_server *server);
+/* Before the server starts. */
+void decode_control_add(struct node *n, struct rpc_server *server);
 
 #ifdef __cplusplus
 }

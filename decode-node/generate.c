@@ -179,7 +179,7 @@ static void on_get(struct rpc_call *call, void *owner, const ProtobufCMessage *m
         rpc_call_fail(call, &err);
         return;
     }
-    reply_fill(&figures, c, n->name, NULL);
+    reply_fill(&figures, c, n->parts.name, NULL);
     reply.handle = request->handle;
     reply.figures = &figures.figures;
     reply.running = context_refs(c) - 2; /* the table's count, and ours */

@@ -35,7 +35,7 @@ static void measure(struct node *n, struct peer *peer)
 {
     const struct transport *t;
 
-    for (size_t i = 0; (t = stations_at(n->stations, i)); i++) {
+    for (size_t i = 0; (t = stations_at(n->parts.stations, i)); i++) {
         struct err err = { 0 };
         double seconds = 0;
 
@@ -60,7 +60,7 @@ static void *links_run(void *arg)
     struct peer *peer;
 
     while (!__atomic_load_n(&l->stopping, __ATOMIC_RELAXED)) {
-        if (!signals_raised(l->node->signals) && peers_unmeasured(l->node->peers, &peer))
+        if (!signals_raised(l->node->parts.signals) && peers_unmeasured(l->node->peers, &peer))
             measure(l->node, peer);
         else
             nanosleep(&(struct timespec){ 0, REST_MS * NS_PER_MS }, NULL);
@@ -74,7 +74,7 @@ enum status links_open(struct links **out, struct node *n, struct err *err)
     enum status st;
 
     *out = NULL;
-    if (n->opt.link_floor_gb_s == 0 && !stations_place_device(n->stations))
+    if (n->opt.link_floor_gb_s == 0 && !stations_place_device(n->parts.stations))
         return ST_OK;
     l = mem_zero(1, sizeof *l);
     l->node = n;

@@ -3,18 +3,12 @@
 #ifndef PLATEN_DECODE_NODE_H
 #define PLATEN_DECODE_NODE_H
 
-#include "common/base/file.h"
 #include "common/base/queue.h"
 #include "common/base/status.h"
-#include "common/base/trace.h"
-#include "common/kv/block.h"
 #include "common/metrics/metrics.h"
 #include "common/model/chat.h"
-#include "common/model/checkpoint.h"
-#include "common/model/tokenizer.h"
+#include "common/node/parts.h"
 #include "common/rpc/rpc_channel.h"
-#include "common/service/service.h"
-#include "common/service/signals.h"
 #include "decode-node/batcher.h"
 #include "decode-node/blocks.h"
 #include "decode-node/context.h"
@@ -25,8 +19,6 @@
 #include "decode-node/peers.h"
 #include "decode-node/staging.h"
 #include "decode-node/stream.h"
-#include "kernels/weights.h"
-#include "presses/config.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -39,23 +31,11 @@ enum { FRONT_QUEUE_MAX = 1024, NODE_TRANSPORTS = 4 };
 enum { SELFTEST_NONE, SELFTEST_RUNNING, SELFTEST_ENDED };
 
 struct node {
+    struct node_parts parts;
     struct options opt;
-    const char *name; /* HOST:PORT, unique; valid once the port is bound */
-    struct signals *signals;
-    struct metrics *metrics;
-    struct trace *trace; /* NULL: off */
-    struct checkpoint *checkpoint;
-    struct tokenizer *tokenizer;
     struct chat *chat;
-    struct press_files *files; /* that presses may name */
-    struct checkpoint_identity identity;
-    uint64_t tokenizer_hash;
-    struct kv_shape shape;
-    struct backend *be;
-    struct weights *weights;
     struct blocks *blocks;
     struct staging *staging; /* NULL where device memory is the host's */
-    struct stations *stations;
     struct intake *intake;
     struct links *links;
     struct contexts *contexts;
@@ -63,8 +43,7 @@ struct node {
     struct batcher *batcher;
     struct rpc_client *client;
     struct rpc_channel_options channel; /* to prefill nodes */
-    char *token, *prefill_token;        /* NULL: none */
-    struct service *service;
+    char *prefill_token;                /* NULL: none */
     struct peers *peers;
     struct orders *orders;
     struct queue *front; /* requests that wait for stops 1 to 3 */
@@ -76,6 +55,9 @@ struct node {
     struct metric *m_wire_bytes[NODE_TRANSPORTS]; /* in the order of transport.def */
     struct metric *m_transport_losses[NODE_TRANSPORTS], *m_transport_fallbacks[NODE_TRANSPORTS];
 };
+
+/* Before anything else is open; gauges are read from what is there by the time somebody asks. */
+void node_register_metrics(struct node *n);
 
 /* The row of a counter that is kept for each transport. */
 struct metric *node_transport_metric(struct metric *const rows[NODE_TRANSPORTS], const char *transport);

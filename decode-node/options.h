@@ -3,26 +3,19 @@
 #ifndef PLATEN_DECODE_OPTIONS_H
 #define PLATEN_DECODE_OPTIONS_H
 
-#include "common/base/opt.h"
-
-struct station_config;
+#include "common/node/options.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 struct options {
-    const char *model, *listen, *metrics, *backend, *config, *chat_template, *log_level, *cache_dir, *transport, *trace;
-    struct opt_list prefill;                  /* each may hold several, separated by commas; split by options_read */
-    struct opt_list press_plugin, press_file; /* press_file: NAME=PATH, [press-files] first */
-    int64_t dtype;                            /* index into "bf16|f32" */
-    int64_t threads, slots, sequences, tail_tokens, step_rows, block_mib, contexts, drain_s, special_text,
-        grpc_channels;
-    double memory_fraction, link_floor_gb_s;
-    const char *tls_cert, *tls_key, *tls_ca, *token_file;
+    struct node_options node;
+    const char *chat_template;
+    struct opt_list prefill; /* each may hold several, separated by commas; split by options_read */
+    int64_t slots, sequences, tail_tokens, step_rows, block_mib, contexts, special_text, grpc_channels;
+    double link_floor_gb_s;
     const char *prefill_tls_cert, *prefill_tls_key, *prefill_tls_ca, *prefill_token_file;
-    bool help, random_weights;
-    const struct station_config *stations; /* what transports run on, for tests; NULL: the back end's device */
 };
 
 extern const struct opt_set options_table;

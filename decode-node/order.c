@@ -213,8 +213,8 @@ static void shun(struct order *o)
 
     if (!t || !t->recv || (o->at.first_block_ns == 0 && o->at.why.code == ST_OK))
         return;
-    for (size_t i = 0; stations_at(o->node->stations, i); i++) {
-        if (stations_at(o->node->stations, i) == t)
+    for (size_t i = 0; stations_at(o->node->parts.stations, i); i++) {
+        if (stations_at(o->node->parts.stations, i) == t)
             o->shunned |= 1u << i;
     }
     metric_add(node_transport_metric(o->node->m_transport_losses, t->name), 1);
@@ -286,16 +286,16 @@ void order_identity(Platen__Internal__V1__Identity *id, const struct node *n)
 {
     platen__internal__v1__identity__init(id);
     id->wire_version = WIRE_VERSION;
-    id->hparams_hash = n->identity.hparams;
-    id->tokenizer_hash = n->tokenizer_hash;
-    id->weights_hash = n->identity.weights;
-    id->dtype = (char *)dtype_word(n->shape.dtype);
+    id->hparams_hash = n->parts.identity.hparams;
+    id->tokenizer_hash = n->parts.tokenizer_hash;
+    id->weights_hash = n->parts.identity.weights;
+    id->dtype = (char *)dtype_word(n->parts.shape.dtype);
 }
 
 /* What this attempt offers, best first: what the node has, but for what was lost in this order or does not work. */
 static size_t offer(const struct order *o, char *offered[STATIONS_MAX])
 {
-    const struct stations *s = o->node->stations;
+    const struct stations *s = o->node->parts.stations;
     const struct transport *t;
     size_t count = 0;
 
@@ -329,12 +329,12 @@ static enum status send_order(struct order *o, struct err *err)
                                         .events = &order_events,
                                         .user = o };
 
-    enum status st = stations_hello(o->node->stations, &hello, err);
+    enum status st = stations_hello(o->node->parts.stations, &hello, err);
 
     order_identity(&id, o->node);
     order.identity = &id;
     order.request_id = (char *)spec->request_id;
-    order.decode_node = (char *)o->node->name;
+    order.decode_node = (char *)o->node->parts.name;
     order.n_token = spec->tokens->count;
     order.token = spec->tokens->ids;
     order.query_tokens = spec->query_tokens;

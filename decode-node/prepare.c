@@ -116,10 +116,11 @@ static enum status take_words(struct request *r, const struct ask *a, struct err
         return err_set(err, ST_EINVAL, "position is '%.32s', allowed are original and compact", a->position);
     st = codec_parse(a->kv, &r->codec, err);
     if (st == ST_OK)
-        st = codec_admit(r->codec, r->node->be->ops->codecs, r->node->be->ops->name, err);
+        st = codec_admit(r->codec, r->node->parts.be->ops->codecs, r->node->parts.be->ops->name, err);
     if (st != ST_OK)
         return st;
-    return chain_parse(&r->chain, a->press.data ? (const char *)a->press.data : "", a->press.len, r->node->files, err);
+    return chain_parse(&r->chain, a->press.data ? (const char *)a->press.data : "", a->press.len, r->node->parts.files,
+                       err);
 }
 
 /* ---- texts to tokens ------------------------------------------------------------------------------------------- */
@@ -129,12 +130,12 @@ static enum status encode(struct request *r, const char *text, size_t bytes, con
 {
     bool plain = r->node->opt.special_text == 1;
 
-    return tokenizer_encode(r->node->tokenizer, text, bytes, plain ? special : NULL, ids, dropped, err);
+    return tokenizer_encode(r->node->parts.tokenizer, text, bytes, plain ? special : NULL, ids, dropped, err);
 }
 
 static enum status take_ids(struct request *r, const char *what, const int32_t *ids, size_t count, struct err *err)
 {
-    int32_t vocab = r->node->weights->hp.vocab;
+    int32_t vocab = r->node->parts.weights->hp.vocab;
 
     for (size_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= vocab)
@@ -205,7 +206,7 @@ static enum status take_context(struct request *r, const struct ask *a, struct e
         return err_set(err, ST_EINVAL, "both context and context_tokens are given; give one of them");
     if (a->context.len == 0 && a->context_token_count == 0)
         return err_set(err, ST_EINVAL, "the context is empty; give context or context_tokens");
-    r->context = context_open(r->node->blocks, r->node->shape.layers);
+    r->context = context_open(r->node->blocks, r->node->parts.shape.layers);
     r->context->chain = r->chain;
     f = &r->context->figures;
     st = take_frame(r, err);
@@ -251,7 +252,7 @@ static enum status take_question(struct request *r, struct question *q, const Pr
                      "a question without a single token: it, the template's suffix and answer_prefix are empty");
     if (st != ST_OK)
         return st;
-    tok_stream_init(&q->text, r->node->tokenizer);
+    tok_stream_init(&q->text, r->node->parts.tokenizer);
     s->prompt = q->prompt.ids;
     s->prompt_tokens = (int32_t)q->prompt.count;
     s->max_new = r->max_new;
@@ -264,7 +265,7 @@ static enum status take_question(struct request *r, struct question *q, const Pr
 
 static enum status fits_model(const struct request *r, const struct question *q, int64_t position, struct err *err)
 {
-    int64_t limit = r->node->weights->hp.max_positions;
+    int64_t limit = r->node->parts.weights->hp.max_positions;
     int64_t all = position + q->sequence.prompt_tokens + r->max_new;
 
     if (all <= limit)
@@ -277,7 +278,7 @@ static enum status fits_model(const struct request *r, const struct question *q,
 /* Most rows of a layer of the context, all heads, and of one head of it. */
 static void measure_context(const struct request *r, struct repress_ask *ask)
 {
-    const struct hparams *hp = &r->node->weights->hp;
+    const struct hparams *hp = &r->node->parts.weights->hp;
     const struct context *c = r->context;
 
     ask->context_tokens = c->figures.context_tokens;
@@ -350,7 +351,7 @@ static enum status take_questions(struct request *r, const struct ask *a, int64_
 
 static enum status check_length(const struct request *r, struct err *err)
 {
-    int64_t limit = r->node->weights->hp.max_positions;
+    int64_t limit = r->node->parts.weights->hp.max_positions;
 
     if ((int64_t)r->tokens.count <= limit)
         return ST_OK;
@@ -367,10 +368,10 @@ static enum status prepare_context(struct request *r, const struct ask *a, struc
     if (st == ST_OK)
         st = check_length(r, err);
     if (st == ST_OK)
-        st = repress_admit(r->chain, r->node->be, err);
+        st = repress_admit(r->chain, r->node->parts.be, err);
     if (st == ST_OK)
-        st = chain_check(r->chain, &r->node->weights->hp, r->node->be->ops, (int64_t)r->tokens.count, r->query_tokens,
-                         err);
+        st = chain_check(r->chain, &r->node->parts.weights->hp, r->node->parts.be->ops, (int64_t)r->tokens.count,
+                         r->query_tokens, err);
     return st;
 }
 

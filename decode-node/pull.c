@@ -61,7 +61,7 @@ static enum status on_accepted(void *ctx, const Platen__Internal__V1__Accepted *
 
     p->filling.failed = on_failed;
     p->filling.closed = on_closed;
-    return filling_connect(&p->filling, p->node->intake, p->node->stations, msg, on_ready, err);
+    return filling_connect(&p->filling, p->node->intake, p->node->parts.stations, msg, on_ready, err);
 }
 
 static enum status on_place(void *ctx, const struct kv_block *plan, void **place, struct err *err)
@@ -135,7 +135,7 @@ static enum status start(struct pull *p, struct peer *peer, const char *transpor
                                   .events = &events,
                                   .user = p };
     struct text hello = { 0 };
-    enum status st = stations_hello(p->node->stations, &hello, err);
+    enum status st = stations_hello(p->node->parts.stations, &hello, err);
 
     order_identity(&id, p->node);
     transfer.identity = &id;
@@ -170,7 +170,7 @@ static enum status open_place(struct pull *p, const struct transport *t, uint64_
 static void await(struct pull *p, struct rpc_call *call)
 {
     while (!__atomic_load_n(&p->over, __ATOMIC_ACQUIRE)) {
-        if (signals_wait(p->node->signals, clock_in_ms(2)))
+        if (signals_wait(p->node->parts.signals, clock_in_ms(2)))
             rpc_call_cancel(call);
     }
 }
@@ -179,11 +179,11 @@ static void await(struct pull *p, struct rpc_call *call)
 static enum status plan(const struct node *n, uint64_t bytes, struct receiver_config *config, struct err *err)
 {
     struct transfer *t = NULL;
-    enum status st = transfer_open(&t, &n->shape, bytes, err);
+    enum status st = transfer_open(&t, &n->parts.shape, bytes, err);
 
     if (st != ST_OK)
         return st;
-    config->shape = n->shape;
+    config->shape = n->parts.shape;
     config->shape.layers = transfer_blocks(t);
     config->rows_max = transfer_rows(t);
     transfer_close(t);
@@ -201,12 +201,12 @@ enum status pull_bytes(struct node *n, struct peer *peer, const char *transport,
     enum status st;
 
     if (t)
-        stations_of(n->stations, t, &has);
+        stations_of(n->parts.stations, t, &has);
     if (!has)
-        return err_set(err, ST_EPRECONDITION, "%.32s: this node uses %s", transport, stations_list(n->stations));
+        return err_set(err, ST_EPRECONDITION, "%.32s: this node uses %s", transport, stations_list(n->parts.stations));
     st = plan(n, bytes, &config, err);
     if (st == ST_OK)
-        st = open_place(&p, t, kv_block_bytes_max(&n->shape, KV_PLAIN, config.rows_max), err);
+        st = open_place(&p, t, kv_block_bytes_max(&n->parts.shape, KV_PLAIN, config.rows_max), err);
     if (st != ST_OK)
         return st;
     p.sink.ctx = &p;

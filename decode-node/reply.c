@@ -75,7 +75,7 @@ enum status reply_figures(struct request *r, enum status (*send)(struct request 
     Platen__V1__Event event = PLATEN__V1__EVENT__INIT;
     struct figures_message m;
 
-    reply_fill(&m, r->context, r->node->name, r);
+    reply_fill(&m, r->context, r->node->parts.name, r);
     event.question_index = r->questions > 0 ? r->questions - 1 : 0;
     event.figures = &m.figures;
     return send(r, &event);
@@ -86,7 +86,7 @@ void reply_create(struct request *r, const char *handle)
     Platen__V1__CreateResponse reply = PLATEN__V1__CREATE_RESPONSE__INIT;
     struct figures_message m;
 
-    reply_fill(&m, r->context, r->node->name, r);
+    reply_fill(&m, r->context, r->node->parts.name, r);
     reply.handle = (char *)handle;
     reply.ttl_seconds = r->ttl_s;
     reply.figures = &m.figures;

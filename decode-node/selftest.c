@@ -39,7 +39,7 @@ struct twin {
 static void twin_submit(struct node *n, struct twin *t, struct context *c, const bool *stop)
 {
     for (int32_t i = 0; i < TOKENS; i++)
-        t->prompt[i] = (i * 37 + 11) % n->weights->hp.vocab;
+        t->prompt[i] = (i * 37 + 11) % n->parts.weights->hp.vocab;
     t->sequence = (struct sequence){ .context = c,
                                      .prompt = t->prompt,
                                      .prompt_tokens = TOKENS,
@@ -54,7 +54,7 @@ static void twin_submit(struct node *n, struct twin *t, struct context *c, const
 static void twin_await(struct node *n, struct twin *t)
 {
     while (__atomic_load_n(&t->sequence.finish, __ATOMIC_ACQUIRE) == FINISH_NONE)
-        signals_wait(n->signals, clock_in_ms(5));
+        signals_wait(n->parts.signals, clock_in_ms(5));
     batcher_release(n->batcher, sequence_tail_rows(TOKENS, TOKENS));
 }
 
@@ -68,7 +68,7 @@ static enum status twins_agree(const struct node *n, const struct twin *t, struc
         memcmp(t[0].made, t[1].made, sizeof(int32_t) * (size_t)t[0].sequence.made_count) != 0)
         return err_set(err, ST_EINTERNAL, "generate: the same question gave two answers");
     for (int32_t i = 0; i < t[0].sequence.made_count; i++)
-        if (t[0].made[i] < 0 || t[0].made[i] >= n->weights->hp.vocab)
+        if (t[0].made[i] < 0 || t[0].made[i] >= n->parts.weights->hp.vocab)
             return err_set(err, ST_EINTERNAL, "generate: %d is no token", t[0].made[i]);
     return ST_OK;
 }
@@ -76,14 +76,14 @@ static enum status twins_agree(const struct node *n, const struct twin *t, struc
 /* A context without rows, whose blocks are as good as any. */
 static struct context *empty_context(struct node *n)
 {
-    struct context *c = context_open(n->blocks, n->shape.layers);
+    struct context *c = context_open(n->blocks, n->parts.shape.layers);
 
-    for (int32_t l = 0; l < n->shape.layers; l++) {
+    for (int32_t l = 0; l < n->parts.shape.layers; l++) {
         struct kv_block *b = &c->block[l];
         b->layer = l;
-        b->heads = n->shape.heads;
-        b->dim = b->k_dim = n->shape.dim;
-        b->dtype = n->shape.dtype;
+        b->heads = n->parts.shape.heads;
+        b->dim = b->k_dim = n->parts.shape.dim;
+        b->dtype = n->parts.shape.dtype;
         kv_block_plan(b, NULL);
     }
     return c;
@@ -249,7 +249,7 @@ static bool take_place(struct node *n)
                                        __ATOMIC_RELAXED);
 }
 
-static void on_selftest(struct rpc_call *call, void *owner, const ProtobufCMessage *msg)
+void selftest_message(struct rpc_call *call, void *owner, const ProtobufCMessage *msg)
 {
     struct node *n = owner;
     const Platen__V1__SelfTestRequest *request = (const Platen__V1__SelfTestRequest *)msg;
@@ -278,21 +278,6 @@ static void on_selftest(struct rpc_call *call, void *owner, const ProtobufCMessa
     rpc_call_unref(call);
     free(t);
     __atomic_store_n(&n->selftest, SELFTEST_NONE, __ATOMIC_RELEASE);
-}
-
-static const struct rpc_events selftest_events = { .message = on_selftest };
-
-void selftest_add(struct node *n, struct rpc_server *server)
-{
-    const struct rpc_method method = { "/platen.v1.Control/SelfTest",
-                                       RPC_UNARY,
-                                       &platen__v1__self_test_request__descriptor,
-                                       false,
-                                       false,
-                                       &selftest_events,
-                                       n };
-
-    rpc_server_add(server, &method, 1);
 }
 
 void selftest_close(struct node *n)

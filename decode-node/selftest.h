@@ -3,7 +3,9 @@
 #ifndef PLATEN_DECODE_SELFTEST_H
 #define PLATEN_DECODE_SELFTEST_H
 
-#include "common/rpc/rpc_server.h"
+#include "common/rpc/rpc_call.h"
+
+#include <protobuf-c/protobuf-c.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -11,7 +13,8 @@ extern "C" {
 
 struct node;
 
-void selftest_add(struct node *n, struct rpc_server *server);
+/* rpc_events.message of that method; the owner is a struct node. Starts a thread that answers the call; one test at a time. */
+void selftest_message(struct rpc_call *call, void *owner, const ProtobufCMessage *msg);
 
 /* Ends the test that may be running: it stops within a second. */
 void selftest_close(struct node *n);

@@ -78,7 +78,7 @@ static enum status send_progress(struct request *r)
     if (r->kind == REQUEST_CREATE || done == r->layers_sent)
         return ST_OK;
     progress.layers_done = done;
-    progress.layers = r->node->weights->hp.layers;
+    progress.layers = r->node->parts.weights->hp.layers;
     progress.context_tokens = (int64_t)r->tokens.count;
     event.progress = &progress;
     if (send_event(r, &event) == ST_OK)

@@ -28,7 +28,7 @@ static void differs_hash(struct text *t, const char *field, uint64_t here, uint6
 static enum status check_identity(const struct prefill_node *n, const Platen__Internal__V1__Identity *id,
                                   struct err *err)
 {
-    const char *dtype = dtype_word(n->shape.dtype);
+    const char *dtype = dtype_word(n->parts.shape.dtype);
     struct text t = { 0 };
     enum status st = ST_OK;
 
@@ -36,9 +36,9 @@ static enum status check_identity(const struct prefill_node *n, const Platen__In
         return err_set(err, ST_EINVAL, "order: without identity");
     if (id->wire_version != WIRE_VERSION)
         text_printf(&t, "wire_version is %d here and %u there", WIRE_VERSION, id->wire_version);
-    differs_hash(&t, "hparams_hash", n->identity.hparams, id->hparams_hash);
-    differs_hash(&t, "tokenizer_hash", n->tokenizer_hash, id->tokenizer_hash);
-    differs_hash(&t, "weights_hash", n->identity.weights, id->weights_hash);
+    differs_hash(&t, "hparams_hash", n->parts.identity.hparams, id->hparams_hash);
+    differs_hash(&t, "tokenizer_hash", n->parts.tokenizer_hash, id->tokenizer_hash);
+    differs_hash(&t, "weights_hash", n->parts.identity.weights, id->weights_hash);
     if (strcmp(id->dtype, dtype) != 0)
         text_printf(&t, "%sdtype is %s here and %.16s there", t.bytes > 0 ? ", " : "", dtype, id->dtype);
     if (t.bytes > 0)
@@ -49,7 +49,7 @@ static enum status check_identity(const struct prefill_node *n, const Platen__In
 
 static enum status check_tokens(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct err *err)
 {
-    const int32_t vocab = n->weights->hp.vocab;
+    const int32_t vocab = n->parts.weights->hp.vocab;
 
     if (o->n_token == 0)
         return err_set(err, ST_EINVAL, "order: the context is empty");
@@ -79,18 +79,19 @@ static void read_prompt(const struct prefill_node *n, const Platen__Internal__V1
 {
     job->suffix = mem_alloc((o->n_suffix_token + 1) * sizeof *job->suffix);
     for (size_t i = 0; i < o->n_suffix_token; i++)
-        job->suffix[i] = o->suffix_token[i] >= 0 && o->suffix_token[i] < n->weights->hp.vocab ? o->suffix_token[i] : 0;
+        job->suffix[i] =
+            o->suffix_token[i] >= 0 && o->suffix_token[i] < n->parts.weights->hp.vocab ? o->suffix_token[i] : 0;
     job->prompt = prompt_of(&n->texts, o->prefix_tokens, job->suffix, (int64_t)o->n_suffix_token);
 }
 
 static enum status read_press(struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job,
                               struct err *err)
 {
-    const struct hparams *hp = &n->weights->hp;
-    enum status st = chain_parse(&job->chain, (const char *)o->press.data, o->press.len, n->files, err);
+    const struct hparams *hp = &n->parts.weights->hp;
+    enum status st = chain_parse(&job->chain, (const char *)o->press.data, o->press.len, n->parts.files, err);
 
     if (st == ST_OK)
-        st = chain_check(job->chain, hp, n->be->ops, job->tokens, job->query_tokens, err);
+        st = chain_check(job->chain, hp, n->parts.be->ops, job->tokens, job->query_tokens, err);
     if (st == ST_OK && has_windows(hp) && (job->compact || chain_rerotates(job->chain)))
         st = err_set(err, ST_EUNIMPLEMENTED, "compact positions and `rerotate` need a model without windowed layers");
     if (st != ST_OK) {
@@ -109,7 +110,7 @@ static enum status read_press(struct prefill_node *n, const Platen__Internal__V1
 static enum status read_kv(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job,
                            struct err *err)
 {
-    const struct backend_ops *ops = n->be->ops;
+    const struct backend_ops *ops = n->parts.be->ops;
     enum status st = codec_parse(o->kv, &job->codec, err);
 
     if (st == ST_OK)
@@ -122,7 +123,7 @@ static enum status read_kv(const struct prefill_node *n, const Platen__Internal_
 static enum status choose_transport(const struct prefill_node *n, char *const *offered, size_t count,
                                     ProtobufCBinaryData hello, struct job *job, struct text *note, struct err *err)
 {
-    enum status st = stations_choose(n->stations, (const char *const *)offered, count, hello.data, hello.len,
+    enum status st = stations_choose(n->parts.stations, (const char *const *)offered, count, hello.data, hello.len,
                                      &job->transport, note, err);
 
     if (st != ST_OK)
@@ -154,12 +155,12 @@ enum status admit_order(struct prefill_node *n, const Platen__Internal__V1__Orde
     if (st != ST_OK)
         return st;
     copy_name(job->request_id, o->request_id);
-    job->trace = n->trace;
+    job->trace = n->parts.trace;
     job->trace_order = trace_order(job->request_id);
     copy_name(job->decode_node, o->decode_node);
     job->attempt = o->attempt;
     job->compact = o->compact;
-    job->layers = n->shape.layers;
+    job->layers = n->parts.shape.layers;
     job->tokens = (int64_t)o->n_token;
     job->query_tokens = o->query_tokens;
     job->turn.tokens = job->tokens;
@@ -187,7 +188,7 @@ enum status admit_transfer(struct prefill_node *n, const Platen__Internal__V1__T
     if (__atomic_add_fetch(&n->transfers, 1, __ATOMIC_RELAXED) > TRANSFERS_MAX)
         st = err_set(err, ST_EEXHAUSTED, "order: %d transfers run already", TRANSFERS_MAX);
     if (st == ST_OK)
-        st = transfer_open(&job->transfer, &n->shape, t->bytes, err);
+        st = transfer_open(&job->transfer, &n->parts.shape, t->bytes, err);
     if (st != ST_OK) {
         __atomic_sub_fetch(&n->transfers, 1, __ATOMIC_RELAXED);
         return st;

@@ -11,15 +11,13 @@
 
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
-#include "common/base/file.h"
 #include "common/base/log.h"
-#include "common/base/thread.h"
-#include "common/model/roles.h"
 #include "common/transport/transfer.h"
 #include "prefill-node/control.h"
 #include "prefill-node/forward.h"
 #include "prefill-node/run.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,26 +30,15 @@ static const char *const health_names[] = { "platen.internal.v1.Prefill" };
 
 static enum status open_model(struct prefill_node *n, struct err *err)
 {
-    struct tokenizer *tokenizer = NULL;
-    enum status st = ST_OK;
+    struct node_parts *p = &n->parts;
+    enum status st = parts_open_model(p, err);
 
-    for (size_t i = 0; st == ST_OK && i < n->opt.press_plugin.count; i++)
-        st = press_plugin_open(n->opt.press_plugin.items[i], err);
-    if (st == ST_OK)
-        st = checkpoint_open(&n->checkpoint, n->opt.model, err);
-    if (st == ST_OK)
-        st = tokenizer_open(&tokenizer, n->checkpoint, err);
     if (st != ST_OK)
         return st;
-    checkpoint_identify(n->checkpoint, &n->identity);
-    if (n->opt.random_weights)
-        n->identity.weights ^= RANDOM_WEIGHTS; /* a node that has the true ones is another */
-    n->tokenizer_hash = tokenizer_hash(tokenizer);
-    st = prompt_texts_open(&n->texts, tokenizer, err);
-    tokenizer_close(tokenizer); /* orders come as tokens */
-    if (st != ST_OK)
-        return st;
-    return press_config_open(&n->files, &n->opt.press_file, checkpoint_hparams(n->checkpoint), err);
+    st = prompt_texts_open(&n->texts, p->tokenizer, err);
+    tokenizer_close(p->tokenizer); /* orders come as tokens */
+    p->tokenizer = NULL;
+    return st;
 }
 
 /* ---- the device ------------------------------------------------------------------------------------------------ */
@@ -79,63 +66,40 @@ static int64_t longest_context(const struct prefill_node *n, const struct hparam
 
 static enum status open_device(struct prefill_node *n, struct err *err)
 {
-    const struct hparams *hp = checkpoint_hparams(n->checkpoint);
-    char *name = strndup(n->opt.backend, strcspn(n->opt.backend, ":"));
-    struct backend_config config = { .dtype = n->opt.dtype == 1 ? DT_F32 : DT_BF16,
-                                     .threads = (int32_t)n->opt.threads,
-                                     .memory_fraction = n->opt.memory_fraction,
-                                     .cache_dir = n->opt.cache_dir };
-    enum status st;
+    char *name = strndup(n->opt.node.backend, strcspn(n->opt.node.backend, ":"));
+    int64_t rows_max;
 
-    n->tokens_max = longest_context(n, hp);
+    n->tokens_max = longest_context(n, checkpoint_hparams(n->parts.checkpoint));
     n->queue_tokens = n->opt.queue_tokens > 0 ? n->opt.queue_tokens : QUEUE_CONTEXTS * n->tokens_max;
-    n->threads = n->opt.threads > 0 ? (int32_t)n->opt.threads : thread_cores();
-    config.rows_max = prefill_rows(name, n->tokens_max);
+    rows_max = prefill_rows(name, n->tokens_max);
     free(name);
-    st = backend_open(&n->be, n->opt.backend, &config, err);
-    if (st == ST_OK)
-        st = weights_open(&n->weights, n->be, hp, n->opt.random_weights ? NULL : checkpoint_rows, n->checkpoint,
-                          RANDOM_WEIGHTS, err);
-    if (st == ST_OK)
-        n->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, n->be->kv };
-    return st;
+    return parts_open_device(&n->parts, rows_max, err);
 }
 
-/* What the device's memory goes to, and the longest context that is taken. */
 static void log_sizes(const struct prefill_node *n)
 {
-    struct device_bytes b;
+    char longest[48];
 
-    n->be->ops->device_bytes(n->be, &b);
-    log_event(LOG_INFO, "sizes",
-              "capacity_bytes=%llu weights_bytes=%llu activations_bytes=%llu blocks_bytes=%llu tails_bytes=%llu "
-              "other_bytes=%llu context_tokens=%lld",
-              (unsigned long long)b.capacity, (unsigned long long)b.weights, (unsigned long long)b.activations,
-              (unsigned long long)b.blocks, (unsigned long long)b.tails, (unsigned long long)b.other,
-              (long long)n->tokens_max);
-}
-
-static void on_missing(void *ctx, const char *name, const char *why)
-{
-    (void)ctx;
-    log_event(LOG_WARN, "transport-missing", "transport=%s why=\"%s\"", name, why);
+    snprintf(longest, sizeof longest, "context_tokens=%lld", (long long)n->tokens_max);
+    parts_log_sizes(&n->parts, longest);
 }
 
 /* The test block of transports that read the device's memory; one for all transfers, which only read it. */
 static enum status open_transfer_device(struct prefill_node *n, struct err *err)
 {
+    struct backend *be = n->parts.be;
     struct transfer *t = NULL;
     const struct kv_block *b;
     uint64_t checksum;
-    enum status st = transfer_open(&t, &n->shape, TRANSFER_BLOCK_BYTES, err);
+    enum status st = transfer_open(&t, &n->parts.shape, TRANSFER_BLOCK_BYTES, err);
 
     if (st != ST_OK)
         return st;
     b = transfer_block(t, 0, &checksum);
-    st = n->be->ops->alloc(n->be, b->bytes, "other", &n->transfer_device, err);
+    st = be->ops->alloc(be, b->bytes, "other", &n->transfer_device, err);
     if (st == ST_OK) {
-        n->be->ops->upload(n->be, LANE_COPY, n->transfer_device, b->data, b->bytes);
-        n->be->ops->wait(n->be, LANE_COPY);
+        be->ops->upload(be, LANE_COPY, n->transfer_device, b->data, b->bytes);
+        be->ops->wait(be, LANE_COPY);
     }
     transfer_close(t);
     return st;
@@ -143,14 +107,9 @@ static enum status open_transfer_device(struct prefill_node *n, struct err *err)
 
 static enum status open_stations(struct prefill_node *n, struct err *err)
 {
-    const struct station_config config = { .device = stations_device(n->opt.backend) };
-    enum status st =
-        stations_open(&n->stations, n->opt.transport, n->opt.stations ? n->opt.stations : &config, on_missing, n, err);
+    enum status st = parts_open_stations(&n->parts, err);
 
-    if (st != ST_OK)
-        return st;
-    log_event(LOG_INFO, "transports", "transports=%s", stations_list(n->stations));
-    return stations_place_device(n->stations) ? open_transfer_device(n, err) : ST_OK;
+    return st == ST_OK && stations_place_device(n->parts.stations) ? open_transfer_device(n, err) : st;
 }
 
 /* ---- metrics --------------------------------------------------------------------------------------------------- */
@@ -199,7 +158,7 @@ static double read_queue_limit(void *arg)
 
 static void register_metrics(struct prefill_node *n)
 {
-    struct metrics *m = n->metrics;
+    struct metrics *m = n->parts.metrics;
 
     stats_open(&n->stats, m);
     metrics_gauge_read(m, "platen_prefill_orders_queued", NULL, "orders that wait for their turn", read_queued, n);
@@ -221,39 +180,28 @@ static void on_broken(void *ctx, const struct err *why)
     struct prefill_node *n = ctx;
 
     log_event(LOG_ERROR, "device", "why=\"%s\"", why->text);
-    health_set(service_health(n->service), NULL, false);
+    health_set(service_health(n->parts.service), NULL, false);
 }
 
 static enum status bind_door(struct prefill_node *n, struct err *err)
 {
-    struct service_options o = { .metrics_listen = n->opt.metrics,
-                                 .metrics = n->metrics,
-                                 .names = health_names,
-                                 .name_count = ARRAY_LEN(health_names) };
-    enum status st;
+    enum status st = parts_bind(&n->parts, "prefill-node", health_names, ARRAY_LEN(health_names), err);
 
-    rpc_server_options_init(&o.rpc);
-    o.rpc.listen = n->opt.listen;
-    o.rpc.tls = (struct rpc_tls){ n->opt.tls_cert, n->opt.tls_key, n->opt.tls_ca, NULL };
-    o.rpc.token = n->token;
-    st = service_open(&n->service, &o, err);
     if (st != ST_OK)
         return st;
-    n->name = service_name(n->service);
-    trace_name(n->trace, "prefill-node", n->name);
-    run_add(n, service_server(n->service));
-    prefill_control_add(n, service_server(n->service));
+    run_add(n, service_server(n->parts.service));
+    prefill_control_add(n, service_server(n->parts.service));
     return ST_OK;
 }
 
 static enum status open_work(struct prefill_node *n, struct err *err)
 {
     const struct scheduler_config config = { .queue_tokens = n->queue_tokens, .queue_orders = n->opt.queue_orders };
-    struct engine_config engine = { .be = n->be, .weights = n->weights, .tokens_max = n->tokens_max };
+    struct engine_config engine = { .be = n->parts.be, .weights = n->parts.weights, .tokens_max = n->tokens_max };
     enum status st;
 
     n->scheduler = scheduler_open(&config);
-    st = mover_open(&n->mover, n->scheduler, &n->stats, n->be, err);
+    st = mover_open(&n->mover, n->scheduler, &n->stats, n->parts.be, err);
     if (st != ST_OK)
         return st;
     engine.scheduler = n->scheduler;
@@ -263,66 +211,13 @@ static enum status open_work(struct prefill_node *n, struct err *err)
     return engine_open(&n->engine, &engine, err);
 }
 
-/* A token file's text without the newline at its end. */
-static enum status read_token(struct prefill_node *n, struct err *err)
-{
-    struct file f = { 0 };
-    size_t bytes;
-    enum status st;
-
-    if (!n->opt.token_file)
-        return ST_OK;
-    st = file_open(&f, n->opt.token_file, err);
-    if (st != ST_OK)
-        return st;
-    for (bytes = f.bytes; bytes > 0 && (f.data[bytes - 1] == '\n' || f.data[bytes - 1] == '\r'); bytes--)
-        ;
-    if (bytes == 0)
-        st = err_set(err, ST_EINVAL, "%s: the token file is empty", n->opt.token_file);
-    else
-        n->token = strndup((const char *)f.data, bytes);
-    file_close(&f);
-    return st;
-}
-
-/* SIGUSR1, and the end. */
-static void write_trace(void *node)
-{
-    struct prefill_node *n = node;
-    struct err err = { 0 };
-
-    if (trace_write(n->trace, &err) == ST_OK)
-        log_event(LOG_INFO, "trace", "file=%s", n->opt.trace);
-    else
-        log_event(LOG_ERROR, "trace", "why=\"%s\"", err.text);
-}
-
-static enum status open_trace(struct prefill_node *n, struct err *err)
-{
-    enum status st = trace_open(&n->trace, n->opt.trace, err);
-
-    if (n->trace)
-        signals_on_user(n->signals, write_trace, n);
-    return st;
-}
-
-static void close_trace(struct prefill_node *n)
-{
-    if (!n->trace)
-        return;
-    signals_on_user(n->signals, NULL, NULL);
-    write_trace(n);
-    trace_close(n->trace);
-}
-
 static enum status open_all(struct prefill_node *n, struct err *err)
 {
-    enum status st = n->opt.transport ? transport_list_check(n->opt.transport, err) : ST_OK;
+    const char *transports = n->opt.node.transport;
+    enum status st = transports ? transport_list_check(transports, err) : ST_OK;
 
     if (st == ST_OK)
-        st = open_trace(n, err);
-    if (st == ST_OK)
-        st = read_token(n, err);
+        st = parts_open_trace(&n->parts, err);
     if (st == ST_OK)
         st = bind_door(n, err);
     if (st == ST_OK)
@@ -336,9 +231,9 @@ static enum status open_all(struct prefill_node *n, struct err *err)
     if (st == ST_OK)
         log_sizes(n);
     if (st == ST_OK)
-        st = service_start(n->service, err);
+        st = service_start(n->parts.service, err);
     if (st == ST_OK)
-        health_set(service_health(n->service), NULL, true);
+        health_set(service_health(n->parts.service), NULL, true);
     return st;
 }
 
@@ -355,24 +250,19 @@ static void wait_until_quiet(const struct prefill_node *n)
 static void close_all(struct prefill_node *n)
 {
     wait_until_quiet(n);
-    service_unpublish(n->service);
+    service_unpublish(n->parts.service);
     if (n->scheduler)
         scheduler_stop(n->scheduler);
     engine_close(n->engine);
     mover_close(n->mover);
     scheduler_close(n->scheduler);
-    service_close(n->service);
-    close_trace(n); /* after everybody who adds to it */
-    stations_close(n->stations);
+    service_close(n->parts.service);
+    parts_close_trace(&n->parts); /* after everybody who adds to it */
+    stations_close(n->parts.stations);
     if (n->transfer_device)
-        n->be->ops->free(n->be, n->transfer_device);
-    weights_close(n->weights, n->be);
-    backend_close(n->be);
+        n->parts.be->ops->free(n->parts.be, n->transfer_device);
     prompt_texts_close(&n->texts);
-    press_files_close(n->files);
-    checkpoint_close(n->checkpoint);
-    metrics_close(n->metrics);
-    free(n->token);
+    parts_close(&n->parts);
     memset(n, 0, sizeof *n);
 }
 
@@ -383,8 +273,7 @@ enum status prefill_node_open(struct prefill_node *n, const struct prefill_optio
 
     memset(n, 0, sizeof *n);
     n->opt = *opt;
-    n->signals = signals;
-    n->metrics = metrics_open(64);
+    parts_init(&n->parts, &n->opt.node, signals);
     register_metrics(n);
     st = open_all(n, err);
     if (st != ST_OK)
@@ -394,7 +283,7 @@ enum status prefill_node_open(struct prefill_node *n, const struct prefill_optio
 
 bool prefill_node_close(struct prefill_node *n, int64_t deadline_ns)
 {
-    const bool clean = service_drain(n->service, deadline_ns);
+    const bool clean = service_drain(n->parts.service, deadline_ns);
 
     close_all(n);
     return clean;

@@ -4,22 +4,13 @@
 #define PLATEN_PREFILL_NODE_H
 
 #include "common/base/status.h"
-#include "common/base/trace.h"
-#include "common/kv/block.h"
-#include "common/metrics/metrics.h"
-#include "common/model/checkpoint.h"
-#include "common/model/tokenizer.h"
-#include "common/service/service.h"
-#include "common/service/signals.h"
-#include "common/transport/stations.h"
-#include "kernels/weights.h"
+#include "common/node/parts.h"
 #include "prefill-node/engine.h"
 #include "prefill-node/mover.h"
 #include "prefill-node/options.h"
+#include "prefill-node/prompt.h"
 #include "prefill-node/scheduler.h"
 #include "prefill-node/stats.h"
-#include "prefill-node/prompt.h"
-#include "presses/config.h"
 
 #include <stdint.h>
 
@@ -28,30 +19,16 @@ extern "C" {
 #endif
 
 struct prefill_node {
+    struct node_parts parts;
     struct prefill_options opt;
-    const char *name;     /* HOST:PORT, unique; valid once the port is bound */
     int64_t tokens_max;   /* longest context */
     int64_t queue_tokens; /* that may wait */
-    int32_t threads;      /* of the back end */
-    struct signals *signals;
-    struct metrics *metrics;
-    struct trace *trace; /* NULL: off */
     struct stats stats;
-    struct checkpoint *checkpoint;
-    struct checkpoint_identity identity;
-    uint64_t tokenizer_hash;
     struct prompt_texts texts; /* what presses with a second pass ask */
-    struct kv_shape shape;
-    struct press_files *files;
-    struct backend *be;
-    struct weights *weights;
-    struct stations *stations; /* ways of shipping */
     void *transfer_device;     /* a test block where transports want it on the device; NULL: none does */
     struct scheduler *scheduler;
     struct mover *mover;
     struct engine *engine;
-    struct service *service;
-    char *token;       /* of --token-file */
     int32_t transfers; /* under way; __atomic, relaxed */
 };
 

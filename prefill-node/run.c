@@ -85,7 +85,7 @@ static enum status meet(struct run *r, struct job *j, ProtobufCBinaryData hello,
 
     j->link.stream = r->call;
     j->link.sends = true;
-    j->link.station = stations_of(r->node->stations, t, NULL);
+    j->link.station = stations_of(r->node->parts.stations, t, NULL);
     j->link.wake = mover_wake;
     j->link.ctx = r->node->mover;
     if (!j->link.station)
@@ -106,7 +106,7 @@ static enum status say_accepted(struct run *r, const struct job *j, const char *
     Platen__Internal__V1__FromPrefill msg = PLATEN__INTERNAL__V1__FROM_PREFILL__INIT;
     Platen__Internal__V1__Accepted accepted = PLATEN__INTERNAL__V1__ACCEPTED__INIT;
 
-    accepted.prefill_node = (char *)r->node->name;
+    accepted.prefill_node = (char *)r->node->parts.name;
     accepted.transport = (char *)j->transport->name;
     accepted.transport_note = (char *)note;
     accepted.transport_hello.data = (uint8_t *)answer->data;

@@ -137,7 +137,7 @@ static enum status make_receiver(struct selftest *s, int64_t tokens, struct err 
 {
     const struct transport *loopback = transport_find("loopback");
     const struct link_config link = { .station = s->station, .wake = on_wake, .ctx = s };
-    struct receiver_config config = { .shape = s->node->shape, .codec = KV_PLAIN, .rows_max = tokens };
+    struct receiver_config config = { .shape = s->node->parts.shape, .codec = KV_PLAIN, .rows_max = tokens };
     enum status st = loopback->connect(&s->link, &link, err);
 
     if (st != ST_OK)
@@ -155,7 +155,7 @@ static enum status make_receiver(struct selftest *s, int64_t tokens, struct err 
 static enum status make_job(struct selftest *s, struct err *err)
 {
     static const char press[] = "knorm | ratio=0.5";
-    const struct hparams *hp = &s->node->weights->hp;
+    const struct hparams *hp = &s->node->parts.weights->hp;
     struct job *j = s->job;
     enum status st;
 
@@ -169,7 +169,7 @@ static enum status make_job(struct selftest *s, struct err *err)
     for (int64_t i = 0; i < j->tokens; i++)
         j->token[i] = (int32_t)((100 + 7919 * i % 40000) % hp->vocab);
     snprintf(j->request_id, sizeof j->request_id, "selftest");
-    st = chain_parse(&j->chain, press, strlen(press), s->node->files, err);
+    st = chain_parse(&j->chain, press, strlen(press), s->node->parts.files, err);
     if (st == ST_OK)
         chain_needs_of(j->chain, 0, false, &j->needs);
     return st;

@@ -47,7 +47,7 @@ struct opt {
     bool required;
 };
 
-/* A program's command line: tables are looked through in order. */
+/* The options of a program or command, in the order of --help. */
 struct opt_set {
     const struct opt *rows;
     size_t count;

@@ -19,7 +19,7 @@ may_include()
     common/transport/*) echo "^($base|$kv|$metrics|$rpc|proto/)" ;;
     presses/*) echo "^($base|$tensor|$kv|kernels/)" ;;
     common/service/*) echo "^($base|$metrics|$rpc|proto/)" ;;
-    prefill-node/* | decode-node/*) echo "^(common/|kernels/|presses/|proto/)" ;;
+    common/node/* | prefill-node/* | decode-node/*) echo "^(common/|kernels/|presses/|proto/)" ;;
     docs/examples/*) echo '^presses/press\.h$' ;; # one header is all that a plug-in includes
     client/* | tests/* | deploy/*) echo '.' ;;
     *) echo '$^' ;;

@@ -40,26 +40,26 @@ void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_to
 
     log_set_level(LOG_ERROR);
     memset(n, 0, sizeof *n);
-    n->name = "prefill:1";
+    n->parts.name = "prefill:1";
     n->tokens_max = SMALL_TOKENS_MAX;
-    n->metrics = metrics_open(64);
-    stats_open(&n->stats, n->metrics);
+    n->parts.metrics = metrics_open(64);
+    stats_open(&n->stats, n->parts.metrics);
     small_model(&hp, window);
     config.rows_max = prefill_rows("cpu", SMALL_TOKENS_MAX);
-    st = backend_open(&n->be, "cpu", &config, NULL);
+    st = backend_open(&n->parts.be, "cpu", &config, NULL);
     assert(st == ST_OK);
-    st = weights_open(&n->weights, n->be, &hp, NULL, NULL, 42, NULL);
+    st = weights_open(&n->parts.weights, n->parts.be, &hp, NULL, NULL, 42, NULL);
     assert(st == ST_OK);
-    n->shape = (struct kv_shape){ hp.layers, hp.kv_heads, hp.head_dim, n->be->kv };
-    st = press_files_open(&n->files, &n->weights->hp, false, NULL);
+    n->parts.shape = (struct kv_shape){ hp.layers, hp.kv_heads, hp.head_dim, n->parts.be->kv };
+    st = press_files_open(&n->parts.files, &n->parts.weights->hp, false, NULL);
     assert(st == ST_OK);
-    st = stations_open(&n->stations, "grpc,loopback", &place, NULL, NULL, NULL);
+    st = stations_open(&n->parts.stations, "grpc,loopback", &place, NULL, NULL, NULL);
     assert(st == ST_OK);
     n->scheduler = scheduler_open(&queue);
-    st = mover_open(&n->mover, n->scheduler, &n->stats, n->be, NULL);
+    st = mover_open(&n->mover, n->scheduler, &n->stats, n->parts.be, NULL);
     assert(st == ST_OK);
-    engine.be = n->be;
-    engine.weights = n->weights;
+    engine.be = n->parts.be;
+    engine.weights = n->parts.weights;
     engine.scheduler = n->scheduler;
     engine.mover = n->mover;
     st = engine_open(&n->engine, &engine, NULL);
@@ -91,11 +91,11 @@ void small_prefill_close(struct prefill_node *n)
     engine_close(n->engine);
     mover_close(n->mover);
     scheduler_close(n->scheduler);
-    stations_close(n->stations);
-    press_files_close(n->files);
-    weights_close(n->weights, n->be);
-    backend_close(n->be);
-    metrics_close(n->metrics);
+    stations_close(n->parts.stations);
+    press_files_close(n->parts.files);
+    weights_close(n->parts.weights, n->parts.be);
+    backend_close(n->parts.be);
+    metrics_close(n->parts.metrics);
 }
 
 int32_t small_token(int64_t i)

@@ -148,7 +148,9 @@ static void accept_it(struct peer *p)
 static void peer_open(struct peer *p, int64_t tokens, const char *press, const struct loopback_knobs *knobs)
 {
     const struct transport *loopback = transport_find("loopback");
-    struct receiver_config in = { .shape = node.shape, .rows_max = tokens, .transport = loopback, .ready = on_ready };
+    struct receiver_config in = {
+        .shape = node.parts.shape, .rows_max = tokens, .transport = loopback, .ready = on_ready
+    };
     struct link_config link = { .wake = on_wake, .ctx = p };
     struct job *j;
 
@@ -170,7 +172,7 @@ static void peer_open(struct peer *p, int64_t tokens, const char *press, const s
     j->token = mem_alloc((size_t)tokens * sizeof *j->token);
     for (int64_t i = 0; i < tokens; i++)
         j->token[i] = small_token(i);
-    assert_int_equal(chain_parse(&j->chain, press, strlen(press), node.files, NULL), ST_OK);
+    assert_int_equal(chain_parse(&j->chain, press, strlen(press), node.parts.files, NULL), ST_OK);
     chain_needs_of(j->chain, 0, false, &j->needs);
     accept_it(p);
 }

@@ -23,13 +23,13 @@ static int world_open(void **state)
     struct world *w = mem_zero(1, sizeof *w);
 
     small_prefill_open(&w->node, 0, 1000);
-    assert_int_equal(prefill_open(&w->prefill, w->node.be, w->node.weights, TOKENS, NULL), ST_OK);
+    assert_int_equal(prefill_open(&w->prefill, w->node.parts.be, w->node.parts.weights, TOKENS, NULL), ST_OK);
     for (int i = 0; i < TOKENS; i++)
         w->token[i] = small_token(i);
     for (int i = 0; i < 2; i++)
-        assert_int_equal(
-            w->node.be->ops->alloc(w->node.be, prefill_x_bytes(w->prefill, TOKENS), "activations", &w->x[i], NULL),
-            ST_OK);
+        assert_int_equal(w->node.parts.be->ops->alloc(w->node.parts.be, prefill_x_bytes(w->prefill, TOKENS),
+                                                      "activations", &w->x[i], NULL),
+                         ST_OK);
     *state = w;
     return 0;
 }
@@ -39,7 +39,7 @@ static int world_close(void **state)
     struct world *w = *state;
 
     for (int i = 0; i < 2; i++)
-        w->node.be->ops->free(w->node.be, w->x[i]);
+        w->node.parts.be->ops->free(w->node.parts.be, w->x[i]);
     prefill_close(w->prefill);
     small_prefill_close(&w->node);
     free(w);
@@ -144,12 +144,12 @@ static void a_tail_longer_than_the_context_is_the_context(void **state)
 static void heads_larger_than_any_kernel_has_are_refused(void **state)
 {
     struct world *w = *state;
-    struct hparams hp = w->node.weights->hp;
+    struct hparams hp = w->node.parts.weights->hp;
     struct weights *weights;
     struct err err = { 0 };
 
     hp.head_dim = KV_HEAD_DIM_MAX + 2;
-    assert_int_equal(weights_open(&weights, w->node.be, &hp, NULL, NULL, 1, &err), ST_EUNIMPLEMENTED);
+    assert_int_equal(weights_open(&weights, w->node.parts.be, &hp, NULL, NULL, 1, &err), ST_EUNIMPLEMENTED);
     assert_non_null(strstr(err.text, "258"));
 }
 

@@ -26,13 +26,13 @@ static void defaults_are_those_of_the_table(void **state)
 
     (void)state;
     assert_int_equal(read_line(&o, &arena, NULL, 4, "--model", "m.gguf", "--listen", "127.0.0.1:0"), ST_OK);
-    assert_string_equal(o.model, "m.gguf");
-    assert_string_equal(o.backend, "cpu");
-    assert_null(o.transport); /* what the back end can */
-    assert_int_equal(o.dtype, 0);
-    assert_int_equal(o.threads, 0);
+    assert_string_equal(o.node.model, "m.gguf");
+    assert_string_equal(o.node.backend, "cpu");
+    assert_null(o.node.transport); /* what the back end can */
+    assert_int_equal(o.node.dtype, 0);
+    assert_int_equal(o.node.threads, 0);
     assert_int_equal(o.context_tokens, 0);
-    assert_null(o.metrics);
+    assert_null(o.node.metrics);
     arena_fini(&arena);
 }
 
@@ -61,7 +61,7 @@ static void help_needs_nothing_else(void **state)
 
     (void)state;
     assert_int_equal(read_line(&o, &arena, NULL, 1, "--help"), ST_OK);
-    assert_true(o.help);
+    assert_true(o.node.help);
     arena_fini(&arena);
 }
 
@@ -80,12 +80,12 @@ static void the_line_wins_over_the_file_and_sections_add(void **state)
     assert_int_equal(read_line(&o, &arena, &err, 8, "--config", path, "--listen", "h:1", "--threads", "5",
                                "--press-file", "r=/tmp/r.bin"),
                      ST_OK);
-    assert_string_equal(o.model, "from-file");
-    assert_int_equal(o.threads, 5);
+    assert_string_equal(o.node.model, "from-file");
+    assert_int_equal(o.node.threads, 5);
     assert_int_equal(o.queue_tokens, 77);
-    assert_int_equal(o.press_file.count, 2);
-    assert_string_equal(o.press_file.items[0], "q=/tmp/q.bin");
-    assert_string_equal(o.press_file.items[1], "r=/tmp/r.bin");
+    assert_int_equal(o.node.press_file.count, 2);
+    assert_string_equal(o.node.press_file.items[0], "q=/tmp/q.bin");
+    assert_string_equal(o.node.press_file.items[1], "r=/tmp/r.bin");
     unlink(path);
     arena_fini(&arena);
 }

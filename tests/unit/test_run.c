@@ -124,7 +124,7 @@ static bool reaches(const int *value, int want, int64_t ms)
 
 static void decoder_open(struct decoder *d, int64_t rows_max, int32_t layers)
 {
-    struct receiver_config in = { .shape = node.shape, .rows_max = rows_max };
+    struct receiver_config in = { .shape = node.parts.shape, .rows_max = rows_max };
 
     memset(d, 0, sizeof *d);
     d->place = mem_zero((size_t)layers, sizeof *d->place);
@@ -171,9 +171,9 @@ static void identity_init(Platen__Internal__V1__Identity *id)
 {
     platen__internal__v1__identity__init(id);
     id->wire_version = WIRE_VERSION;
-    id->hparams_hash = node.identity.hparams;
-    id->tokenizer_hash = node.tokenizer_hash;
-    id->weights_hash = node.identity.weights;
+    id->hparams_hash = node.parts.identity.hparams;
+    id->tokenizer_hash = node.parts.tokenizer_hash;
+    id->weights_hash = node.parts.identity.weights;
     id->dtype = (char *)"f32";
 }
 
@@ -482,9 +482,9 @@ static int world_open(void **state)
 
     (void)state;
     small_prefill_open(&node, 0, 4500);
-    node.identity.hparams = 11;
-    node.identity.weights = 22;
-    node.tokenizer_hash = 33;
+    node.parts.identity.hparams = 11;
+    node.parts.identity.weights = 22;
+    node.parts.tokenizer_hash = 33;
     rpc_server_options_init(&so);
     so.listen = "127.0.0.1:0";
     assert_int_equal(rpc_server_open(&server, &so, NULL), ST_OK);

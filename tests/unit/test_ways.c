@@ -73,13 +73,13 @@ static void nodes_open(struct pair_of_nodes *p, const char *list, int32_t decode
     log_set_level(LOG_ERROR);
     assert_int_equal(signals_open(&p->signals, NULL, NULL, NULL), ST_OK);
     assert_int_equal(prefill_options_read(&prefill, ARRAY_LEN(prefill_line), prefill_line, &p->arena, &err), ST_OK);
-    prefill.stations = &sites[0];
-    prefill.transport = "nccl,ipc,grpc";
+    prefill.node.stations = &sites[0];
+    prefill.node.transport = "nccl,ipc,grpc";
     assert_int_equal(prefill_node_open(&p->prefill, &prefill, p->signals, &err), ST_OK);
-    decode_line[ARRAY_LEN(decode_line) - 1] = (char *)p->prefill.name;
+    decode_line[ARRAY_LEN(decode_line) - 1] = (char *)p->prefill.parts.name;
     assert_int_equal(options_read(&decode, ARRAY_LEN(decode_line), decode_line, &p->arena, &err), ST_OK);
-    decode.stations = &sites[1];
-    decode.transport = list;
+    decode.node.stations = &sites[1];
+    decode.node.transport = list;
     assert_int_equal(node_open(&p->decode, &decode, p->signals, &err), ST_OK);
     for (int64_t deadline = clock_in_ms(WAIT_MS); peers_alive(p->decode.peers) == 0 && clock_now_ns() < deadline;)
         nanosleep(&(struct timespec){ 0, NS_PER_MS }, NULL);
@@ -120,9 +120,9 @@ static void ask(struct pair_of_nodes *p, struct outcome *out)
 
     memset(out, 0, sizeof *out);
     for (int i = 0; i < TOKENS; i++)
-        ids[i] = (i * 7 + 3) % p->decode.weights->hp.vocab;
+        ids[i] = (i * 7 + 3) % p->decode.parts.weights->hp.vocab;
     assert_int_equal(chain_parse(&chain, press, sizeof press - 1, NULL, NULL), ST_OK);
-    out->context = context_open(p->decode.blocks, p->decode.shape.layers);
+    out->context = context_open(p->decode.blocks, p->decode.parts.shape.layers);
     out->context->figures.context_tokens = TOKENS;
     spec.chain = chain;
     spec.deadline_ns = deadline;
