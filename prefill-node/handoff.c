@@ -4,9 +4,12 @@
  *
  * While layer l+1 computes, the rows that the press chose from layer l leave for the decode node.
  *
- *      engine thread     forward l ──tap──▶ press ─▶ pack ─▶ [slot l%2] ──packed──▶ mover thread ─▶ transport
+ *      engine thread     forward l ──tap──▶ press ─▶ pack ─▶ [free slot] ──packed──▶ mover thread ─▶ transport
  *
- * Two slots are enough: a job gets no turn while both wait for the wire (scheduler.h), and that time is its `stall`.
+ * Two slots are enough: a job gets no turn while both wait for the wire (scheduler.h), and that time is its `stall`. The
+ * second is touched only when the wire falls behind: where it keeps up, a context holds the dense K, V of a layer and
+ * one packed block.
+ *
  * Layers with a window are not pressed: their last `window` rows go, since no later token can see the others.
  */
 #include "prefill-node/handoff.h"
@@ -187,9 +190,20 @@ static void settle(struct track *t, struct handoff_slot *slot, enum transport_pl
     slot->block.data = slot->host;
 }
 
+/* A slot with nothing in it that still has to leave: the first, unless the layer before is there. The layers before that
+ * one have left, or there would have been no turn. */
+static struct handoff_slot *free_slot(struct track *t, struct job *job, int32_t layer)
+{
+    const bool waits = __atomic_load_n(&job->shipped, __ATOMIC_ACQUIRE) < layer;
+    const int32_t free = waits && job->slot_of[(layer - 1) % SCHEDULER_SLOTS] == 0 ? 1 : 0;
+
+    job->slot_of[layer % SCHEDULER_SLOTS] = free;
+    return &t->slot[free];
+}
+
 enum status handoff_layer(struct track *t, struct job *job, const struct press_layer *in, struct err *err)
 {
-    struct handoff_slot *slot = &t->slot[in->layer % SCHEDULER_SLOTS];
+    struct handoff_slot *slot = free_slot(t, job, in->layer);
     struct press_result result = { 0 };
     const int64_t begin = clock_now_ns();
     int64_t pressed, packed;

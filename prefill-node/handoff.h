@@ -43,8 +43,8 @@ void track_close(struct track *t); /* zeroed is fine */
 /* Begins a job on its track: its press. Errors begin with "press: ". */
 enum status handoff_begin(struct track *t, struct job *job, struct err *err);
 
-/* Presses and packs a layer into slot layer % SLOTS, which must be free. Waits for the press; the slot can be read when it
- * returns. Errors begin with "press: " or "pack: ". */
+/* Presses and packs a layer into a slot that is free (job.slot_of says which). Waits for the press; the slot can be read
+ * when it returns. Errors begin with "press: " or "pack: ". */
 enum status handoff_layer(struct track *t, struct job *job, const struct press_layer *in, struct err *err);
 
 #ifdef __cplusplus

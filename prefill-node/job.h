@@ -81,8 +81,9 @@ struct job {
 
     /* Engine. */
     struct pass pass;
-    struct held *held;          /* while needs.all_layers: every layer, until the last has been packed */
-    struct handoff_slot *slots; /* [SCHEDULER_SLOTS] of its track; set before the first `packed` */
+    struct held *held;                /* while needs.all_layers: every layer, until the last has been packed */
+    struct handoff_slot *slots;       /* [SCHEDULER_SLOTS] of its track; set before the first `packed` */
+    int32_t slot_of[SCHEDULER_SLOTS]; /* where layer l lies, at l % SLOTS; before `packed` says that it does */
     int64_t next_position;
     uint64_t rows;
     struct job_times times;
@@ -98,7 +99,8 @@ struct job {
     struct kv_block transfer_block; /* the one under way, where it lies on the device */
     uint64_t sum;                   /* of the block of layer summed - 1 */
     int32_t summed;
-    int32_t shipped, told; /* layers; `ready` as the shipper knows it */
+    int32_t shipped; /* layers whose blocks have left; release, acquire by the engine */
+    int32_t told;    /* `ready` as the shipper knows it */
     bool moving, committed;
     int64_t moving_ns, progress_ns, beat_ns;
     uint64_t progress_bytes, shipped_bytes;

@@ -122,10 +122,12 @@ static const struct kv_block *test_block(struct job *j, uint64_t *checksum)
     return &j->transfer_block;
 }
 
-/* The packed block of a layer; NULL: it is not packed yet. */
+/* The packed block of a layer that has not left; NULL: it is not packed yet. */
 static const struct kv_block *packed_block(struct job *j, int32_t layer)
 {
-    return layer < __atomic_load_n(&j->packed, __ATOMIC_ACQUIRE) ? &j->slots[layer % SCHEDULER_SLOTS].block : NULL;
+    if (layer >= __atomic_load_n(&j->packed, __ATOMIC_ACQUIRE))
+        return NULL;
+    return &j->slots[j->slot_of[layer % SCHEDULER_SLOTS]].block;
 }
 
 /* The sum of a layer's block, once per layer: ahead of its turn where there is time. */
@@ -178,7 +180,7 @@ static void block_left(struct mover *m, struct job *j)
               shipper_bytes(j->shipper) - j->shipped_bytes);
     j->shipped_bytes = shipper_bytes(j->shipper);
     j->moving = false;
-    j->shipped++;
+    __atomic_store_n(&j->shipped, j->shipped + 1, __ATOMIC_RELEASE); /* its slot may be written */
     if (j->transfer)
         return;
     scheduler_shipped(m->scheduler, &j->turn);
