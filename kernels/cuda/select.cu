@@ -15,7 +15,7 @@
  *   beyond             the same, but keys are read again in every pass
  *
  * Choosing jointly over heads: one cluster takes all heads; each block first finds the cut of the safe rows of some
- * heads, then safe rows count as larger than all.
+ * heads, then safe rows count as larger than all, and scores behind a head's last row as smaller than all.
  *
  * The picture follows RadiK (arXiv:2501.14336) and AIR top-k; ordered output and ties are ours.
  */
@@ -28,6 +28,8 @@ namespace cg = cooperative_groups;
 enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6, COPIES = 4, RANKED = 512 };
 
 #define SAFE_SCORE 0xffffffffu /* above every score */
+#define NO_ROW 0u              /* below every score: -inf is 0x007fffff */
+#define EVERY_ROW (1ull << 32) /* the cut that all scores pass, and NO_ROW does not */
 
 /* A launch: the plan and where results go. */
 struct select_launch {
@@ -100,22 +102,30 @@ __device__ __forceinline__ uint32_t *of_block(uint32_t *shared, int rank)
 #endif
 }
 
-/* The lower half of a key: in what order rows of equal score are taken. JOINT: rows first, then heads. */
+__device__ __forceinline__ bool newest_wins(const struct select_launch &l, uint32_t score)
+{
+    return score >= ordered(l.plan.protected_score) && !isinf(l.plan.protected_score);
+}
+
+/* The lower half of a key: in what order rows of equal score are taken. JOINT: rows first, then heads, of which the smaller
+ * wins however rows are taken. */
 template <bool JOINT>
 __device__ __forceinline__ uint32_t place_of(const struct select_launch &l, int32_t g, int32_t row, uint32_t score)
 {
-    uint32_t place = JOINT ? (uint32_t)row * (uint32_t)l.plan.heads + (uint32_t)g : (uint32_t)row;
-    bool newest_wins = score >= ordered(l.plan.protected_score) && !isinf(l.plan.protected_score);
+    const uint32_t heads = JOINT ? (uint32_t)l.plan.heads : 1, head = JOINT ? (uint32_t)g : 0;
 
-    return newest_wins ? place : ~place;
+    if (newest_wins(l, score))
+        return (uint32_t)row * heads + (heads - 1 - head);
+    return ~((uint32_t)row * heads + head);
 }
 
 template <bool JOINT>
 __device__ __forceinline__ uint32_t score_read(const struct select_launch &l, const struct desk &d, int32_t i,
                                                int32_t g)
 {
+    if (JOINT && i - d.at[g] >= l.plan.rows[g])
+        return NO_ROW;
     uint32_t score = ordered(l.plan.score[i]);
-
     if (JOINT && ((uint64_t)score << 32 | place_of<true>(l, g, i - d.at[g], score)) >= l.safe_cut[g])
         score = SAFE_SCORE;
     return score;
@@ -259,8 +269,8 @@ __device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, stru
             larger += ((uint64_t)d.list[0][other] << 32 | d.list[1][other]) > own;
         larger += __shfl_xor_sync(0xffffffffu, larger, 1);
         larger += __shfl_xor_sync(0xffffffffu, larger, 2);
-        if (c < count && larger == k - 1)
-            d.cut = own; /* all four write the same */
+        if (c < count && larger == k - 1 && (threadIdx.x & 3) == 0)
+            d.cut = own;
     }
     __syncthreads();
     return d.cut;
@@ -416,8 +426,8 @@ __device__ uint64_t cut_joint(const struct select_launch &l, int32_t g, uint64_t
     const uint32_t score = (uint32_t)(cut >> 32), low = (uint32_t)cut, heads = (uint32_t)l.plan.heads;
     uint64_t place;
 
-    if (score >= ordered(l.plan.protected_score) && !isinf(l.plan.protected_score))
-        return (uint64_t)score << 32 | (low * heads + (low ? (uint32_t)g : 0));
+    if (newest_wins(l, score))
+        return (uint64_t)score << 32 | (low * heads + (low ? heads - 1 - (uint32_t)g : 0));
     place = (uint64_t)~low * heads + (uint32_t)g;
     return (uint64_t)score << 32 | (place > 0xffffffffu ? 0 : ~(uint32_t)place);
 }
@@ -458,7 +468,7 @@ __global__ void __launch_bounds__(THREADS) select_joint_kernel(const __grid_cons
     cluster_sync(blocks);
     const struct stretch s = stretch_of(d.at[0], d.at[l.plan.heads], rank, blocks);
     struct held<KEYS> held;
-    uint64_t cut = 0;
+    uint64_t cut = EVERY_ROW;
     keys_hold<KEYS, true>(l, d, s, 0, threadIdx.x & 31, held);
     if (l.plan.total > 0 && l.plan.total < rows)
         cut = cut_find<KEYS, true>(l, d, s, held, 0, (uint32_t)l.plan.total, rank, blocks);

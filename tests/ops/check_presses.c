@@ -222,18 +222,21 @@ void check_select(struct ops *o)
     for (int n = 0; n < 48; n++) {
         struct view w = make_view(o, n % 3 == 0 ? 1 : n % 3 == 1 ? 3 : 8, 8, 1 + ops_below(o, 400), n & 1);
         float *score = make_scores(o, w.scores, kinds[n % 4], n % 5 == 0);
-        struct select_args args = { .total = -1, .protected_score = n % 2 ? INFINITY : 1.0f };
-        int64_t safe = 0;
+        struct select_args args = { .total = -1, .protected_score = n % 2 ? INFINITY : n % 4 ? 0.0f : 1.0f };
+        int64_t safe = 0, rows = 0;
 
         if (w.scores == 0)
             continue;
+        for (int32_t g = 0; g < w.rows.heads && n >= 40; g++) /* scores behind a head's last row choose nothing */
+            w.rows.rows[g] -= ops_below(o, w.rows.rows[g] + 1);
         for (int32_t g = 0; g < w.rows.heads; g++) {
+            rows += w.rows.rows[g];
             args.keep[g] = ops_below(o, w.rows.rows[g] + 2);
             args.safe[g] = n % 6 == 1 ? 0 : ops_below(o, w.rows.rows[g] / 4 + 1);
             safe += args.safe[g];
         }
         check_selection(o, &w, &args, score);
-        args.total = safe + ops_below(o, w.scores - safe + 1);
+        args.total = safe + ops_below(o, rows - safe + 1);
         check_selection(o, &w, &args, score);
         while (o->devices > 0)
             o->be->ops->free(o->be, o->device[--o->devices]);
