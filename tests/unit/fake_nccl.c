@@ -61,7 +61,9 @@ static void hang(enum fake_hang where)
 {
     const int32_t before = __atomic_load_n(&released, __ATOMIC_ACQUIRE);
 
-    while (knob(&fake_knobs.hang) == (int32_t)where && __atomic_load_n(&released, __ATOMIC_ACQUIRE) == before)
+    if (knob(&fake_knobs.hang) != (int32_t)where)
+        return;
+    while (__atomic_load_n(&released, __ATOMIC_ACQUIRE) == before)
         nanosleep(&(struct timespec){ 0, NS_PER_MS }, NULL);
 }
 

@@ -21,7 +21,7 @@ struct fake_knobs {
     int32_t silent;     /* transfers neither fail nor finish, as with a peer that died */
     int32_t error;      /* what comm_state says of every communicator that is up; 0: nothing is wrong */
     int32_t refuse;     /* what comm_open says; 0: nothing is wrong */
-    int32_t hang;       /* enum fake_hang: the call stays until fake_release */
+    int32_t hang;       /* enum fake_hang: calls made meanwhile stay until fake_release */
     int32_t damage;     /* flips one bit of the next so many transfers */
 };
 

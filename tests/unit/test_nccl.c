@@ -543,6 +543,67 @@ static void a_send_that_hangs_holds_up_nobody(void **state)
     site_close(&s);
 }
 
+/* The thread sits in the making of a communicator: the order is told, its place is free at once, since NCCL never had it, and
+ * whoever asks for health learns that a call is stuck. */
+static void an_opening_that_hangs_holds_up_nobody(void **state)
+{
+    const int64_t begin = clock_now_ns();
+    struct err err = { 0 };
+    struct site s;
+    struct ends e;
+
+    (void)state;
+    site_open(&s);
+    set(&fake_knobs.hang, FAKE_HANG_OPEN);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    post(&s, &e);
+    send(&s, &e);
+    assert_int_equal(until(&s, e.receiver, 5000, &err), ST_EUNAVAILABLE);
+    assert_non_null(strstr(err.text, "does not come back"));
+    assert_int_equal(until(&s, e.sender, 5000, NULL), ST_EUNAVAILABLE);
+    assert_int_equal(s.nccl->close(e.receiver), ST_OK);
+    assert_int_equal(s.nccl->close(e.sender), ST_OK);
+    assert_true(clock_now_ns() - begin < 2 * NS_PER_S);
+    nanosleep(&(struct timespec){ 0, 5 * quick.abort_ms * NS_PER_MS }, NULL);
+    assert_int_equal(s.nccl->health(s.prefill, &err), ST_EINTERNAL);
+    assert_non_null(strstr(err.text, "not come back"));
+    assert_int_equal(fake_opened(), 0);
+    set(&fake_knobs.hang, FAKE_NO_HANG); /* those of later pairs come back */
+    works_again(&s);
+    for (int i = 0; i < 200 && nccl_ending(s.prefill) > 0; i++)
+        nanosleep(&(struct timespec){ 0, 10 * NS_PER_MS }, NULL);
+    assert_int_equal(s.nccl->health(s.prefill, NULL), ST_OK);
+    site_close(&s);
+}
+
+/* The same with nobody who looks: the order broke while they met. The next one finds the pair that hangs, gives it up, and the
+ * one after it has a pair of its own although the old call is still out. */
+static void an_opening_that_hangs_is_found_by_the_next_order(void **state)
+{
+    struct site s;
+    struct ends e;
+
+    (void)state;
+    site_open(&s);
+    set(&fake_knobs.hang, FAKE_HANG_OPEN);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    break_off(&s, &e);
+    nanosleep(&(struct timespec){ 0, (quick.make_ms + 50) * NS_PER_MS }, NULL);
+    assert_int_equal(meet(&s, &e, 0, NULL), ST_OK);
+    post(&s, &e);
+    send(&s, &e);
+    assert_int_equal(until(&s, e.receiver, 5000, NULL), ST_EUNAVAILABLE);
+    assert_int_equal(until(&s, e.sender, 5000, NULL), ST_EUNAVAILABLE);
+    part(&s, &e);
+    set(&fake_knobs.hang, FAKE_NO_HANG); /* those of later pairs come back */
+    assert_int_equal(meet(&s, &e, 1, NULL), ST_OK);
+    move(&s, &e);
+    part(&s, &e);
+    assert_int_equal(nccl_ending(s.prefill), 1);
+    assert_int_equal(nccl_ending(s.decode), 1);
+    site_close(&s);
+}
+
 static void an_answer_of_nonsense_is_refused(void **state)
 {
     struct link_config config = { 0 };
@@ -613,6 +674,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_peer_that_comes_again_is_trusted),
     cmocka_unit_test(an_abort_that_hangs_holds_up_nobody),
     cmocka_unit_test(a_send_that_hangs_holds_up_nobody),
+    cmocka_unit_test(an_opening_that_hangs_holds_up_nobody),
+    cmocka_unit_test(an_opening_that_hangs_is_found_by_the_next_order),
     cmocka_unit_test(an_answer_of_nonsense_is_refused),
     cmocka_unit_test(random_losses_leave_nothing),
 };

@@ -211,7 +211,9 @@ static void lost_and_asked_again(int32_t *knob, int32_t value)
     assert_int_equal((int)metric_value(node_transport_metric(p->decode.m_transport_fallbacks, "grpc")), 1);
     context_unref(a.context);
     __atomic_store_n(knob, 0, __ATOMIC_RELAXED);
-    ask(p, &a); /* orders after it use nccl again */
+    fake_release();
+    nanosleep(&(struct timespec){ 0, 300 * NS_PER_MS }, NULL); /* a call that hung keeps nccl from being chosen */
+    ask(p, &a);                                                /* orders after it use nccl again */
     assert_string_equal(a.context->figures.transport, "nccl");
     context_unref(a.context);
     nodes_close(p);
@@ -236,12 +238,26 @@ static void damage_in_the_middle_is_asked_again_over_grpc(void **state)
     lost_and_asked_again(&fake_knobs.damage, 1);
 }
 
+static void a_communicator_whose_making_hangs_is_asked_again_over_grpc(void **state)
+{
+    (void)state;
+    lost_and_asked_again(&fake_knobs.hang, FAKE_HANG_OPEN);
+}
+
+static void a_send_that_hangs_is_asked_again_over_grpc(void **state)
+{
+    (void)state;
+    lost_and_asked_again(&fake_knobs.hang, FAKE_HANG_SEND);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(nccl_brings_what_grpc_brings),
     cmocka_unit_test(on_one_device_ipc_is_taken_and_told),
     cmocka_unit_test(an_error_in_the_middle_is_asked_again_over_grpc),
     cmocka_unit_test(silence_in_the_middle_is_asked_again_over_grpc),
     cmocka_unit_test(damage_in_the_middle_is_asked_again_over_grpc),
+    cmocka_unit_test(a_communicator_whose_making_hangs_is_asked_again_over_grpc),
+    cmocka_unit_test(a_send_that_hangs_is_asked_again_over_grpc),
 };
 
 int main(int argc, char **argv)
