@@ -15,7 +15,7 @@
  */
 #include "kernels/cuda/rowwise.cuh"
 
-enum { CHUNK = CUDA_WINDOW_CHUNK, WARPS = 8, PLAIN_WARPS = 8, PLAIN_ROWS = 32, THREADS = 256 };
+enum { CHUNK = CUDA_WINDOW_CHUNK, WARPS = 8, PLAIN_WARPS = 8, PLAIN_ROWS = 32, THREADS = 256, PLAIN_QUERIES = 1024 };
 
 #define LOG2E 1.4426950408889634f
 
@@ -285,15 +285,17 @@ __device__ __forceinline__ float plain_score(const struct rows_view &in, const s
     return score * a.scale * LOG2E;
 }
 
+/* grid: chunks, heads, pieces of PLAIN_QUERIES query rows: a window may be as long as shared memory is not. */
 template <typename T>
 __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     parts_plain_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a)
 {
     extern __shared__ __align__(16) float tile[]; /* K, then max and sum of every query row */
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int32_t g = blockIdx.y, group = a.q_heads / in.heads, rows = a.window * group;
+    const int32_t g = blockIdx.y, group = a.q_heads / in.heads, all = a.window * group;
+    const int32_t m0 = blockIdx.z * PLAIN_QUERIES, rows = min(all - m0, (int32_t)PLAIN_QUERIES);
     float *max = tile + PLAIN_ROWS * (in.dim + 1), *sum = max + rows;
-    float *to = a.partial + ((int64_t)g * gridDim.x + blockIdx.x) * rows * 2;
+    float *to = a.partial + (((int64_t)g * gridDim.x + blockIdx.x) * all + m0) * 2;
 
     chain_begin();
     for (int32_t m = threadIdx.x; m < rows; m += blockDim.x) {
@@ -307,8 +309,8 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
         __syncthreads();
         int64_t token = row0 + lane < in.rows[g] ? token_of(in, g, row0 + lane) : INT64_MAX;
         for (int32_t m = warp; m < rows; m += PLAIN_WARPS) {
-            float s = plain_score<T>(in, a, g, m, tile, lane);
-            if (token > tokens_of(in, a, g) - a.window + m / group)
+            float s = plain_score<T>(in, a, g, m0 + m, tile, lane);
+            if (token > tokens_of(in, a, g) - a.window + (m0 + m) / group)
                 s = -CUDART_INF_F;
             float top = fmaxf(max[m], warp_max(s)), shift = top == -CUDART_INF_F ? 0.0f : top;
             float total = sum[m] * power2(max[m] - shift) + warp_sum(power2(s - shift));
@@ -475,12 +477,14 @@ template <typename T>
 static cudaError_t window_plain(const struct cuda_queue &q, const struct rows_view *in, const struct window_args *a,
                                 dim3 chunks, dim3 joined, int32_t rows)
 {
-    size_t tile = (size_t)PLAIN_ROWS * (size_t)(in->dim + 1) * 4, bytes = tile + (size_t)rows * 8;
+    const size_t tile = (size_t)PLAIN_ROWS * (size_t)(in->dim + 1) * 4;
+    const size_t bytes = tile + (size_t)(rows < PLAIN_QUERIES ? rows : PLAIN_QUERIES) * 8;
+    const dim3 pieces(chunks.x, chunks.y, int_ceil(rows, PLAIN_QUERIES));
     cudaError_t e = allow_shared(parts_plain_kernel<T>, bytes);
 
     if (e != cudaSuccess)
         return e;
-    e = launch_chained(q, chunks, dim3(PLAIN_WARPS * 32), bytes, parts_plain_kernel<T>, *in, *a);
+    e = launch_chained(q, pieces, dim3(PLAIN_WARPS * 32), bytes, parts_plain_kernel<T>, *in, *a);
     if (e == cudaSuccess)
         e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x * a->slices, *a, rows);
     if (e == cudaSuccess)

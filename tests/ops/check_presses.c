@@ -170,6 +170,7 @@ void check_score_window(struct ops *o)
         { 9, 3, 64, 64, 5, 500, false, false, false, INFINITY }, { 9, 3, 64, 64, 5, 500, true, false, false, INFINITY },
         { 4, 4, 128, 8, 1, 130, false, true, false, 7.0f },      { 8, 1, 80, 20, 7, 90, true, true, false, INFINITY },
         { 6, 2, 32, 33, 5, 35, true, false, true, INFINITY },    { 4, 2, 64, 1, 1, 65, false, false, false, INFINITY },
+        { 8, 1, 32, 150, 5, 200, true, false, false, INFINITY },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
