@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* gather.c - what pressing while decoding reads, brought to gather.cu. Plain blocks, the only ones this back end reads. */
+/* gather.c - what pressing while decoding reads, brought to gather.cu. */
 #include "kernels/cuda/cache.h"
 
 #include <assert.h>

@@ -195,7 +195,7 @@ struct decode_shape {
     int64_t page_stride;                      /* numbers */
     int32_t *item_first;                      /* [layers][items + 1]: tiles before each item */
     struct decode_item *item;                 /* [layers][items] */
-    struct decode_start *start;               /* [layers][ctas + 1] */
+    struct decode_start *start;               /* [layers][ctas] */
     float *partial;                           /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
     uint32_t *arrived;                        /* [items], zeros between calls */
 };

@@ -90,6 +90,8 @@ enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, voi
     /* padded rows of a recorded step are computed and thrown away; they should not be noise */
     if (e == cudaSuccess && purpose == FOR_ACTIVATIONS)
         e = cuda_zero(c, at, bytes);
+    if (e != cudaSuccess && at)
+        (void)cudaFree(at);
     pthread_mutex_lock(&c->lock);
     if (e == cudaSuccess) {
         remember(c, at, bytes, purpose);
