@@ -194,6 +194,7 @@ static enum status upload_freqs(struct backend *be, const struct rope_freqs *fro
     be->ops->free(be, *device);
     *device = room;
     be->ops->upload(be, LANE_COMPUTE, room, from->inv_freq, bytes);
+    be->ops->wait(be, LANE_COMPUTE); /* the host's go at once, and the other lane reads these too */
     *out = (struct rope_table){
         .inv_freq = room, .dims = from->dims, .scale = from->scale, .tables = from->tables, .from = from->from
     };

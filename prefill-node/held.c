@@ -103,6 +103,7 @@ static enum status keep_tail(struct held *h, struct press_layer *layer, struct e
     if (st != ST_OK)
         return st;
     be->ops->copy(be, LANE_COMPUTE, *to, layer->q_tail, bytes);
+    be->ops->wait(be, LANE_COMPUTE); /* the last layer's has nothing behind it that would */
     layer->q_tail = *to;
     return ST_OK;
 }
