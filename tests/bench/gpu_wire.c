@@ -134,6 +134,7 @@ static void end_open(struct end *e, const char *name, bool sends, int ordinal, s
     e->context = open_device(ordinal);
     fine(cuda.alloc((void **)&e->memory, bytes), "alloc");
     fine(cuda.fill(e->memory, sends ? 0x5a : 0, bytes), "fill");
+    fine(cuda.sync(), "fill"); /* the transports' streams do not wait for the default one */
     if (e->t->open(&e->station, &config, &err) != ST_OK)
         die(err.text);
 }
