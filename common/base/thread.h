@@ -33,8 +33,9 @@ enum status pool_open(struct pool **out, int threads, struct err *err);
 void pool_close(struct pool *p);
 int pool_threads(const struct pool *p);
 
-/* Runs body(arg, i, worker) for every i in [0, count), each once, on all workers; returns when all are done. worker is
- * in [0, threads). Indices are handed out dynamically. One caller at a time (the engine thread). hot. */
+/* Runs body(arg, i, worker) for every i in [0, count), count < 2^32, each once, on all workers; returns when all are done.
+ * worker is in [0, threads). Worker w begins with the w-th of `threads` equal runs of neighbouring indices, in order; who
+ * is done helps the others. One caller at a time (the engine thread). hot. */
 void pool_run(struct pool *p, int64_t count, void (*body)(void *arg, int64_t i, int worker), void *arg);
 
 #ifdef __cplusplus

@@ -106,7 +106,7 @@ INLINE void tile_panels(const struct tile *t, enum unit unit, int rows, int vecs
             col[v] = vu_load(b + v / 2 * t->b_panel + v % 2 * LANES * 4);
 #pragma GCC unroll 16
         for (int v = 0; v < vecs; v++)
-            __builtin_prefetch(b + v / 2 * t->b_panel + t->ahead[v % 2], 0, 2);
+            __builtin_prefetch(b + v / 2 * t->b_panel + t->ahead[v % 2], 0, 3);
 #pragma GCC unroll 16
         for (int r = 0; r < rows; r++)
 #pragma GCC unroll 16

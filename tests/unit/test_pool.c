@@ -165,6 +165,39 @@ static void all_workers_run_at_the_same_time_and_under_their_own_number(void **s
     pool_close(p);
 }
 
+struct firsts {
+    _Atomic int arrived;
+    int64_t first[3];
+    _Atomic int began[3];
+};
+
+static void first_body(void *arg, int64_t i, int worker)
+{
+    struct firsts *f = arg;
+    int64_t deadline = clock_in_ms(20000);
+
+    if (atomic_fetch_add(&f->began[worker], 1) > 0)
+        return;
+    f->first[worker] = i;
+    atomic_fetch_add(&f->arrived, 1);
+    while (atomic_load(&f->arrived) < 3 && clock_now_ns() < deadline)
+        sched_yield();
+}
+
+static void every_worker_begins_where_its_own_share_begins(void **state)
+{
+    struct pool *p = open_pool(3);
+    struct firsts f = { 0 };
+
+    (void)state;
+    pool_run(p, 10, first_body, &f); /* nobody takes a second index before all have their first */
+    assert_int_equal(f.arrived, 3);
+    assert_int_equal(f.first[0], 0);
+    assert_int_equal(f.first[1], 3);
+    assert_int_equal(f.first[2], 6);
+    pool_close(p);
+}
+
 static void a_pool_of_one_runs_in_order_on_the_caller(void **state)
 {
     struct pool *p = open_pool(1);
@@ -245,6 +278,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_pool_that_slept_wakes_up),
         cmocka_unit_test(a_caller_that_slept_is_woken),
         cmocka_unit_test(all_workers_run_at_the_same_time_and_under_their_own_number),
+        cmocka_unit_test(every_worker_begins_where_its_own_share_begins),
         cmocka_unit_test(a_pool_of_one_runs_in_order_on_the_caller),
         cmocka_unit_test(running_allocates_nothing),
         cmocka_unit_test(a_pool_of_none_is_refused),
