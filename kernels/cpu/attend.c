@@ -5,6 +5,8 @@
  *             K (64 rows, as panels)      V (64 rows, as units)
  *   q strip ──▶ scores [strip][64] ──▶ exp(s - max) ──▶ out [strip][D] += p . V      max, sum, out are kept per row
  *
+ * A decode node's few rows take K and V where they stand, where the instruction set can (direct.c); all else is the same.
+ *
  * The heads of a group stand together as rows, so K and V are read and laid out once for all of them. Blocks of 64 begin
  * at multiples of 64 of the context's own token numbers, and a block of which a row sees nothing leaves its state as it
  * is: what a row gives does not depend on which other rows are asked for at the same time.
@@ -31,6 +33,11 @@ struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int3
         .window = window,
         .scale = scale,
     };
+}
+
+const struct cpu_direct *attend_direct(const struct cpu *c, int32_t dim)
+{
+    return c->base.kv == DT_BF16 && dim % 32 == 0 ? c->isa->direct : NULL;
 }
 
 static void operand_row(const struct attend *a, const float *in, int32_t count, char *out)
@@ -66,6 +73,22 @@ void attend_queries(const struct attend *a, struct cpu_room *room, const float *
             memset(to + used, 0, (size_t)(bytes - used));
         }
     attend_reset(a, room, tokens * a->group);
+}
+
+/* Scores of some rows as operands, weights of V: in the room. Gives where they stand, and the bytes between rows. */
+static const void *weights_of(const struct attend *a, struct cpu_room *room, int32_t rows, int32_t units,
+                              int64_t *stride)
+{
+    const struct cpu_math *math = a->c->math;
+
+    *stride = ATTEND_TOKENS * 4;
+    if (!math->operand)
+        return room->scores;
+    *stride = (int64_t)ATTEND_TOKENS / cpu_unit_numbers(a->c) * math->operand_bytes;
+    for (int32_t r = 0; r < rows; r++)
+        math->operand(room->scores + r * ATTEND_TOKENS, units * cpu_unit_numbers(a->c),
+                      (char *)room->weights + r * *stride);
+    return room->weights;
 }
 
 void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count, int64_t ahead)
@@ -133,10 +156,7 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
                        int32_t units)
 {
     const struct cpu_math *math = a->c->math;
-    const int64_t bytes = (int64_t)ATTEND_TOKENS / cpu_unit_numbers(a->c) * math->operand_bytes;
     struct tile t = {
-        .a = room->scores,
-        .a_stride = ATTEND_TOKENS * 4,
         .b = v,
         .b_stride = (int64_t)a->width * 4,
         .b_panel = math->panel * 4,
@@ -148,13 +168,7 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
         .add = true,
     };
 
-    if (math->operand) {
-        for (int32_t r = 0; r < rows; r++)
-            math->operand(room->scores + r * ATTEND_TOKENS, units * cpu_unit_numbers(a->c),
-                          (char *)room->weights + r * bytes);
-        t.a = room->weights;
-        t.a_stride = bytes;
-    }
+    t.a = weights_of(a, room, rows, units, &t.a_stride);
     math->tile(&t);
 }
 
@@ -166,30 +180,72 @@ static void scale_columns(float *scores, int32_t rows, const float *scale, int32
             scores[t] *= scale[t];
 }
 
+/* K and V of some cache rows, laid out or where they stand. */
+struct laid {
+    struct direct_rows k, v; /* direct */
+    const void *v_units;     /* panels */
+    int32_t units;
+};
+
+static struct laid lay_out(const struct attend *a, struct cpu_room *room, const struct attend_rows *c, int64_t ahead)
+{
+    struct laid l = { .v_units = c->v };
+
+    if (a->direct) {
+        l.k = (struct direct_rows){ c->k, c->count, a->dim, ahead };
+        l.v = (struct direct_rows){ c->v, c->count, a->dim, ahead };
+        return l;
+    }
+    l.units = load_values(a, room, &l.v_units, c->count, ahead);
+    attend_load_keys(a, room, c->k, c->count, ahead);
+    return l;
+}
+
+static void direct_scores(const struct attend *a, struct cpu_room *room, const struct laid *l, int32_t row,
+                          int32_t rows)
+{
+    const int64_t q_bytes = (int64_t)a->units * a->c->math->operand_bytes;
+
+    a->direct->scores(&l->k, (const char *)room->q + row * q_bytes, q_bytes, rows, room->scores, ATTEND_TOKENS);
+}
+
+static void direct_values(const struct attend *a, struct cpu_room *room, const struct laid *l, int32_t row,
+                          int32_t rows)
+{
+    int64_t stride;
+    const void *weights = weights_of(a, room, rows, (l->v.count + 1) / 2, &stride);
+
+    a->direct->values(&l->v, weights, stride, rows, room->out + (int64_t)row * a->width, a->width);
+}
+
 void attend_tokens(const struct attend *a, struct cpu_room *room, const struct attend_rows *c, int32_t rows,
                    int64_t seen)
 {
     const int32_t strip = a->c->math->strip;
-    const void *v = c->v;
     /* The rows behind these are likely to come next. Many query rows hide the wait by themselves. */
     const int64_t ahead = rows <= strip && !c->near ? c->count * a->dim * cpu_kv_bytes(a->c) : 0;
-    int32_t units = load_values(a, room, &v, c->count, ahead);
+    const struct laid l = lay_out(a, room, c, ahead);
 
-    attend_load_keys(a, room, c->k, c->count, ahead);
     for (int32_t row = 0; row < rows; row += strip) {
         const struct score_mask mask = { .seen = seen, .row = row, .group = a->group, .window = a->window };
         int32_t here = rows - row < strip ? rows - row : strip;
 
         if (seen + (row + here - 1) / a->group <= 0)
             continue;
-        attend_scores(a, room, row, here, c->count);
+        if (a->direct)
+            direct_scores(a, room, &l, row, here);
+        else
+            attend_scores(a, room, row, here, c->count);
         if (c->k_scale)
             scale_columns(room->scores, here, c->k_scale, c->count);
         a->c->loops->softmax(room->scores, ATTEND_TOKENS, here, c->count, a->scale, &mask, room->max + row,
                              room->sum + row, room->out + (int64_t)row * a->width, a->width);
         if (c->v_scale)
             scale_columns(room->scores, here, c->v_scale, c->count);
-        add_values(a, room, v, row, here, units);
+        if (a->direct)
+            direct_values(a, room, &l, row, here);
+        else
+            add_values(a, room, l.v_units, row, here, l.units);
     }
 }
 

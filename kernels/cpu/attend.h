@@ -22,9 +22,14 @@ struct attend {
     int32_t group;  /* query heads to a KV head */
     int32_t window; /* 0: none */
     float scale;
+    const struct cpu_direct *direct; /* takes the cache's rows where they stand; NULL: they become panels first */
 };
 
+/* Panels pay when many rows share them: `direct` is set by who has few. */
 struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int32_t window, float scale);
+
+/* What takes rows of this dtype and dim where they stand; NULL: nothing here. */
+const struct cpu_direct *attend_direct(const struct cpu *c, int32_t dim);
 
 /* Takes `tokens` tokens' queries of KV head `head` (q f32 [token][q_heads][D]) into the room: row i * group + h is query
  * head h of token i. tokens * group <= ATTEND_ROWS. Forgets what was summed up. */

@@ -8,7 +8,7 @@
  *   rows.c      norms, activations, argmax                    select.c   which rows stay
  *   rotate.c    q, k, v out of the projection                 pack.c     chosen rows become a block
  *   attend.c    blocked attention; prefill                    pack_coded.c   ... a coded block; coded.c reads it
- *   isa.c, tile*.c, loops.c, codes.c   instruction sets
+ *   isa.c, tile*.c, direct.c, loops.c, codes.c   instruction sets
  */
 #ifndef PLATEN_KERNELS_CPU_CPU_H
 #define PLATEN_KERNELS_CPU_CPU_H

@@ -280,6 +280,7 @@ void cpu_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t q
     };
 
     assert(q_heads == cache->config.q_heads);
+    d.a.direct = attend_direct(c, d.a.dim);
     d.task_tokens = tokens_per_task(c, &d);
     pool_run(c->pool, plan(&d, cache), decode_task, &d);
     if (d.pairs < MERGE_IN_CALLER)

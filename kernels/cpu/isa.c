@@ -31,6 +31,7 @@ extern const struct cpu_tile cpu_tile_avx2, cpu_tile_avx512, cpu_tile_avx512_bf1
 extern const struct cpu_loops cpu_loops_avx2, cpu_loops_avx512;
 extern const struct cpu_codes cpu_codes_avx2, cpu_codes_avx512;
 extern const struct cpu_math cpu_math_amx_bf16;
+extern const struct cpu_direct cpu_direct_avx512_bf16;
 
 static bool has_avx2(void)
 {
@@ -71,16 +72,16 @@ static bool has_amx(void)
 static const struct cpu_isa isas[] = {
 #if defined(__x86_64__)
     { "amx_bf16", has_amx, has_amx, &cpu_tile_avx512_bf16.f32, &cpu_math_amx_bf16, &cpu_tile_avx512_bf16,
-      &cpu_loops_avx512, &cpu_codes_avx512 },
+      &cpu_loops_avx512, &cpu_codes_avx512, NULL },
     { "avx512_bf16", has_avx512_bf16, has_fast_avx512_bf16, &cpu_tile_avx512_bf16.f32, &cpu_tile_avx512_bf16.bf16,
-      &cpu_tile_avx512_bf16, &cpu_loops_avx512, &cpu_codes_avx512 },
+      &cpu_tile_avx512_bf16, &cpu_loops_avx512, &cpu_codes_avx512, &cpu_direct_avx512_bf16 },
     { "avx512", has_avx512, has_avx512, &cpu_tile_avx512.f32, &cpu_tile_avx512.bf16, &cpu_tile_avx512,
-      &cpu_loops_avx512, &cpu_codes_avx512 },
+      &cpu_loops_avx512, &cpu_codes_avx512, NULL },
     { "avx2", has_avx2, has_avx2, &cpu_tile_avx2.f32, &cpu_tile_avx2.bf16, &cpu_tile_avx2, &cpu_loops_avx2,
-      &cpu_codes_avx2 },
+      &cpu_codes_avx2, NULL },
 #endif
     { "plain", always, always, &cpu_tile_plain.f32, &cpu_tile_plain.bf16, &cpu_tile_plain, &cpu_loops_plain,
-      &cpu_codes_plain },
+      &cpu_codes_plain, NULL },
 };
 
 const struct cpu_isa *cpu_isa_at(int i)

@@ -3,6 +3,7 @@
  * isa.h - what is written once and compiled for several instruction sets, and the choice between them.
  *
  *   tile.c   products: tile_<isa>   plain · avx2 · avx512 · avx512_bf16, and tile_amx.c
+ *   direct.c attention of few rows  avx512_bf16
  *   loops.c  rows of numbers        plain · avx2 · avx512
  *   codes.c  rows to codes and back plain · avx2 · avx512
  *
@@ -68,6 +69,24 @@ struct cpu_tile {
                       int32_t width_out, int64_t ahead, void *out);
 };
 
+/* Rows of a head of the cache where they stand: bf16 [count][dim], dim a multiple of 32. With every line that is read the
+ * one `ahead` bytes behind it is asked for. */
+struct direct_rows {
+    const uint16_t *rows;
+    int32_t count, dim;
+    int64_t ahead;
+};
+
+/* Attention of few query rows on bf16 rows of the cache (direct.c); NULL where the instruction set has none. */
+struct cpu_direct {
+    /* out[r][t] = q[r] . k[t]; columns up to the next multiple of 16 are written too. q: operands. */
+    void (*scores)(const struct direct_rows *k, const void *q, int64_t q_stride, int32_t q_rows, float *out,
+                   int64_t out_stride);
+    /* out[r][dim] += weights[r][count] . v; weights: operands, an odd count filled up with a zero. */
+    void (*values)(const struct direct_rows *v, const void *weights, int64_t weights_stride, int32_t q_rows, float *out,
+                   int64_t out_stride);
+};
+
 /* Which columns of scores a row may see: row r sees those of [0, cols) that lie in [end - window, end), where
  * end = seen + (row + r) / group: the rows of one token's query heads stand together. */
 struct score_mask {
@@ -128,6 +147,7 @@ struct cpu_isa {
     const struct cpu_tile *layout; /* panel_rows, pair_rows */
     const struct cpu_loops *loops;
     const struct cpu_codes *codes;
+    const struct cpu_direct *direct; /* or NULL */
 };
 
 /* The instruction set called `name`, or the best one where it is NULL; NULL when it does not exist or does not run

@@ -12,6 +12,6 @@ if ! command -v $compiler > /dev/null || ! echo '#include <stdio.h>' | $compiler
     exit 77
 fi
 tests/style/files.sh 'common/*.c' 'kernels/*.c' 'presses/*.c' 'prefill-node/*.c' 'decode-node/*.c' 'client/*.c' |
-    grep -vE '^kernels/cuda/|^kernels/cpu/tile_amx\.c$' |
+    grep -vE '^kernels/cuda/|^kernels/cpu/(tile_amx|direct)\.c$' |
     xargs -n 8 -P "$(nproc)" $compiler -fsyntax-only -std=c11 -O2 -D_GNU_SOURCE -DCPU_ISA=plain -DPLATEN_VERSION='"0"' \
         -Wall -Wextra -Wpedantic -Werror -I. -I"$generated" -isystem "$generated/proto" "$@" -idirafter /usr/include
