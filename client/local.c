@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/model/roles.h"
 #include "prefill-node/held.h"
+#include "prefill-node/room.h"
 
 #include <string.h>
 
@@ -79,9 +80,29 @@ static enum status press_layer_of(struct local *l, const struct press_layer *lay
     return st;
 }
 
+/* Whether all layers can be held, as a node asks at its door. */
+static enum status room_for(struct local *l, const struct chain *chain, const struct held_config *held, struct err *err)
+{
+    const struct room_ask ask = { .prefill = l->prefill,
+                                  .be = l->be,
+                                  .hp = &l->hp,
+                                  .chain = chain,
+                                  .needs = &held->needs,
+                                  .prompt = &held->prompt,
+                                  .tokens = held->pass->tokens };
+    uint64_t bytes = room_bytes(&ask, ask.tokens);
+
+    if (bytes > room_left(l->be)) {
+        prefill_trim(l->prefill);
+        press_run_trim(l->press);
+    }
+    return room_admit(&ask, room_left(l->be), &bytes, err);
+}
+
 /* A chain that must see every layer first: all are held, then pressed one after another. */
-static enum status press_held(struct local *l, struct pass *pass, int64_t query_tokens, const struct chain_needs *needs,
-                              local_tap tap, void *ctx, int64_t *press_ns, struct err *err)
+static enum status press_held(struct local *l, const struct chain *chain, struct pass *pass, int64_t query_tokens,
+                              const struct chain_needs *needs, local_tap tap, void *ctx, int64_t *press_ns,
+                              struct err *err)
 {
     struct held_config config = { .be = l->be,
                                   .prefill = l->prefill,
@@ -96,7 +117,9 @@ static enum status press_held(struct local *l, struct pass *pass, int64_t query_
 
     config.prompt.token = pass->token;
     config.prompt.tokens = pass->tokens;
-    st = held_open(&held, &config, err);
+    st = room_for(l, chain, &config, err);
+    if (st == ST_OK)
+        st = held_open(&held, &config, err);
     while (st == ST_OK && !held_ready(held))
         st = held_step(held, err);
     for (int32_t i = 0; i < l->hp.layers && st == ST_OK; i++) {
@@ -178,7 +201,7 @@ enum status local_prefill(struct local *l, const int32_t *token, int64_t tokens,
     if (st != ST_OK)
         return st;
     if (needs.all_layers) {
-        st = press_held(l, &pass, query_tokens, &needs, tap, ctx, &spent.press_ns, err);
+        st = press_held(l, chain, &pass, query_tokens, &needs, tap, ctx, &spent.press_ns, err);
     } else {
         prefill_begin(l->prefill, &pass);
         st = run_layers(l, &pass, &needs, query_tokens, chain != NULL, tap, ctx, &spent.press_ns, err);

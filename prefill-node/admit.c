@@ -11,6 +11,7 @@
 #include "common/kv/codec.h"
 #include "common/kv/wire.h"
 #include "platen/internal/v1/prefill.pb-c.h"
+#include "prefill-node/room.h"
 #include "presses/chain.h"
 
 #include <stdio.h>
@@ -107,6 +108,31 @@ static enum status read_press(struct prefill_node *n, const Platen__Internal__V1
     return ST_OK;
 }
 
+/* What it takes of the device while it runs must be there, now or when others have ended. */
+static enum status measure(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job,
+                           struct err *err)
+{
+    struct press_prompt prompt = job->prompt;
+    const struct room_ask ask = { .prefill = engine_prefill(n->engine),
+                                  .be = n->parts.be,
+                                  .hp = &n->parts.weights->hp,
+                                  .chain = job->chain,
+                                  .needs = &job->needs,
+                                  .prompt = &prompt,
+                                  .tokens = job->tokens,
+                                  .compact = job->compact };
+    enum status st;
+
+    prompt.token = o->token;
+    prompt.tokens = job->tokens;
+    st = room_admit(&ask, n->room, &job->room_bytes, err);
+    if (st != ST_OK)
+        err_prefix(err, "press");
+    else if (n->room > 0)
+        job->turn.share = (double)job->room_bytes / (double)n->room;
+    return st;
+}
+
 static enum status read_kv(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct job *job,
                            struct err *err)
 {
@@ -166,6 +192,8 @@ enum status admit_order(struct prefill_node *n, const Platen__Internal__V1__Orde
     job->turn.tokens = job->tokens;
     job->turn.layers = job->layers;
     st = read_press(n, o, job, err);
+    if (st == ST_OK)
+        st = measure(n, o, job, err);
     if (st != ST_OK)
         return st;
     job->token = mem_alloc(o->n_token * sizeof *job->token);

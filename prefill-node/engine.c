@@ -27,6 +27,7 @@
 #include "prefill-node/forward.h"
 #include "prefill-node/handoff.h"
 #include "prefill-node/held.h"
+#include "prefill-node/room.h"
 
 #include <stdlib.h>
 
@@ -268,6 +269,17 @@ static void held_turn(struct engine *e, struct job *job)
     packed(e, job, job->pass.layer, st, &err);
 }
 
+/* What orders before this one made the parts of the engine take and keep goes back where it stands in its way. */
+static void make_room(struct engine *e, uint64_t bytes)
+{
+    if (bytes <= room_left(e->config.be))
+        return;
+    settle(e); /* it looks at what is kept */
+    prefill_trim(e->prefill);
+    for (int i = 0; i < SCHEDULER_TRACKS; i++)
+        press_run_trim(e->track[i].press);
+}
+
 /* One turn: a layer, or the end of a job that is not wanted any more. */
 static void turn(struct engine *e, struct job *job, bool dropped)
 {
@@ -281,8 +293,10 @@ static void turn(struct engine *e, struct job *job, bool dropped)
     }
     if (job->needs.all_layers)
         settle(e); /* it computes, presses and packs in its own buffers, in turn */
-    if (job->times.begun == 0)
+    if (job->times.begun == 0) {
+        make_room(e, job->room_bytes);
         st = begin(e, job, &err);
+    }
     if (st != ST_OK)
         packed(e, job, 0, st, &err);
     else if (job->held)
@@ -347,6 +361,11 @@ enum status engine_open(struct engine **out, const struct engine_config *config,
     }
     *out = e;
     return ST_OK;
+}
+
+const struct prefill *engine_prefill(const struct engine *e)
+{
+    return e->prefill;
 }
 
 void engine_close(struct engine *e)

@@ -18,6 +18,7 @@ extern "C" {
 #endif
 
 struct engine;
+struct prefill;
 
 /* What an engine works with; all borrowed until close. `broken` is told once, on the engine thread, when the back end has
  * failed for good. */
@@ -33,6 +34,9 @@ struct engine_config {
 
 /* Buffers, then the thread. From here on only the engine's thread touches the back end. ST_EEXHAUSTED. */
 enum status engine_open(struct engine **out, const struct engine_config *config, struct err *err);
+
+/* For what never changes of it: sizes (room.h). Any thread; lives with the engine. */
+const struct prefill *engine_prefill(const struct engine *e);
 
 /* The scheduler must be stopped; ends the thread and gives everything back. NULL is fine. */
 void engine_close(struct engine *e);

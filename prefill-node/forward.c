@@ -19,7 +19,7 @@
 #include <stdlib.h>
 
 enum { ROWS_HOST = 512, ROWS_DEVICE = 8192, SECOND_PASS_MORE = 1024 };
-enum { KEPT_Q_TAIL, KEPT_Q_PLAIN, KEPT_Q, KEPT_HIDDEN, KEPT_LSE, KEPT_COUNT };
+enum { KEPT_Q_TAIL, KEPT_Q_PLAIN, KEPT_Q, KEPT_HIDDEN, KEPT_LSE, KEPT_COUNT = PREFILL_KEPT };
 
 /* Device memory that grows when a press wants more of it than any before. */
 struct kept {
@@ -144,13 +144,23 @@ enum status prefill_open(struct prefill **out, struct backend *be, struct weight
     return ST_OK;
 }
 
+void prefill_trim(struct prefill *p)
+{
+    p->be->ops->wait(p->be, LANE_COMPUTE);
+    p->be->ops->wait(p->be, LANE_PRESS);
+    for (int i = 0; i < 2 * KEPT_COUNT; i++) {
+        struct kept *k = &p->kept[i / KEPT_COUNT][i % KEPT_COUNT];
+
+        p->be->ops->free(p->be, k->data);
+        *k = (struct kept){ 0 };
+    }
+}
+
 void prefill_close(struct prefill *p)
 {
     if (!p)
         return;
-    p->be->ops->wait(p->be, LANE_COMPUTE);
-    for (int i = 0; i < 2 * KEPT_COUNT; i++)
-        p->be->ops->free(p->be, p->kept[i / KEPT_COUNT][i % KEPT_COUNT].data);
+    prefill_trim(p);
     p->be->ops->free(p->be, p->position);
     p->be->ops->free(p->be, p->ids);
     for (int32_t i = 0; i < p->kv_count; i++)
@@ -160,13 +170,13 @@ void prefill_close(struct prefill *p)
     free(p);
 }
 
-/* Makes sure of `bytes` where they are wanted; *out is NULL where not. */
-static enum status keep(struct prefill *p, struct kept *k, bool wanted, uint64_t bytes, void **out, struct err *err)
+/* Makes sure of `bytes`; *out is NULL where none are wanted. */
+static enum status keep(struct prefill *p, struct kept *k, uint64_t bytes, void **out, struct err *err)
 {
     enum status st = ST_OK;
 
     *out = NULL;
-    if (!wanted)
+    if (bytes == 0)
         return ST_OK;
     if (k->bytes < bytes) {
         p->be->ops->wait(p->be, LANE_PRESS);
@@ -192,29 +202,47 @@ static int64_t own_stride(const struct prefill *p, const struct pass *pass)
     return pass->kv || p->kv_count == 1 ? pass->base + pass->tokens : p->tokens_max;
 }
 
+static int64_t tail_rows(const struct chain_needs *needs, int64_t tokens)
+{
+    return needs->q_tail < tokens ? needs->q_tail : tokens;
+}
+
+static void kept_bytes(const struct prefill *p, const struct chain_needs *needs, int64_t tokens, int64_t stride,
+                       uint64_t bytes[KEPT_COUNT])
+{
+    const uint64_t q = act_bytes(p, tokens * q_width(p));
+
+    bytes[KEPT_Q_TAIL] = act_bytes(p, tail_rows(needs, tokens) * q_width(p));
+    bytes[KEPT_Q_PLAIN] = needs->q_plain ? q : 0;
+    bytes[KEPT_Q] = needs->q_rotated ? q : 0;
+    bytes[KEPT_HIDDEN] = needs->hidden ? prefill_x_bytes(p, tokens) : 0;
+    bytes[KEPT_LSE] = needs->lse ? (uint64_t)p->w->hp.q_heads * (uint64_t)stride * sizeof(float) : 0;
+}
+
+void prefill_kept_bytes(const struct prefill *p, const struct chain_needs *needs, int64_t tokens, int64_t base,
+                        uint64_t bytes[PREFILL_KEPT])
+{
+    const int64_t rows = base + tokens;
+
+    kept_bytes(p, needs, tokens, p->kv_count > 1 && rows < p->tokens_max ? p->tokens_max : rows, bytes);
+}
+
 /* In the room that takes turns with K, V: a press may still look at what the layer before left. */
 static enum status open_tap(struct prefill *p, const struct pass *pass, const struct chain_needs *needs,
                             struct tap *tap, struct err *err)
 {
     struct kept *kept = p->kept[pass->kv ? 0 : p->kv_next];
-    const int64_t T = pass->tokens;
-    const uint64_t q_bytes = act_bytes(p, T * q_width(p));
-    enum status st;
+    uint64_t bytes[KEPT_COUNT];
+    void **out[KEPT_COUNT] = { &tap->q_tail, &tap->q_plain, &tap->q, &tap->hidden, &tap->lse };
+    enum status st = ST_OK;
 
     *tap = (struct tap){ 0 };
     if (!needs)
         return ST_OK;
-    tap->tail_rows = needs->q_tail < T ? needs->q_tail : T;
-    st = keep(p, &kept[KEPT_Q_TAIL], tap->tail_rows > 0, act_bytes(p, tap->tail_rows * q_width(p)), &tap->q_tail, err);
-    if (st == ST_OK)
-        st = keep(p, &kept[KEPT_Q_PLAIN], needs->q_plain, q_bytes, &tap->q_plain, err);
-    if (st == ST_OK)
-        st = keep(p, &kept[KEPT_Q], needs->q_rotated, q_bytes, &tap->q, err);
-    if (st == ST_OK)
-        st = keep(p, &kept[KEPT_HIDDEN], needs->hidden, prefill_x_bytes(p, T), &tap->hidden, err);
-    if (st == ST_OK)
-        st = keep(p, &kept[KEPT_LSE], needs->lse,
-                  (uint64_t)p->w->hp.q_heads * (uint64_t)own_stride(p, pass) * sizeof(float), &tap->lse, err);
+    tap->tail_rows = tail_rows(needs, pass->tokens);
+    kept_bytes(p, needs, pass->tokens, own_stride(p, pass), bytes);
+    for (int i = 0; i < KEPT_COUNT && st == ST_OK; i++)
+        st = keep(p, &kept[i], bytes[i], out[i], err);
     return st;
 }
 

@@ -57,6 +57,14 @@ uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows);
 /* Positions that a pass may reach: base + tokens. */
 int64_t prefill_positions(const struct prefill *p);
 
+/* Bytes of what `needs` keep of a layer besides K and V, by kind, for a pass of `tokens` on top of `base`. Any thread. */
+enum { PREFILL_KEPT = 5 };
+void prefill_kept_bytes(const struct prefill *p, const struct chain_needs *needs, int64_t tokens, int64_t base,
+                        uint64_t bytes[PREFILL_KEPT]);
+
+/* Gives back what passes before made it keep; the next pass takes its own. No pass is in the middle of a layer. */
+void prefill_trim(struct prefill *p);
+
 /* Begins a pass: x becomes the embeddings. token, tokens, x (and logits) are set; 1 <= tokens <= tokens_max, every id in
  * [0, vocab). Queued, does not wait. */
 void prefill_begin(struct prefill *p, struct pass *pass);

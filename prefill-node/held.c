@@ -46,11 +46,6 @@ enum status held_open(struct held **out, const struct held_config *config, struc
         most = press_run_feed_max(config->press);
     }
     h->rows = config->pass->tokens + most;
-    if (h->rows > prefill_positions(config->prefill)) {
-        st = err_set(err, ST_ERANGE, "a second pass of %" PRId64 " tokens after %" PRId64 " goes past %" PRId64, most,
-                     config->pass->tokens, prefill_positions(config->prefill));
-        goto out;
-    }
     st = hold_room(h, err);
     if (st == ST_OK && most > 0)
         st = config->be->ops->alloc(config->be, prefill_x_bytes(config->prefill, most), "activations", &h->feed_x, err);

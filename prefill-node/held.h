@@ -30,7 +30,7 @@ struct held_config {
     struct press_prompt prompt; /* borrowed; token may be NULL without a second pass */
 };
 
-/* Room for all layers; begins the pass. ST_EEXHAUSTED; ST_ERANGE when a second pass goes past the positions there are. */
+/* Room for all layers; begins the pass. ST_EEXHAUSTED: never, where room_admit was asked before (room.h). */
 enum status held_open(struct held **out, const struct held_config *config, struct err *err);
 void held_close(struct held *h); /* NULL is fine */
 

@@ -68,6 +68,7 @@ struct job {
     int64_t tokens, query_tokens;
     struct chain *chain;
     struct chain_needs needs;
+    uint64_t room_bytes;        /* that it takes of the device besides what is open */
     struct press_prompt prompt; /* where needs.second_pass; token and tokens are the job's */
     int32_t *suffix;            /* of the prompt; owned */
     bool compact;

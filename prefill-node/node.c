@@ -15,6 +15,7 @@
 #include "common/transport/transfer.h"
 #include "prefill-node/control.h"
 #include "prefill-node/forward.h"
+#include "prefill-node/room.h"
 #include "prefill-node/run.h"
 
 #include <stdio.h>
@@ -208,7 +209,9 @@ static enum status open_work(struct prefill_node *n, struct err *err)
     engine.mover = n->mover;
     engine.broken = on_broken;
     engine.ctx = n;
-    return engine_open(&n->engine, &engine, err);
+    st = engine_open(&n->engine, &engine, err);
+    n->room = room_left(n->parts.be);
+    return st;
 }
 
 static enum status open_all(struct prefill_node *n, struct err *err)

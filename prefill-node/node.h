@@ -29,6 +29,7 @@ struct prefill_node {
     struct scheduler *scheduler;
     struct mover *mover;
     struct engine *engine;
+    uint64_t room;     /* device bytes that orders share: what is left when everything is open */
     int32_t transfers; /* under way; __atomic, relaxed */
 };
 

@@ -148,6 +148,18 @@ static bool stands_still(const struct turn *t)
     return t->unshipped >= SCHEDULER_SLOTS;
 }
 
+/* Whether its memory is free. */
+static bool fits(const struct scheduler *s, const struct turn *turn)
+{
+    double share = turn->share;
+
+    for (const struct turn *t = s->first; t; t = t->next) {
+        if (t->state == TURN_RUNNING)
+            share += t->share;
+    }
+    return share <= 1;
+}
+
 static struct turn *sooner(struct turn *a, struct turn *b)
 {
     return a && a->due_ns <= b->due_ns ? a : b;
@@ -166,7 +178,7 @@ static struct turn *choose(struct scheduler *s)
         else if (!stands_still(t))
             running = sooner(running, t);
     }
-    if (waiting && free_track(s) >= 0 && (!running || waiting->due_ns < running->due_ns))
+    if (waiting && free_track(s) >= 0 && fits(s, waiting) && (!running || waiting->due_ns < running->due_ns))
         return waiting;
     return running;
 }

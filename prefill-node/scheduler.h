@@ -9,7 +9,7 @@
  * earliest `due` goes: due = arrival + STRETCH times the time it would take alone. A short one is due soon; a long one's
  * due does not move, so newcomers are due after it some day: nobody starves, and nobody waits (in a queue of that size)
  * much longer than STRETCH times its own time. A second track is opened only for one that is due earlier, or when the
- * first waits for the wire.
+ * first waits for the wire; it is not opened for one whose memory is not free yet, nor for those due after that one.
  *
  * All functions: any thread; a lock inside, never held while calling out.
  */
@@ -29,9 +29,11 @@ enum { SCHEDULER_TRACKS = 2, SCHEDULER_SLOTS = 2, SCHEDULER_STRETCH = 4 };
 
 enum turn_state { TURN_WAITING, TURN_RUNNING, TURN_LEFT };
 
-/* One order's place; inside struct job. tokens and layers are set by its owner before put; the rest is the scheduler's. */
+/* One order's place; inside struct job. tokens, share and layers are set by its owner before put; the rest is the
+ * scheduler's. */
 struct turn {
     int64_t tokens;
+    double share;   /* of the memory that running ones have in common; those of all together are at most 1 */
     int32_t layers; /* still to be computed */
     int32_t layers_all;
     int64_t due_ns;

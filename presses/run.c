@@ -80,9 +80,7 @@ void press_run_close(struct press_run *run)
         run->be->ops->free(run->be, run->score);
     if (run->index)
         run->be->ops->free(run->be, run->index);
-    for (int32_t i = 0; i < 2; i++)
-        if (run->survivors[i])
-            run->be->ops->free(run->be, run->survivors[i]);
+    press_run_trim(run);
     map_close(run, &run->token);
     map_close(run, &run->position);
     map_close(run, &run->next_token);
@@ -90,7 +88,6 @@ void press_run_close(struct press_run *run)
     free(run->index_host);
     run_hold_end(run);
     free(run->feed);
-    work_fini(&run->work);
     free(run);
 }
 
@@ -113,16 +110,17 @@ static enum status survivors_reserve(struct press_run *run, int32_t which, struc
     return st;
 }
 
-/* How many buffers of survivors this chain alternates between: one per further round, and one for an edit that wants
- * rotated keys. */
-static int32_t survivors_wanted(const struct press_run *run)
+void press_run_trim(struct press_run *run)
 {
-    const struct chain_part *part = &run->chain->prefill;
-    int32_t wanted = part->round_count - 1;
-
-    for (int32_t i = 0; i < part->stage_count; i++)
-        wanted += part->stages[i].press->edits_keys && (run->compact || chain_rerotates(run->chain));
-    return wanted < 2 ? wanted : 2;
+    run->be->ops->wait(run->be, LANE_PRESS);
+    for (int32_t i = 0; i < 2; i++) {
+        if (run->survivors[i])
+            run->be->ops->free(run->be, run->survivors[i]);
+        run->survivors[i] = NULL;
+        run->survivors_bytes[i] = 0;
+    }
+    work_fini(&run->work);
+    run->work.be = run->be;
 }
 
 enum status press_run_begin(struct press_run *run, const struct chain *chain, int64_t tokens, int64_t query_tokens,
@@ -144,7 +142,7 @@ enum status press_run_begin(struct press_run *run, const struct chain *chain, in
         return ST_OK;
     run_hold_begin(run);
     st = chain_check(chain, run->hp, run->be->ops, tokens, query_tokens, err);
-    for (int32_t i = 0; i < survivors_wanted(run) && st == ST_OK; i++)
+    for (int32_t i = 0; i < run_survivors(chain, compact) && st == ST_OK; i++)
         st = survivors_reserve(run, i, err);
     return st;
 }
@@ -383,6 +381,8 @@ static enum status survive(struct press_run *run, struct press_round *round, con
     struct pack_args args = { .rows = view, .index = run->index };
     enum status st = block_plan(view, first, view->dim, KV_PLAIN, &block, err);
 
+    if (st == ST_OK)
+        st = survivors_reserve(run, run->flip, err); /* there already, unless somebody trimmed */
     if (st != ST_OK)
         return st;
     block.data = run->survivors[run->flip];

@@ -125,7 +125,7 @@ enum status press_run_hold(struct press_run *run, const struct press_layer *in, 
  * press_run_feed_layer: in->kv has tokens + rows rows; in->tokens is the context's; q, hidden and lse are those of the fed
  * rows, as press_run_feed_needs asks (lse at index 0 for the first fed row). */
 int32_t press_run_feeds(const struct press_run *run);
-int64_t press_run_feed_max(struct press_run *run);
+int64_t press_run_feed_max(const struct press_run *run);
 int64_t press_run_feed(struct press_run *run, int32_t feed, const int32_t **token);
 void press_run_feed_needs(const struct press_run *run, struct chain_needs *out);
 enum status press_run_feed_layer(struct press_run *run, int32_t feed, const struct press_layer *in, int64_t rows,
@@ -133,6 +133,23 @@ enum status press_run_feed_layer(struct press_run *run, int32_t feed, const stru
 
 /* All layers were held (and fed): decides how much each (layer, head) keeps. */
 enum status press_run_settle(struct press_run *run, struct err *err);
+
+/* ---- what it takes, before it is begun ---------------------------------------------------------------------------- */
+
+/* Of the second pass of a chain: most tokens that a feed has (0: there is none), and what it needs of their forward pass. */
+int64_t press_feed_max(const struct chain *chain, const struct press_prompt *prompt);
+void press_feed_needs(const struct chain *chain, struct chain_needs *out);
+
+/* The word of the stage that must see all layers first; NULL: none must. */
+const char *press_holder(const struct chain *chain);
+
+/* Upper bound of the bytes that a run takes for a context of `tokens` besides what it was opened with: survivors of a round,
+ * scratch of hooks, and where the host's memory is the device's the scores of all layers. feed: press_feed_max. */
+uint64_t press_run_bytes(const struct chain *chain, const struct backend *be, const struct hparams *hp, int64_t tokens,
+                         int64_t feed, bool compact);
+
+/* Gives that back; the next layer takes what it needs. No layer is half pressed. */
+void press_run_trim(struct press_run *run);
 
 #ifdef __cplusplus
 }

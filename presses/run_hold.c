@@ -14,13 +14,25 @@
 #include <string.h>
 
 /* The stage of the first round that settles, or NULL. */
-static const struct press_stage *settler(const struct press_run *run)
+static const struct press_stage *settler_of(const struct chain *chain)
 {
-    const struct chain_part *part = &run->chain->prefill;
-    const struct chain_round *r = &part->rounds[0];
-    int32_t at = r->score >= 0 ? r->score : r->choose;
+    const struct chain_part *part = &chain->prefill;
+    const struct chain_round *r = part->round_count > 0 ? &part->rounds[0] : NULL;
+    int32_t at = !r ? -1 : r->score >= 0 ? r->score : r->choose;
 
     return at >= 0 && part->stages[at].press->settle ? &part->stages[at] : NULL;
+}
+
+const char *press_holder(const struct chain *chain)
+{
+    const struct press_stage *stage = settler_of(chain);
+
+    return stage ? stage->press->name : NULL;
+}
+
+static const struct press_stage *settler(const struct press_run *run)
+{
+    return settler_of(run->chain);
 }
 
 void run_hold_begin(struct press_run *run)
@@ -83,23 +95,32 @@ void press_run_prompt(struct press_run *run, const struct press_prompt *prompt)
     run->prompt = *prompt;
 }
 
-int32_t press_run_feeds(const struct press_run *run)
+static int32_t feeds_of(const struct press_stage *stage, const struct press_prompt *prompt)
 {
-    const struct press_stage *stage = run->held.heads > 0 ? settler(run) : NULL;
-
-    return stage && stage->press->feeds ? stage->press->feeds(stage, &run->prompt) : 0;
+    return stage && stage->press->feeds ? stage->press->feeds(stage, prompt) : 0;
 }
 
-int64_t press_run_feed_max(struct press_run *run)
+int32_t press_run_feeds(const struct press_run *run)
 {
+    return run->held.heads > 0 ? feeds_of(settler(run), &run->prompt) : 0;
+}
+
+int64_t press_feed_max(const struct chain *chain, const struct press_prompt *prompt)
+{
+    const struct press_stage *stage = settler_of(chain);
     int64_t most = 0;
 
-    for (int32_t i = 0; i < press_run_feeds(run); i++) {
-        int64_t tokens = settler(run)->press->feed(settler(run), &run->prompt, i, NULL);
+    for (int32_t i = 0; i < feeds_of(stage, prompt); i++) {
+        int64_t tokens = stage->press->feed(stage, prompt, i, NULL);
 
         most = tokens > most ? tokens : most;
     }
     return most;
+}
+
+int64_t press_run_feed_max(const struct press_run *run)
+{
+    return run->held.heads > 0 ? press_feed_max(run->chain, &run->prompt) : 0;
 }
 
 int64_t press_run_feed(struct press_run *run, int32_t feed, const int32_t **token)
@@ -111,10 +132,18 @@ int64_t press_run_feed(struct press_run *run, int32_t feed, const int32_t **toke
     return settler(run)->press->feed(settler(run), &run->prompt, feed, run->feed);
 }
 
+void press_feed_needs(const struct chain *chain, struct chain_needs *out)
+{
+    const struct press_stage *stage = settler_of(chain);
+
+    memset(out, 0, sizeof *out);
+    if (stage && stage->press->feed_needs)
+        stage->press->feed_needs(stage, out);
+}
+
 void press_run_feed_needs(const struct press_run *run, struct chain_needs *out)
 {
-    memset(out, 0, sizeof *out);
-    settler(run)->press->feed_needs(settler(run), out);
+    press_feed_needs(run->chain, out);
 }
 
 enum status press_run_feed_layer(struct press_run *run, int32_t feed, const struct press_layer *in, int64_t rows,

@@ -52,6 +52,9 @@ struct press_round run_round_open(struct press_run *run, const struct press_laye
 enum status run_decode_round(struct press_run *run, struct press_round *round, const struct chain *chain,
                              int64_t target, const int32_t *token, struct press_result *out, struct err *err);
 
+/* room.c: how many buffers of survivors a chain alternates between. */
+int32_t run_survivors(const struct chain *chain, bool compact);
+
 /* run_hold.c: room for what all layers leave, where the chain asks for it; gives it back. */
 void run_hold_begin(struct press_run *run);
 void run_hold_end(struct press_run *run);

@@ -116,6 +116,15 @@ static void feed_all(struct press_run *run, struct small_layer *layers, int64_t 
         }
 }
 
+/* Scratch that presses hold now. */
+static uint64_t scratch_bytes(struct backend *on)
+{
+    struct device_bytes b;
+
+    on->ops->device_bytes(on, &b);
+    return b.other;
+}
+
 /* Runs a chain on the first `tokens` tokens of all layers. */
 static void run_chain(const char *text, int64_t tokens, struct backend *on, struct outcome *o)
 {
@@ -134,11 +143,14 @@ static void run_chain(const char *text, int64_t tokens, struct backend *on, stru
     struct chain *chain;
     struct press_run *run;
     struct err err = { 0 };
+    uint64_t open, most;
 
     memset(o, 0, sizeof *o);
     if (chain_parse(&chain, text, strlen(text), files, &err) != ST_OK)
         fail_msg("%s: %s", text, err.text);
     assert_int_equal(press_run_open(&run, on, &hp, SMALL_TOKENS, &err), ST_OK);
+    open = scratch_bytes(on);
+    most = press_run_bytes(chain, on, &hp, tokens, press_feed_max(chain, &prompt), false);
     if (press_run_begin(run, chain, tokens, 0, false, &err) != ST_OK)
         fail_msg("%s: %s", text, err.text);
     chain_needs_of(chain, 0, false, &needs);
@@ -166,6 +178,9 @@ static void run_chain(const char *text, int64_t tokens, struct backend *on, stru
     assert_in_range(o->total, 0, chain_rows_max_all(chain, &hp, tokens));
     for (int32_t l = 0; l < SMALL_LAYERS; l++)
         small_close(&layers[l]);
+    if (scratch_bytes(on) - open > most)
+        fail_msg("%s: %d tokens took %llu bytes of scratch, promised were %llu", text, (int)tokens,
+                 (unsigned long long)(scratch_bytes(on) - open), (unsigned long long)most);
     press_run_close(run);
     chain_close(chain);
 }

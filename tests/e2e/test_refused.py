@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is wrong is refused with the status and a sentence that helps, before any work is done."""
 import os
+import re
 import socket
 import time
 
@@ -47,6 +48,28 @@ def test_too_long_is_out_of_range_before_any_prefill(scene):
     assert time.monotonic() - begin < 10
     count = lambda m: {n: v for n, v in m.items() if n.startswith("platen_prefill_orders")}
     assert count(prefill.metrics()) == count(before)
+
+
+def test_a_press_that_holds_all_layers_says_what_would_fit(scene):
+    roomy = scene.prefill(name="roomy", more=("--max-context-tokens", "4096"))
+    size = {w: int(n) for w, n in re.findall(r"(\w+)_bytes=(\d+)", re.search("event=sizes.*", roomy.log()).group())}
+    room = 6 << 20
+    share = (sum(size.values()) - size["capacity"] + room) / (size["capacity"] / 0.9)
+    prefill = scene.prefill(more=("--max-context-tokens", "4096", "--memory-fraction", f"{share:.12f}"))
+    decode = scene.decode([prefill])
+    scene.ready(decode)
+    ask = lambda tokens: scene.ask(decode, "--context-tokens", scene.long_context(tokens), "--press", "kvcompose | ratio=0.5",
+                                   "--max-new-tokens", "2")
+    before = prefill.metrics()
+    asked = ask(4000)
+    refused(asked, 1, "OUT_OF_RANGE", "kvcompose holds all 12 layers", "4000 tokens need", "bytes, there are")
+    needed, there, fits = (int(n) for n in re.search(r"need (\d+) bytes, there are (\d+); (\d+) tokens would fit", asked.err).groups())
+    assert abs(there - room) < 4096 and there < needed and 100 < fits < 4000, asked.err
+    assert prefill.metrics()["platen_prefill_tokens_total"] == before["platen_prefill_tokens_total"]
+    refused(ask(fits + 1), 1, "OUT_OF_RANGE", f"{fits} tokens would fit")
+    assert ask(fits).json()["context_tokens"] == fits
+    assert scene.ask(decode, "--context-tokens", scene.long_context(4000), "--press", "knorm | ratio=0.5",
+                     "--max-new-tokens", "2").json()["context_tokens"] == 4000
 
 
 def test_usage_errors_come_before_anything_is_connected(scene):

@@ -3,6 +3,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
+#include "prefill-node/room.h"
 
 #include <assert.h>
 #include <string.h>
@@ -64,6 +65,7 @@ void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_to
     engine.mover = n->mover;
     st = engine_open(&n->engine, &engine, NULL);
     assert(st == ST_OK);
+    n->room = room_left(n->parts.be);
 }
 
 bool small_prefill_quiet(struct prefill_node *n, int64_t ms)

@@ -12,13 +12,17 @@
 #include "common/transport/receiver.h"
 #include "platen/internal/v1/prefill.pb-c.h"
 #include "platen/v1/control.pb-c.h"
+#include "kernels/cpu/cpu.h"
 #include "prefill-node/control.h"
+#include "prefill-node/room.h"
 #include "prefill-node/run.h"
 #include "tests/support/cmocka_main.h"
 #include "tests/unit/small_prefill.h"
 
 #include <stdlib.h>
 #include <time.h>
+
+enum { LARGE = 1 << 30 };
 
 static struct prefill_node node;
 static struct rpc_server *server;
@@ -316,6 +320,125 @@ static void presses_that_cannot_be_are_refused(void **state)
     refused(order_of(100, "knorm"), ST_EINVAL, "press: ");
 }
 
+/* ---- memory ---------------------------------------------------------------------------------------------------- */
+
+static uint64_t fixed_bytes; /* in use when everything is open */
+
+/* What the press takes for so many tokens, as the door measures it. */
+static uint64_t bytes_of(const char *press, int64_t tokens)
+{
+    const struct press_prompt prompt = { .tokens = tokens, .token = (const int32_t[]){ 0 } };
+    struct chain_needs needs;
+    struct room_ask ask = { .prefill = engine_prefill(node.engine),
+                            .be = node.parts.be,
+                            .hp = &node.parts.weights->hp,
+                            .needs = &needs,
+                            .prompt = &prompt,
+                            .tokens = tokens };
+    struct chain *chain;
+    uint64_t bytes;
+
+    assert_int_equal(chain_parse(&chain, press, strlen(press), node.parts.files, NULL), ST_OK);
+    chain_needs_of(chain, 0, false, &needs);
+    ask.chain = chain;
+    bytes = room_bytes(&ask, tokens);
+    chain_close(chain);
+    return bytes;
+}
+
+/* The device has so much for orders, whatever earlier ones have made the engine keep. */
+static void leave_room(uint64_t bytes)
+{
+    cpu_of(node.parts.be)->capacity = fixed_bytes + bytes;
+    node.room = bytes;
+}
+
+static void comes_back_whole(struct decoder *d)
+{
+    assert_true(reaches(&d->done, 1, 60000));
+    assert_string_equal(d->sentence, "");
+    assert_int_equal(d->status, ST_OK);
+    assert_int_equal(d->committed, 1);
+    decoder_close(d);
+}
+
+static const char *const wide_presses[] = {
+    "kvzip:chunk=300 | ratio=0.5",
+    "kvzip:plus=on | ratio=0.5",
+    "kvzip:layerwise=on | ratio=0.5",
+    "kvcompose | ratio=0.5",
+    "kvcompose:structured=off,vnorm=on | ratio=0.25",
+    "duo:probe=on,heads=0.5",
+    "kvzip | ratio=0.3 | snapkv | ratio=0.3 | knorm | rows=40 | rerotate",
+    "kvcompose | ratio=0.5 | rerotate | merge",
+    "kvzip | ratio=0.5 | think",
+    "observed | ratio=0.5",
+    "expected | adakv | ratio=0.5",
+    "expected | block:size=200 | ratio=0.5",
+    "noncausal | block | ratio=0.5",
+    "compactor | critical | ratio=0.5",
+    "cap | chunk:length=100 | ratio=0.5 | snapkv | criticaladakv | ratio=0.1 | rerotate | merge",
+};
+
+static void what_fits_at_the_door_fits_to_the_end_and_one_token_more_does_not(void **state)
+{
+    enum { TOKENS = 1500 };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(wide_presses); i++) {
+        const char *press = wide_presses[i];
+        struct order *o = order_of(TOKENS, press);
+        struct decoder d;
+
+        leave_room(bytes_of(press, TOKENS));
+        refused(order_of(TOKENS + 1, press), ST_ERANGE, "1500 tokens would fit");
+        decoder_open(&d, SMALL_TOKENS_MAX, SMALL_LAYERS);
+        decoder_start(&d, &o->msg);
+        comes_back_whole(&d);
+        free(o);
+    }
+    leave_room(LARGE);
+}
+
+static void a_press_that_holds_too_much_is_refused_with_the_numbers(void **state)
+{
+    char sentence[200];
+
+    (void)state;
+    leave_room(1 << 20);
+    snprintf(sentence, sizeof sentence,
+             "press: kvzip holds all 6 layers of the context at once: 4000 tokens need %llu bytes, "
+             "there are 1048576; ",
+             (unsigned long long)bytes_of("kvzip | ratio=0.5", 4000));
+    refused(order_of(4000, "kvzip | ratio=0.5"), ST_ERANGE, sentence);
+    refused(order_of(4000, "expected | ratio=0.5"), ST_ERANGE, "looks at besides a layer's rows");
+    leave_room(0);
+    refused(order_of(1, "kvcompose | ratio=0.5"), ST_ERANGE, "; 0 tokens would fit");
+    leave_room(LARGE);
+}
+
+static void two_that_do_not_fit_together_run_one_after_the_other(void **state)
+{
+    struct order *o = order_of(1200, "kvzip | ratio=0.5"), *other = order_of(700, "kvcompose | ratio=0.5");
+    struct decoder d[4];
+
+    (void)state;
+    leave_room(bytes_of("kvzip | ratio=0.5", 1200));
+    for (int i = 0; i < 4; i++) {
+        decoder_open(&d[i], SMALL_TOKENS_MAX, SMALL_LAYERS);
+        decoder_start(&d[i], i % 2 ? &other->msg : &o->msg);
+    }
+    for (int i = 0; i < 4; i++) {
+        assert_true(reaches(&d[i].done, 1, 60000));
+        assert_string_equal(d[i].sentence, "");
+    }
+    for (int i = 0; i < 4; i++)
+        comes_back_whole(&d[i]);
+    leave_room(LARGE);
+    free(o);
+    free(other);
+}
+
 static void codecs_and_transports_are_named(void **state)
 {
     struct order *o = order_of(10, "");
@@ -485,6 +608,7 @@ static int world_open(void **state)
     node.parts.identity.hparams = 11;
     node.parts.identity.weights = 22;
     node.parts.tokenizer_hash = 33;
+    fixed_bytes = cpu_of(node.parts.be)->capacity - room_left(node.parts.be);
     rpc_server_options_init(&so);
     so.listen = "127.0.0.1:0";
     assert_int_equal(rpc_server_open(&server, &so, NULL), ST_OK);
@@ -513,6 +637,9 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(another_model_is_refused_field_by_field),
     cmocka_unit_test(contexts_that_cannot_be_are_refused),
     cmocka_unit_test(presses_that_cannot_be_are_refused),
+    cmocka_unit_test(what_fits_at_the_door_fits_to_the_end_and_one_token_more_does_not),
+    cmocka_unit_test(a_press_that_holds_too_much_is_refused_with_the_numbers),
+    cmocka_unit_test(two_that_do_not_fit_together_run_one_after_the_other),
     cmocka_unit_test(codecs_and_transports_are_named),
     cmocka_unit_test(a_full_queue_says_when_to_come_again),
     cmocka_unit_test(a_second_order_ends_the_stream),

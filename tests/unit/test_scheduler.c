@@ -207,6 +207,32 @@ static void no_turn_while_two_blocks_wait_for_the_wire(void **state)
     scheduler_close(s);
 }
 
+static void one_whose_memory_is_not_free_waits_and_those_after_it_too(void **state)
+{
+    struct scheduler *s = opened(100000);
+    struct turn held, small, big, later;
+
+    (void)state;
+    assert_int_equal(put(s, &held, 3000), ST_OK);
+    held.share = 0.7;
+    assert_ptr_equal(take(s), &held);
+    assert_int_equal(put(s, &big, 200), ST_OK);
+    big.share = 0.4;
+    assert_int_equal(put(s, &later, 300), ST_OK);
+    assert_ptr_equal(take(s), &held); /* big is due earlier, and later fits; but later is due after big */
+    assert_int_equal(put(s, &small, 100), ST_OK);
+    small.share = 0.3;
+    assert_ptr_equal(take(s), &small);
+    finish(s, &small);
+    assert_ptr_equal(take(s), &held);
+    finish(s, &held);
+    assert_ptr_equal(take(s), &big);
+    finish(s, &big);
+    assert_ptr_equal(take(s), &later);
+    finish(s, &later);
+    scheduler_close(s);
+}
+
 static void a_waiting_one_that_is_dropped_leaves_at_once(void **state)
 {
     struct scheduler *s = opened(100000);
@@ -315,6 +341,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_longer_one_does_not_pass),
     cmocka_unit_test(a_stream_of_short_ones_does_not_starve_a_long_one),
     cmocka_unit_test(no_turn_while_two_blocks_wait_for_the_wire),
+    cmocka_unit_test(one_whose_memory_is_not_free_waits_and_those_after_it_too),
     cmocka_unit_test(a_waiting_one_that_is_dropped_leaves_at_once),
     cmocka_unit_test(a_running_one_that_is_dropped_is_taken_to_leave),
     cmocka_unit_test(tracks_are_given_back_once_shipped_not_once_computed),
