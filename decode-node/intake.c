@@ -184,11 +184,10 @@ static int64_t rest_ns(const struct intake *in)
 static bool wait_for_news(struct intake *in)
 {
     const int64_t deadline = clock_now_ns() + rest_ns(in);
-    const struct timespec until = { deadline / NS_PER_S, deadline % NS_PER_S };
     bool going_on;
 
     pthread_mutex_lock(&in->lock);
-    while (!in->news && !in->stopped && pthread_cond_timedwait(&in->news_came, &in->lock, &until) == 0)
+    while (!in->news && !in->stopped && cond_wait(&in->news_came, &in->lock, deadline))
         ;
     in->news = false;
     while (in->incoming) {
@@ -225,15 +224,11 @@ static void *intake_run(void *arg)
 enum status intake_open(struct intake **out, struct staging *staging, struct err *err)
 {
     struct intake *in = mem_zero(1, sizeof *in);
-    pthread_condattr_t attr;
     enum status st;
 
     in->staging = staging;
     pthread_mutex_init(&in->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&in->news_came, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&in->news_came);
     st = thread_start(&in->thread, "intake", intake_run, in, err);
     if (st != ST_OK) {
         free(in);

@@ -58,16 +58,9 @@ struct peers {
 /* Sleeps, at most until stopping. False: stopping. Lock held. */
 static bool rest(struct peers *p, int64_t ms)
 {
-    struct timespec until;
+    const int64_t deadline = clock_in_ms(ms);
 
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * NS_PER_MS;
-    if (until.tv_nsec >= NS_PER_S) {
-        until.tv_nsec -= NS_PER_S;
-        until.tv_sec++;
-    }
-    while (!p->stopping && pthread_cond_timedwait(&p->stop, &p->lock, &until) == 0)
+    while (!p->stopping && cond_wait(&p->stop, &p->lock, deadline))
         ;
     return !p->stopping;
 }
@@ -277,7 +270,6 @@ enum status peers_check(const char *const *target, size_t targets, struct err *e
 enum status peers_open(struct peers **out, const struct peers_config *config, struct err *err)
 {
     struct peers *p = mem_zero(1, sizeof *p);
-    pthread_condattr_t attr;
     enum status st = peers_check(config->target, config->targets, err);
 
     p->cfg = *config;
@@ -286,10 +278,7 @@ enum status peers_open(struct peers **out, const struct peers_config *config, st
         return st;
     }
     pthread_mutex_init(&p->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&p->stop, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&p->stop);
     st = thread_start(&p->thread, "watch", watch, p, err);
     if (st != ST_OK) {
         pthread_cond_destroy(&p->stop);

@@ -349,11 +349,10 @@ static bool tend(struct mover *m, struct job *j, int64_t now)
 static bool wait_for_news(struct mover *m)
 {
     const int64_t deadline = clock_in_ms(m->jobs ? TICK_MS : 60000);
-    const struct timespec until = { deadline / NS_PER_S, deadline % NS_PER_S };
     bool going_on;
 
     pthread_mutex_lock(&m->lock);
-    while (!m->news && !m->stopped && pthread_cond_timedwait(&m->news_came, &m->lock, &until) == 0)
+    while (!m->news && !m->stopped && cond_wait(&m->news_came, &m->lock, deadline))
         ;
     m->news = false;
     while (m->incoming) {
@@ -391,17 +390,13 @@ enum status mover_open(struct mover **out, struct scheduler *scheduler, struct s
                        struct err *err)
 {
     struct mover *m = mem_zero(1, sizeof *m);
-    pthread_condattr_t attr;
     enum status st;
 
     m->scheduler = scheduler;
     m->stats = stats;
     m->be = be;
     pthread_mutex_init(&m->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->news_came, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&m->news_came);
     st = thread_start(&m->thread, "mover", mover_run, m, err);
     if (st != ST_OK) {
         free(m);

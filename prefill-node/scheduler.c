@@ -9,6 +9,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/thread.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -29,17 +30,13 @@ struct scheduler {
 struct scheduler *scheduler_open(const struct scheduler_config *config)
 {
     struct scheduler *s = mem_zero(1, sizeof *s);
-    pthread_condattr_t attr;
 
     s->config = *config;
     if (!s->config.now_ns)
         s->config.now_ns = clock_now_ns;
     s->ns_per_token = config->ns_per_token > 0 ? config->ns_per_token : 1e6;
     pthread_mutex_init(&s->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->news, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&s->news);
     return s;
 }
 
@@ -194,7 +191,6 @@ static bool runs(const struct scheduler *s)
 
 enum status scheduler_take(struct scheduler *s, struct turn **out, bool *dropped, int64_t deadline_ns)
 {
-    const struct timespec until = { deadline_ns / NS_PER_S, deadline_ns % NS_PER_S };
     enum status st = ST_OK;
     struct turn *t;
 
@@ -202,7 +198,7 @@ enum status scheduler_take(struct scheduler *s, struct turn **out, bool *dropped
     while (st == ST_OK && !(t = choose(s))) {
         if (s->stopped && !runs(s))
             st = ST_ECANCELLED;
-        else if (pthread_cond_timedwait(&s->news, &s->lock, &until) != 0)
+        else if (!cond_wait(&s->news, &s->lock, deadline_ns))
             st = ST_AGAIN;
     }
     if (st == ST_OK) {

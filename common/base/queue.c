@@ -9,14 +9,12 @@
  */
 #include "common/base/queue.h"
 #include "common/base/arena.h"
-#include "common/base/clock.h"
+#include "common/base/thread.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <time.h>
 
 /* owned by: whoever opened it; every field behind `mutex` is read and written under it. */
 struct queue {
@@ -32,17 +30,13 @@ struct queue {
 struct queue *queue_open(const char *name, size_t capacity)
 {
     struct queue *q = mem_zero(1, sizeof *q);
-    pthread_condattr_t monotonic;
 
     assert(capacity >= 1);
     q->name = name;
     q->capacity = capacity;
     q->ring = mem_zero(capacity, sizeof *q->ring);
     pthread_mutex_init(&q->mutex, NULL);
-    pthread_condattr_init(&monotonic);
-    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-    pthread_cond_init(&q->filled, &monotonic);
-    pthread_condattr_destroy(&monotonic);
+    cond_init(&q->filled);
     return q;
 }
 
@@ -80,14 +74,11 @@ enum status queue_put(struct queue *q, void *item)
 /* Waits, under the mutex, until there is an item, the queue is shut or the deadline has passed. */
 static void wait_for_item(struct queue *q, int64_t deadline_ns)
 {
-    struct timespec until = { (time_t)(deadline_ns / NS_PER_S), (long)(deadline_ns % NS_PER_S) };
-    int rc = 0;
-
     if (deadline_ns <= 0)
         return;
     q->waiters++;
-    while (q->length == 0 && !q->shut && rc != ETIMEDOUT)
-        rc = pthread_cond_timedwait(&q->filled, &q->mutex, &until);
+    while (q->length == 0 && !q->shut && cond_wait(&q->filled, &q->mutex, deadline_ns))
+        ;
     q->waiters--;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thread.c - starting a named thread, and how many of them are of use here.
+ * thread.c - starting a named thread, waiting with a deadline, and how many threads are of use here.
  *
  * Signals are the main thread's: every other thread starts with SIGINT, SIGTERM and SIGHUP blocked, set before it is
  * created so that there is no moment without.
@@ -11,11 +11,15 @@
  */
 #include "common/base/thread.h"
 
+#include "common/base/clock.h"
+
+#include <errno.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PATH_BYTES_MAX = 4096 };
@@ -40,6 +44,24 @@ enum status thread_start(pthread_t *out, const char *name, void *(*run)(void *),
     pthread_setname_np(thread, cut);
     *out = thread;
     return ST_OK;
+}
+
+void cond_init(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
+bool cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadline_ns)
+{
+    const int64_t at = deadline_ns > 0 ? deadline_ns : 0;
+    const struct timespec until = { .tv_sec = at / NS_PER_S, .tv_nsec = at % NS_PER_S };
+
+    return pthread_cond_timedwait(cond, lock, &until) != ETIMEDOUT;
 }
 
 static int cores_of_affinity(void)

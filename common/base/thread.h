@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thread.h - named threads, and the fixed pool that runs one parallel loop at a time.
+ * thread.h - named threads, waits with a deadline, and the fixed pool that runs one parallel loop at a time.
  *
  * The pool spins for some microseconds, then sleeps on a futex: a busy neighbour costs little and an idle node costs
  * nothing. Nothing in it allocates after open.
@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -19,6 +20,13 @@ extern "C" {
 
 /* Starts `run(arg)` on a thread called `name` (15 bytes at most), with SIGINT, SIGTERM, SIGHUP blocked. */
 enum status thread_start(pthread_t *out, const char *name, void *(*run)(void *), void *arg, struct err *err);
+
+/* A condition for cond_wait; pthread_cond_signal, _broadcast and _destroy as ever. */
+void cond_init(pthread_cond_t *cond);
+
+/* Waits for the condition; `lock` is held, and let go meanwhile, also when deadline_ns (of clock_now_ns; INT64_MAX: never) is
+ * past, which gives false. May wake for nothing. */
+bool cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadline_ns);
 
 /* Cores this process may use (affinity and cgroup quota counted), at least 1. */
 int thread_cores(void);

@@ -19,6 +19,7 @@
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
 #include "common/base/text.h"
+#include "common/base/thread.h"
 #include "common/rpc/rpc_message.h"
 
 #include <assert.h>
@@ -302,7 +303,7 @@ struct rpc_call *call_make(const struct call_setup *setup)
     call->queue_messages = setup->queue_messages;
     call->list = setup->list;
     pthread_mutex_init(&call->lock, NULL);
-    rpc_cond_init(&call->room);
+    cond_init(&call->room);
     call->core = setup->core;
     call->last = &call->first;
     call->sentence = grpc_empty_slice();

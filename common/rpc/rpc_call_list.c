@@ -2,6 +2,8 @@
 /* rpc_call_list.c - the calls of one server or client that are alive: to count them, to cancel them, to wait for them. */
 #include "common/rpc/rpc_call_inside.h"
 
+#include "common/base/thread.h"
+
 #include <assert.h>
 #include <string.h>
 
@@ -9,7 +11,7 @@ void call_list_init(struct call_list *l)
 {
     memset(l, 0, sizeof(*l));
     pthread_mutex_init(&l->lock, NULL);
-    rpc_cond_init(&l->changed);
+    cond_init(&l->changed);
 }
 
 void call_list_fini(struct call_list *l)
@@ -34,7 +36,7 @@ bool call_list_wait_empty(struct call_list *l, int64_t deadline_ns)
     bool empty;
 
     pthread_mutex_lock(&l->lock);
-    while (l->count > 0 && rpc_cond_wait(&l->changed, &l->lock, deadline_ns))
+    while (l->count > 0 && cond_wait(&l->changed, &l->lock, deadline_ns))
         ;
     empty = l->count == 0;
     pthread_mutex_unlock(&l->lock);

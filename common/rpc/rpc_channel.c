@@ -10,6 +10,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
+#include "common/base/thread.h"
 #include "common/rpc/rpc_inside.h"
 
 #include <assert.h>
@@ -197,7 +198,7 @@ static void watch_wait(struct rpc_channel *ch, grpc_connectivity_state state, in
 {
     struct watch w = { .tag = { on_watch }, .lock = PTHREAD_MUTEX_INITIALIZER };
 
-    rpc_cond_init(&w.changed);
+    cond_init(&w.changed);
     TAG_GIVE(&w.tag);
     grpc_channel_watch_connectivity_state(ch->core, state, rpc_time_to_core(deadline_ns), ch->client->loops[0].cq,
                                           &w.tag);

@@ -12,13 +12,11 @@
 #include "common/base/thread.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <grpc/support/log.h>
 #include <grpc/support/time.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <time.h>
 
 #if defined(__SANITIZE_THREAD__)
 /* gRPC's library is not instrumented; what it does inside is not judged. */
@@ -140,23 +138,4 @@ int64_t rpc_time_from_core(gpr_timespec deadline)
         return INT64_MAX;
     left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
     return clock_now_ns() + left.tv_sec * NS_PER_S + left.tv_nsec;
-}
-
-void rpc_cond_init(pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
-bool rpc_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadline_ns)
-{
-    struct timespec at = { .tv_sec = deadline_ns / NS_PER_S, .tv_nsec = deadline_ns % NS_PER_S };
-
-    if (deadline_ns <= clock_now_ns())
-        return false;
-    return pthread_cond_timedwait(cond, lock, &at) != ETIMEDOUT;
 }

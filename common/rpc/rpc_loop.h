@@ -49,8 +49,4 @@ void rpc_loop_close(struct rpc_loop *loop);
 gpr_timespec rpc_time_to_core(int64_t deadline_ns);
 int64_t rpc_time_from_core(gpr_timespec deadline);
 
-/* A condition variable on the monotonic clock, and a wait on it: false when deadline_ns passed. */
-void rpc_cond_init(pthread_cond_t *cond);
-bool rpc_cond_wait(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadline_ns);
-
 #endif

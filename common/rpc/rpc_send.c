@@ -13,6 +13,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/text.h"
+#include "common/base/thread.h"
 #include "common/rpc/rpc_details.h"
 
 #include <assert.h>
@@ -171,7 +172,7 @@ enum status rpc_call_wait_room(struct rpc_call *call, int64_t deadline_ns)
     enum status st;
 
     pthread_mutex_lock(&call->lock);
-    while ((st = send_allowed(call)) == ST_AGAIN && rpc_cond_wait(&call->room, &call->lock, deadline_ns))
+    while ((st = send_allowed(call)) == ST_AGAIN && cond_wait(&call->room, &call->lock, deadline_ns))
         ;
     pthread_mutex_unlock(&call->lock);
     return st;

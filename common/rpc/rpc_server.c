@@ -344,7 +344,7 @@ static bool wait_shut(struct rpc_server *s, int64_t deadline_ns)
     bool shut;
 
     pthread_mutex_lock(&s->calls.lock);
-    while (!s->shut && rpc_cond_wait(&s->calls.changed, &s->calls.lock, deadline_ns))
+    while (!s->shut && cond_wait(&s->calls.changed, &s->calls.lock, deadline_ns))
         ;
     shut = s->shut;
     pthread_mutex_unlock(&s->calls.lock);

@@ -9,6 +9,7 @@
  */
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/thread.h"
 #include "common/rpc/rpc_channel.h"
 #include "common/rpc/rpc_inside.h"
 #include "common/rpc/rpc_message.h"
@@ -82,7 +83,7 @@ enum status rpc_stream_open(struct rpc_stream **out, struct rpc_channel *ch, con
     enum status st;
 
     pthread_mutex_init(&s->lock, NULL);
-    rpc_cond_init(&s->changed);
+    cond_init(&s->changed);
     s->retry_ms = -1;
     st = rpc_call_start(&s->call, ch, &o, request, err);
     if (st != ST_OK) {
@@ -99,7 +100,7 @@ enum status rpc_stream_next(struct rpc_stream *s, int64_t wait_until_ns, Protobu
 
     *out = NULL;
     pthread_mutex_lock(&s->lock);
-    while (s->came == NULL && !s->ended && rpc_cond_wait(&s->changed, &s->lock, wait_until_ns))
+    while (s->came == NULL && !s->ended && cond_wait(&s->changed, &s->lock, wait_until_ns))
         ;
     if (s->came != NULL) {
         *out = s->came;

@@ -3,16 +3,13 @@
 #include "common/service/signals.h"
 
 #include "common/base/arena.h"
-#include "common/base/clock.h"
 #include "common/base/thread.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 /* owned by: main */
@@ -83,17 +80,13 @@ static void *signals_run(void *arg)
 enum status signals_open(struct signals **out, void (*on_first)(void *arg), void *arg, struct err *err)
 {
     struct signals *s = (struct signals *)mem_zero(1, sizeof(*s));
-    pthread_condattr_t attr;
     enum status st;
 
     s->on_first = on_first;
     s->arg = arg;
     pthread_mutex_init(&s->lock, NULL);
     pthread_mutex_init(&s->user_lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&s->changed, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&s->changed);
     sigemptyset(&s->set);
     sigaddset(&s->set, SIGTERM);
     sigaddset(&s->set, SIGINT);
@@ -111,11 +104,10 @@ enum status signals_open(struct signals **out, void (*on_first)(void *arg), void
 
 bool signals_wait(struct signals *s, int64_t deadline_ns)
 {
-    struct timespec at = { .tv_sec = deadline_ns / NS_PER_S, .tv_nsec = deadline_ns % NS_PER_S };
     bool raised;
 
     pthread_mutex_lock(&s->lock);
-    while (!atomic_load(&s->raised) && pthread_cond_timedwait(&s->changed, &s->lock, &at) != ETIMEDOUT)
+    while (!atomic_load(&s->raised) && cond_wait(&s->changed, &s->lock, deadline_ns))
         ;
     raised = atomic_load(&s->raised);
     pthread_mutex_unlock(&s->lock);

@@ -14,6 +14,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/thread.h"
 #include "common/rpc/rpc_call.h"
 #include "common/transport/wire_block.h"
 #include "proto/platen/internal/v1/prefill.pb-c.h"
@@ -44,7 +45,6 @@ struct link {
 static enum status grpc_connect(struct link **out, const struct link_config *config, struct err *err)
 {
     struct link *l;
-    pthread_condattr_t attr;
 
     if (!config->stream)
         return err_set(err, ST_EINTERNAL, "transport grpc without a stream");
@@ -52,10 +52,7 @@ static enum status grpc_connect(struct link **out, const struct link_config *con
     l->config = *config;
     rpc_call_ref(config->stream);
     pthread_mutex_init(&l->lock, NULL);
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&l->quiet, &attr);
-    pthread_condattr_destroy(&attr);
+    cond_init(&l->quiet);
     for (int i = 0; i < CHUNKS; i++)
         l->chunk[i].link = l;
     *out = l;
@@ -184,13 +181,12 @@ static uint64_t grpc_moved(const struct link *l)
 static enum status grpc_close(struct link *l)
 {
     const int64_t deadline = clock_in_ms(CLOSE_MS);
-    const struct timespec until = { deadline / NS_PER_S, deadline % NS_PER_S };
     bool quiet;
 
     if (!l)
         return ST_OK;
     pthread_mutex_lock(&l->lock);
-    while (l->busy > 0 && pthread_cond_timedwait(&l->quiet, &l->lock, &until) == 0)
+    while (l->busy > 0 && cond_wait(&l->quiet, &l->lock, deadline))
         ;
     quiet = l->busy == 0;
     l->closed = true;

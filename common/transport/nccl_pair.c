@@ -60,13 +60,6 @@ struct pair {
 
 /* ---- seen from outside ------------------------------------------------------------------------------------------ */
 
-static void wait_for(pthread_cond_t *cond, pthread_mutex_t *lock, int64_t deadline_ns)
-{
-    const struct timespec until = { deadline_ns / NS_PER_S, deadline_ns % NS_PER_S };
-
-    pthread_cond_timedwait(cond, lock, &until);
-}
-
 void pair_ref(struct pair *p)
 {
     __atomic_fetch_add(&p->refs, 1, __ATOMIC_RELAXED);
@@ -243,7 +236,7 @@ static bool wait_let_go(struct pair *p, const struct pair_post *post, int64_t ms
     const int64_t deadline = clock_in_ms(ms);
 
     while (!let_go(p, post) && clock_now_ns() < deadline)
-        wait_for(&p->told, &p->lock, deadline);
+        cond_wait(&p->told, &p->lock, deadline);
     return let_go(p, post);
 }
 
@@ -480,7 +473,7 @@ static bool work(struct pair *p)
     if (p->doubt_ns > 0 && p->doubt_ns < until)
         until = p->doubt_ns;
     if (!p->losing && !post && !running)
-        wait_for(&p->news, &p->lock, until);
+        cond_wait(&p->news, &p->lock, until);
     if (!p->losing && post) {
         post->state = POST_RUNNING;
         post->begin_ns = clock_now_ns();
@@ -542,16 +535,6 @@ static void *pair_run(void *arg)
     return NULL;
 }
 
-static void cond_open(pthread_cond_t *cond)
-{
-    pthread_condattr_t attr;
-
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(cond, &attr);
-    pthread_condattr_destroy(&attr);
-}
-
 enum status pair_open(struct pair **out, const struct pair_config *config, struct err *err)
 {
     struct pair *p = mem_zero(1, sizeof *p);
@@ -561,8 +544,8 @@ enum status pair_open(struct pair **out, const struct pair_config *config, struc
     p->config = *config;
     p->refs = 2; /* the opener's and the thread's */
     pthread_mutex_init(&p->lock, NULL);
-    cond_open(&p->news);
-    cond_open(&p->told);
+    cond_init(&p->news);
+    cond_init(&p->told);
     st = thread_start(&thread, "nccl", pair_run, p, err);
     if (st != ST_OK) {
         p->refs = 1;

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "common/base/thread.h"
+
+#include "common/base/clock.h"
 #include "tests/support/cmocka_main.h"
 
 #include <sched.h>
@@ -132,6 +134,56 @@ static void no_quota_leaves_the_cores(void **state)
     assert_int_equal(thread_cut_by_quota(8, "/nowhere/at/all"), 8);
 }
 
+struct door {
+    pthread_mutex_t lock;
+    pthread_cond_t news;
+    bool open;
+};
+
+static void *open_door(void *arg)
+{
+    struct door *d = arg;
+
+    pthread_mutex_lock(&d->lock);
+    d->open = true;
+    pthread_cond_signal(&d->news);
+    pthread_mutex_unlock(&d->lock);
+    return NULL;
+}
+
+static void a_wait_ends_at_its_deadline(void **state)
+{
+    struct door d = { .lock = PTHREAD_MUTEX_INITIALIZER };
+    const int64_t begin = clock_now_ns(), deadline = clock_in_ms(30);
+
+    (void)state;
+    cond_init(&d.news);
+    pthread_mutex_lock(&d.lock);
+    while (cond_wait(&d.news, &d.lock, deadline))
+        ;
+    assert_true(clock_now_ns() - begin >= 30 * NS_PER_MS);
+    assert_false(cond_wait(&d.news, &d.lock, begin)); /* long past */
+    assert_false(cond_wait(&d.news, &d.lock, -1));
+    pthread_mutex_unlock(&d.lock);
+    pthread_cond_destroy(&d.news);
+}
+
+static void a_wait_without_end_hears_the_signal(void **state)
+{
+    struct door d = { .lock = PTHREAD_MUTEX_INITIALIZER };
+    pthread_t other;
+
+    (void)state;
+    cond_init(&d.news);
+    pthread_mutex_lock(&d.lock);
+    assert_int_equal(thread_start(&other, "door", open_door, &d, NULL), ST_OK);
+    while (!d.open)
+        assert_true(cond_wait(&d.news, &d.lock, INT64_MAX));
+    pthread_mutex_unlock(&d.lock);
+    pthread_join(other, NULL);
+    pthread_cond_destroy(&d.news);
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
@@ -142,6 +194,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(cores_follow_the_affinity_mask),
         cmocka_unit_test(a_quota_cuts_cores_to_whole_ones),
         cmocka_unit_test(no_quota_leaves_the_cores),
+        cmocka_unit_test(a_wait_ends_at_its_deadline),
+        cmocka_unit_test(a_wait_without_end_hears_the_signal),
     };
 
     return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
