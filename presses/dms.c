@@ -10,6 +10,8 @@
  * Lancucki et al. 2025, arXiv:2506.05345; with kvzap arXiv:2601.07891.
  */
 #include "common/base/bytes.h"
+#include "common/base/text.h"
+#include "presses/chain.h"
 #include "presses/compactor.h"
 
 #include <math.h>
@@ -44,14 +46,34 @@ static const struct opt dms_table[] = {
       .help = "go on while tokens are generated" },
 };
 
+/* "knorm, qfilter": the scores that look at each row alone. */
+static void list_row_alone(struct text *out)
+{
+    const struct press *p;
+
+    for (size_t i = 0; (p = press_at(i)) != NULL; i++)
+        if (p->row_alone)
+            text_printf(out, "%s%s", out->bytes > 0 ? ", " : "", p->name);
+}
+
+static enum status refuse_score(const struct press *score, struct err *err)
+{
+    struct text names = { 0 };
+    enum status st;
+
+    list_row_alone(&names);
+    st = err_set(err, ST_EINVAL,
+                 "dms: decoding=on scores every row again after every token; expected a score that looks at each row's "
+                 "key and value alone (%s), not %s",
+                 text_str(&names), score->name);
+    text_fini(&names);
+    return st;
+}
+
 static enum status dms_follows(const struct press_stage *stage, const struct press_stage *score, struct err *err)
 {
-    if (((const struct dms_options *)stage->options)->decoding && strcmp(score->press->name, "knorm") != 0 &&
-        strcmp(score->press->name, "qfilter") != 0)
-        return err_set(err, ST_EINVAL,
-                       "dms: decoding=on scores rows of the context again while tokens are generated; only knorm and "
-                       "qfilter can, not %s",
-                       score->press->name);
+    if (((const struct dms_options *)stage->options)->decoding && !score->press->row_alone)
+        return refuse_score(score->press, err);
     if (score->press->settle)
         return err_set(err, ST_EINVAL, "%s lets layers compete; expected ratio or rows, not dms", score->press->name);
     if (compactor_follows_ratio(score))
@@ -95,7 +117,9 @@ const struct press press_dms = {
     .source = "arXiv:2506.05345",
     .reference = "DMSPress",
     .cost = "T G",
-    .differs = "The rows really leave; the reference masks them. While decoding only knorm and qfilter may score.",
+    .differs =
+        "The rows really leave; the reference masks them. decoding=on goes by scores of each row's key and value alone "
+        "(knorm, qfilter), over several questions too; the reference takes any score and sees only the new rows.",
     .options = dms_table,
     .option_count = ARRAY_LEN(dms_table),
     .options_bytes = sizeof(struct dms_options),

@@ -35,4 +35,5 @@ const struct press press_knorm = {
     .differs = "",
     .admit = knorm_admit,
     .score = knorm_score,
+    .row_alone = 1,
 };

@@ -153,6 +153,16 @@ static enum status plan_keep(struct plan *p, int32_t at)
     return ST_OK;
 }
 
+/* Whether a stage that decides alone goes on while tokens are generated. */
+static bool goes_on(const struct press_stage *stage)
+{
+    struct chain_decode part = { 0 };
+
+    if (stage->press->decode)
+        stage->press->decode(stage, &part);
+    return part.every > 0;
+}
+
 /* Stages that decide alone: dms closes a score, duo and simlayer stand without one. */
 static enum status plan_choose(struct plan *p, int32_t at)
 {
@@ -175,6 +185,12 @@ static enum status plan_choose(struct plan *p, int32_t at)
         return refuse(p, at);
     }
     assert(r || !p->open); /* a score opens a round */
+    if (press->wants_score && goes_on(&p->read[at].stage) && at > r->score + 1) {
+        (void)err_set(p->err, ST_EINVAL,
+                      "%s goes on by the score alone while tokens are generated; it cannot stand after %s", press->name,
+                      name_of(p, at - 1));
+        return refuse(p, at);
+    }
     if (!press->wants_score && p->open) {
         (void)err_set(p->err, ST_EINVAL, "%s decides alone, without a score; expected ratio, rows or ratios after %s",
                       press->name, name_of(p, r->score));
@@ -363,15 +379,11 @@ static void plan_going_on(struct chain *c)
 {
     const struct chain_round *last = c->prefill.round_count ? &c->prefill.rounds[c->prefill.round_count - 1] : NULL;
     const struct press_stage *rule = last && last->choose >= 0 ? &c->prefill.stages[last->choose] : NULL;
-    struct chain_decode part = { 0 };
 
-    if (!rule || !rule->press->decode)
+    if (!rule || !goes_on(rule))
         return;
-    rule->press->decode(rule, &part);
-    if (part.every == 0)
-        return;
+    rule->press->decode(rule, &c->decode_part);
     c->decodes = c->goes_on = true;
-    c->decode_part = part;
     c->decode.stages = arena_array(&c->arena, 2, sizeof *c->decode.stages);
     c->decode.stages[0] = c->prefill.stages[last->score];
     c->decode.stages[1] = *rule;

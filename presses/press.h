@@ -251,7 +251,8 @@ struct press {
     enum status (*file_open)(void **out, const char *path, const struct hparams *hp, struct err *err);
     void (*file_close)(void *file);
 
-    int32_t reserved[4]; /* zero */
+    int32_t row_alone; /* not 0: a score that looks at each row's key and value alone, so that it can be asked again */
+    int32_t reserved[3]; /* zero */
 };
 
 /* ---- what hooks may call -------------------------------------------------------------------------------------- */

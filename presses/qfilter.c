@@ -73,4 +73,5 @@ const struct press press_qfilter = {
     .score = qfilter_score,
     .file_open = qfilter_file_open,
     .file_close = free,
+    .row_alone = 1,
 };

@@ -33,6 +33,7 @@ const struct press press_vnorm = {
     .differs = "",
     .admit = vnorm_admit,
     .score = vnorm_score,
+    .row_alone = 1, /* so `dms:decoding=on` may go by it */
 };
 
 /* What makes the file a plug-in; in the tree a line PRESS(vnorm) in presses.def takes its place. */

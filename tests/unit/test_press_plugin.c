@@ -68,6 +68,23 @@ static void a_score_of_ones_own_chooses_the_rows(void **state)
             assert_int_equal(token[r.first[g] + i], 4 + 5 * i);
 }
 
+static void a_score_that_says_row_alone_may_go_on_while_decoding(void **state)
+{
+    static const char text[] = "vnorm | dms:threshold=1,decoding=on";
+    struct chain_decode part;
+    struct chain *chain;
+    struct err err = { 0 };
+
+    (void)state;
+    open_plugin("own_score");
+    assert_int_equal(chain_parse(&chain, text, strlen(text), NULL, &err), ST_OK);
+    assert_true(chain_decode_part(chain, &part));
+    assert_int_equal(part.every, 1);
+    chain_close(chain);
+    assert_int_equal(chain_parse(&chain, "tova | dms:threshold=1,decoding=on", 34, NULL, &err), ST_EINVAL);
+    assert_non_null(strstr(err.text, "(knorm, qfilter, vnorm), not tova"));
+}
+
 static void a_choice_of_ones_own_needs_no_score(void **state)
 {
     static const int32_t want[] = { 0, 1, 18, 19, 20 };
@@ -159,6 +176,7 @@ static int close_all(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_score_of_ones_own_chooses_the_rows),
+    cmocka_unit_test(a_score_that_says_row_alone_may_go_on_while_decoding),
     cmocka_unit_test(a_choice_of_ones_own_needs_no_score),
     cmocka_unit_test(budgets_of_ones_own_give_the_lengths_of_the_tutorial),
     cmocka_unit_test(a_plugins_press_is_listed_and_written_like_any_other),
