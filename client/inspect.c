@@ -98,6 +98,8 @@ static enum status take_context(struct inspection *in, const struct source *s, s
 
     if (s->tokens > 0)
         return take_ids(in, s, "context", err);
+    if (s->text.bytes == 0) /* as a node does: what stands around it is not worth a look */
+        return err_set(err, ST_EINVAL, "the context is empty");
     if (in->o->raw)
         text_add(&framed, text_str(&s->text), s->text.bytes);
     else

@@ -6,6 +6,7 @@
 #   steps_build PRESET         configures and builds build/PRESET
 #   steps_model                puts the default model's path into $model, downloading it once into build/models
 #   steps_python MODULE...     a virtual environment in build/venv with these modules
+#   steps_test PRESET ARG...   ctest; what failed beside others has the machine to itself once more, and is named
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 packages_build=(gcc g++ cmake ninja-build pkg-config libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
@@ -71,6 +72,23 @@ steps_build()
         { cat "build/$preset.configure.log" >&2; die "cmake --preset $preset failed"; }
     run cmake --build --preset "$preset" > "build/$preset.build.log" 2>&1 ||
         { tail -n 60 "build/$preset.build.log" >&2; die "cmake --build --preset $preset failed"; }
+}
+
+# ctest says 8 when a test failed. Its log goes on with the second run.
+steps_test()
+{
+    local preset=$1 log=$root/build/$1/Testing/Temporary/LastTest.log code
+    shift
+    cd "$root" || return 1
+    ctest --preset "$preset" "$@"
+    code=$?
+    ((code == 8)) || return $code
+    say "what failed beside others runs once more, one at a time"
+    mv "$log" "$log.first"
+    ctest --preset "$preset" --rerun-failed --output-on-failure
+    code=$?
+    cat "$log" >> "$log.first" && mv "$log.first" "$log"
+    return $code
 }
 
 model_name=SmolLM2-135M-Instruct.Q4_1.gguf

@@ -1,7 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # run.sh [PRESET] [CTEST OPTIONS] - installs what the tests need, builds build/PRESET (dev unless given: dev, asan, tsan),
-# fetches the default model, and runs every test. CTest's log stays in build/PRESET/Testing/Temporary.
+# fetches the default model, and runs every test; what failed beside others runs once more, alone. CTest's log stays in
+# build/PRESET/Testing/Temporary.
 #
 #   tests/run.sh                       all tests
 #   tests/run.sh asan -L unit          unit tests under AddressSanitizer
@@ -12,7 +13,7 @@ trap steps_hand_over EXIT
 
 case ${1:-} in
 --help | -h)
-    sed -n '3,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
     ;;
 '' | -*) preset=dev ;;
@@ -28,4 +29,4 @@ steps_model || say "no default model: the tests that need it will be skipped"
 steps_python grpcio==1.62.3 grpcio-tools==1.62.3 || say "no Python modules: the tests that need them will be skipped"
 steps_build "$preset"
 say "testing build/$preset"
-cd "$root" && ctest --preset "$preset" -j "$(nproc)" "$@"
+steps_test "$preset" -j "$(nproc)" "$@"

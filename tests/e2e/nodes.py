@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 START_S = 60  # under the sanitizers, with other tests beside
+DRAIN_S = 120  # what a test waits for may be slow where many run; how long a drain takes is not this limit's to say
 
 
 class Skip(Exception):
@@ -177,14 +178,14 @@ class Scene:
 
     def prefill(self, name="prefill", model=None, listen="127.0.0.1:0", more=(), wait=True):
         return self.node("prefill-node", name, ["--model", model or self.tiny, "--listen", listen, "--threads", "1", "--dtype", "f32",
-                                                "--metrics", "127.0.0.1:0", "--drain-seconds", str(30 * Pace.factor),
+                                                "--metrics", "127.0.0.1:0", "--drain-seconds", str(DRAIN_S * Pace.factor),
                                                 *more], wait)
 
     def decode(self, prefills, name="decode", model=None, listen="127.0.0.1:0", more=(), wait=True):
         targets = ",".join(p if isinstance(p, str) else p.address for p in prefills)
         return self.node("decode-node", name, ["--model", model or self.tiny, "--listen", listen, "--prefill", targets,
                                                "--threads", "1", "--dtype", "f32", "--metrics", "127.0.0.1:0",
-                                               "--drain-seconds", str(30 * Pace.factor), *more], wait)
+                                               "--drain-seconds", str(DRAIN_S * Pace.factor), *more], wait)
 
     def pair(self, **decode):
         """One prefill node and one decode node that has met it."""

@@ -35,6 +35,7 @@ def test_bad_requests_are_invalid_arguments(scene):
     refused(scene.ask(decode, "--context-file", bad), 1, "INVALID_ARGUMENT")
     refused(scene.ask(decode, "--context", TEXT, "--question", b"\xc3\x28"), 1, "INVALID_ARGUMENT")
     refused(scene.ask(decode, "--context", ""), 1, "INVALID_ARGUMENT", "empty")
+    refused(scene.platen("inspect", "--model", scene.tiny, "--context", "", "--press", "none"), 1, "INVALID_ARGUMENT", "empty")
     refused(scene.ask(decode, "--context-tokens", scene.file("ids", "1 2 999999")), 1, "INVALID_ARGUMENT", "999999")
     refused(scene.ask(decode, "--context", TEXT, "--kv", "int9"), 1, "INVALID_ARGUMENT", "int9")
     refused(scene.ask(decode, "--context", TEXT, *["--question", "?"] * 65), 1, "INVALID_ARGUMENT", "64")
