@@ -4,7 +4,7 @@
  *
  *   memory.c    alloc, copies, fences (all done at once)      cache.c    slots, pages, the step of a decode node
  *   weight.c    reading and packing weights                   decode.c   attention over blocks and tails
- *   matmul.c    out = in . w^T                                score.c    presses' scores
+ *   matmul.c    out = in . w^T                                score*.c   presses' scores
  *   rows.c      norms, activations, argmax                    select.c   which rows stay
  *   rotate.c    q, k, v out of the projection                 pack.c     chosen rows become a block
  *   attend.c    blocked attention; prefill                    pack_coded.c   ... a coded block; coded.c reads it
@@ -174,10 +174,12 @@ void cpu_step_result(struct backend *be, int32_t behind, int32_t *ids);
 void cpu_slot_gather(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
 void cpu_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
 
-/* score.c, select.c, pack.c */
-void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);
+/* score_window.c */
 void cpu_score_window(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
                       int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);
+
+/* score.c, select.c, pack.c */
+void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);
 void cpu_score_ranges(struct backend *be, const struct kv_rows *in, const int64_t *begin, const float *value,
                       int32_t count, float *score);
 void cpu_score_random(struct backend *be, const struct kv_rows *in, uint64_t seed, int32_t layer, float *score);

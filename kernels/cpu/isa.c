@@ -19,6 +19,7 @@
 
 extern const struct cpu_tile cpu_tile_plain;
 extern const struct cpu_loops cpu_loops_plain;
+extern const struct cpu_score_loops cpu_score_loops_plain;
 extern const struct cpu_codes cpu_codes_plain;
 
 static bool always(void)
@@ -29,6 +30,7 @@ static bool always(void)
 #if defined(__x86_64__)
 extern const struct cpu_tile cpu_tile_avx2, cpu_tile_avx512, cpu_tile_avx512_bf16;
 extern const struct cpu_loops cpu_loops_avx2, cpu_loops_avx512;
+extern const struct cpu_score_loops cpu_score_loops_avx2, cpu_score_loops_avx512;
 extern const struct cpu_codes cpu_codes_avx2, cpu_codes_avx512;
 extern const struct cpu_math cpu_math_amx_bf16;
 extern const struct cpu_direct cpu_direct_avx512_bf16;
@@ -72,16 +74,16 @@ static bool has_amx(void)
 static const struct cpu_isa isas[] = {
 #if defined(__x86_64__)
     { "amx_bf16", has_amx, has_amx, &cpu_tile_avx512_bf16.f32, &cpu_math_amx_bf16, &cpu_tile_avx512_bf16,
-      &cpu_loops_avx512, &cpu_codes_avx512, NULL },
+      &cpu_loops_avx512, &cpu_score_loops_avx512, &cpu_codes_avx512, NULL },
     { "avx512_bf16", has_avx512_bf16, has_fast_avx512_bf16, &cpu_tile_avx512_bf16.f32, &cpu_tile_avx512_bf16.bf16,
-      &cpu_tile_avx512_bf16, &cpu_loops_avx512, &cpu_codes_avx512, &cpu_direct_avx512_bf16 },
+      &cpu_tile_avx512_bf16, &cpu_loops_avx512, &cpu_score_loops_avx512, &cpu_codes_avx512, &cpu_direct_avx512_bf16 },
     { "avx512", has_avx512, has_avx512, &cpu_tile_avx512.f32, &cpu_tile_avx512.bf16, &cpu_tile_avx512,
-      &cpu_loops_avx512, &cpu_codes_avx512, NULL },
+      &cpu_loops_avx512, &cpu_score_loops_avx512, &cpu_codes_avx512, NULL },
     { "avx2", has_avx2, has_avx2, &cpu_tile_avx2.f32, &cpu_tile_avx2.bf16, &cpu_tile_avx2, &cpu_loops_avx2,
-      &cpu_codes_avx2, NULL },
+      &cpu_score_loops_avx2, &cpu_codes_avx2, NULL },
 #endif
     { "plain", always, always, &cpu_tile_plain.f32, &cpu_tile_plain.bf16, &cpu_tile_plain, &cpu_loops_plain,
-      &cpu_codes_plain, NULL },
+      &cpu_score_loops_plain, &cpu_codes_plain, NULL },
 };
 
 const struct cpu_isa *cpu_isa_at(int i)

@@ -5,6 +5,7 @@
  *   tile.c   products: tile_<isa>   plain · avx2 · avx512 · avx512_bf16, and tile_amx.c
  *   direct.c attention of few rows  avx512_bf16
  *   loops.c  rows of numbers        plain · avx2 · avx512
+ *   score_loops.c  small matrices of scores   plain · avx2 · avx512
  *   codes.c  rows to codes and back plain · avx2 · avx512
  *
  * The rule that makes an answer independent of what else is in a batch: an output of a tile is the sum over the depth in
@@ -123,6 +124,18 @@ struct cpu_loops {
     float (*dot)(const float *x, const float *y, int32_t count);
 };
 
+/* Loops of the presses' scores. Widths are multiples of 16; a block s [rows][width] stands without gaps. */
+struct cpu_score_loops {
+    /* s becomes exp(scale * s - max) by columns; max and sum: [width] of scale * s and of what it became. A column of
+     * -infinity becomes zeros, its max stays -infinity. */
+    void (*columns_exp)(float *s, int64_t rows, int32_t width, float scale, float *max, float *sum);
+    /* max and sum of many blocks [blocks][width]: max becomes what a block's exponentials are multiplied by to be weight
+     * [width] times the softmax over all blocks. 0 for a column that sees nothing. */
+    void (*columns_join)(float *max, const float *sum, int64_t blocks, int32_t width, const float *weight);
+    /* out[r] += s[r] . factor */
+    void (*rows_dot)(const float *s, int64_t rows, int32_t width, const float *factor, float *out);
+};
+
 /* Rows to codes and back, as common/kv/codec.h says, the same bits everywhere. Rows and codes stand without gaps. */
 struct cpu_codes {
     /* int8, fp8: f32 row[count] to out[count]; returns the scale. */
@@ -146,6 +159,7 @@ struct cpu_isa {
     const struct cpu_math *f32, *bf16;
     const struct cpu_tile *layout; /* panel_rows, pair_rows */
     const struct cpu_loops *loops;
+    const struct cpu_score_loops *score_loops;
     const struct cpu_codes *codes;
     const struct cpu_direct *direct; /* or NULL */
 };

@@ -30,6 +30,12 @@ typedef int32_t vi __attribute__((vector_size(LANES * 4)));
 typedef uint32_t vu __attribute__((vector_size(LANES * 4)));
 typedef uint16_t vh __attribute__((vector_size(LANES * 2))); /* half as wide: bf16 in memory */
 
+/* Half as many doubles, the integers of their size, and the floats that they come from. */
+enum { DOUBLES = LANES / 2 };
+typedef double vd __attribute__((vector_size(LANES * 4)));
+typedef int64_t vl __attribute__((vector_size(LANES * 4)));
+typedef float vd_floats __attribute__((vector_size(LANES * 2)));
+
 #define INLINE static inline __attribute__((always_inline, unused))
 
 INLINE vf vf_load(const float *p)
@@ -69,9 +75,66 @@ INLINE vf vf_select(vi mask, vf yes, vf no)
     return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
 }
 
+/* b where one of them is NaN. One instruction; the compiler makes three of a comparison and a choice. */
 INLINE vf vf_max(vf a, vf b)
 {
-    return vf_select(a > b, a, b);
+#if LANES == 16
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return vf_select((vi)(a > b), a, b);
+#endif
+}
+
+INLINE vf vf_min(vf a, vf b)
+{
+#if LANES == 16
+    return (vf)_mm512_min_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vf)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return vf_select((vi)(a < b), a, b);
+#endif
+}
+
+INLINE vd vd_load(const double *p)
+{
+    vd v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void vd_store(double *p, vd v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+INLINE vd_floats vd_floats_load(const float *p)
+{
+    vd_floats v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+INLINE void vd_floats_store(float *p, vd_floats v)
+{
+    memcpy(p, &v, sizeof v);
+}
+
+INLINE vd vd_from_floats(vd_floats v)
+{
+    return __builtin_convertvector(v, vd);
+}
+
+INLINE vd_floats vd_to_floats(vd v)
+{
+    return __builtin_convertvector(v, vd_floats);
+}
+
+INLINE vd vd_select(vl mask, vd yes, vd no)
+{
+    return (vd)(((vl)yes & mask) | ((vl)no & ~mask));
 }
 
 /* Lane sums in a fixed order: halves are added until one lane is left. */
@@ -157,8 +220,7 @@ INLINE vf vf_exp(vf x)
     vf t, n, r, p;
     vu e;
 
-    x = vf_select((vi)(x > 88.0f), vf_set(88.0f), x);
-    x = vf_select(tiny, vf_set(-87.0f), x);
+    x = vf_max(vf_set(-87.0f), vf_min(vf_set(88.0f), x)); /* NaN stays */
     t = x * log2e + magic;
     e = (vu)t << 23;
     n = t - magic;

@@ -94,6 +94,8 @@ void check_scores(struct ops *o)
     }
 }
 
+enum { WINDOW_TOKENS_MAX = 10000 };
+
 struct window_case {
     int32_t q_heads, kv_heads, dim, window, kernel;
     int64_t tokens;
@@ -106,7 +108,9 @@ static void ref_window_head(const struct view *w, const struct window_case *c, c
                             int32_t g, int64_t tokens, int64_t body, double *out)
 {
     const int32_t dim = c->dim, group = c->q_heads / c->kv_heads;
-    double sums[4096] = { 0 }, score[4096];
+    static double sums[WINDOW_TOKENS_MAX], score[WINDOW_TOKENS_MAX];
+
+    memset(sums, 0, sizeof sums);
 
     for (int32_t h = g * group; h < (g + 1) * group; h++)
         for (int32_t i = 0; i < c->window; i++) {
@@ -170,7 +174,8 @@ void check_score_window(struct ops *o)
         { 9, 3, 64, 64, 5, 500, false, false, false, INFINITY }, { 9, 3, 64, 64, 5, 500, true, false, false, INFINITY },
         { 4, 4, 128, 8, 1, 130, false, true, false, 7.0f },      { 8, 1, 80, 20, 7, 90, true, true, false, INFINITY },
         { 6, 2, 32, 33, 5, 35, true, false, true, INFINITY },    { 4, 2, 64, 1, 1, 65, false, false, false, INFINITY },
-        { 8, 1, 32, 150, 5, 200, true, false, false, INFINITY },
+        { 8, 1, 32, 150, 5, 200, true, false, false, INFINITY }, { 2, 1, 32, 9, 3, 9500, false, true, false, INFINITY },
+        { 2, 1, 32, 1, 1, 9500, true, false, false, 2.0f },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
