@@ -179,7 +179,6 @@ void cpu_score_window(struct backend *be, const struct kv_rows *in, const void *
                       int64_t tokens, const float *row_weight, int32_t kernel, float pad, float *score);
 
 /* score.c, select.c, pack.c */
-void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);
 void cpu_score_ranges(struct backend *be, const struct kv_rows *in, const int64_t *begin, const float *value,
                       int32_t count, float *score);
 void cpu_score_random(struct backend *be, const struct kv_rows *in, uint64_t seed, int32_t layer, float *score);
@@ -191,6 +190,7 @@ void cpu_press_reserve(struct cpu *c, int64_t floats);
 uint64_t cpu_checksum(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
 
 /* score_keys.c */
+void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);
 void cpu_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
                      float *v2);
 void cpu_score_key_diff(struct backend *be, const struct kv_rows *in, float *score);
@@ -210,6 +210,8 @@ void cpu_score_expected(struct backend *be, const struct kv_rows *in, int64_t fr
                         int32_t q_heads, float *score);
 void cpu_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,
                    float tau, float eps, float *score);
+
+/* score_leverage.c */
 void cpu_score_leverage(struct backend *be, const struct kv_rows *in, const struct rope_table *rope, int64_t position,
                         const float *sketch, int32_t sketch_dim, float *score);
 

@@ -134,6 +134,28 @@ struct cpu_score_loops {
     void (*columns_join)(float *max, const float *sum, int64_t blocks, int32_t width, const float *weight);
     /* out[r] += s[r] . factor */
     void (*rows_dot)(const float *s, int64_t rows, int32_t width, const float *factor, float *out);
+    /* sums[r] += the sum over the row of |s| (power 1) or of s^2 (power 2) */
+    void (*add_power)(const float *s, int64_t rows, int32_t width, int32_t power, float *sums);
+
+    /* Rows x [rows][dim] of K or V. out[r] = x[r] . x[r]; out[v * stride + r] = x[r] . vector[v] */
+    void (*squares)(const float *x, int64_t rows, int32_t dim, float *out);
+    void (*dots)(const float *x, int64_t rows, int32_t dim, const float *vector, int32_t vectors, int64_t stride,
+                 float *out);
+    /* Per channel: sum += x weight; sum += x^2; least and most brought up to date. */
+    void (*weighted_sum)(const float *x, int64_t rows, int32_t dim, const float *weight, float *sum);
+    void (*channel_squares)(const float *x, int64_t rows, int32_t dim, float *sum);
+    void (*channel_ranges)(const float *x, int64_t rows, int32_t dim, float *least, float *most);
+    /* out[r]: standard deviation (divisor dim - 1) over the channels of (x - least) / (most - least), of 0 where both are
+     * the same */
+    void (*deviations)(const float *x, int64_t rows, int32_t dim, const float *least, const float *most, float *out);
+
+    /* In doubles. sum += x; out[rows][cols] = a . b, a(r, k) at r * a_row + k * a_step. */
+    void (*add_floats)(double *sum, const float *x, int64_t count);
+    void (*multiply)(const double *a, int64_t a_row, int64_t a_step, const double *b, int64_t rows, int64_t depth,
+                     int64_t cols, double *out);
+    /* inverse[n][n] of the symmetric positive definite a[n][n], n <= KV_HEAD_DIM_MAX; a is overwritten. False: it is
+     * not. */
+    bool (*spd_inverse)(double *a, int64_t n, double *inverse);
 };
 
 /* Rows to codes and back, as common/kv/codec.h says, the same bits everywhere. Rows and codes stand without gaps. */

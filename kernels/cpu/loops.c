@@ -137,28 +137,42 @@ static void finish(const float *c, const float *bias, bool add_out, int64_t coun
         memcpy(out, c, (size_t)count * sizeof *out);
 }
 
-/* Sine and cosine of the f32 angle, correct to the last bit but for rare halves: reduced and summed in double, where a
- * position of 10^7 still leaves 10 digits. Branch-free, so that the loop becomes vectors. */
-static void angles(int64_t position, const float *inv_freq, int32_t pairs, float factor, float *cos, float *sin)
+/* Sine and cosine of f32 angles, correct to the last bit but for rare halves: reduced and summed in double, where a
+ * position of 10^7 still leaves 10 digits. */
+INLINE void angles_block(float at, const float *inv_freq, float factor, float *cos, float *sin)
 {
     const double two_over_pi = 0.63661977236758134308, half_pi_hi = 1.57079632679489655800,
                  half_pi_lo = 6.12323399573676603587e-17, magic = 6755399441055744.0;
-    float at = (float)position;
+    vd x = vd_from_floats(vd_floats_load(inv_freq) * at), t = x * two_over_pi + magic, n = t - magic, r, r2, s, c;
+    vl quarter = (vl)t, odd = -(quarter & 1);
 
-    for (int32_t i = 0; i < pairs; i++) {
-        double x = (double)(at * inv_freq[i]), t = x * two_over_pi + magic, n = t - magic, r, r2, s, c;
-        uint64_t quarter;
+    r = x - n * half_pi_hi - n * half_pi_lo;
+    r2 = r * r;
+    s = r + r * r2 * (-1.0 / 6 + r2 * (1.0 / 120 + r2 * (-1.0 / 5040 + r2 * (1.0 / 362880 - r2 * (1.0 / 39916800)))));
+    c = 1.0 + r2 * (-0.5 + r2 * (1.0 / 24 + r2 * (-1.0 / 720 + r2 * (1.0 / 40320 +
+                                                                     r2 * (-1.0 / 3628800 + r2 * (1.0 / 479001600))))));
+    /* Negative where bit 1 says so. */
+    x = (vd)((vl)vd_select(odd, s, c) ^ ((quarter + 1) & 2) << 62);
+    vd_floats_store(cos, vd_to_floats(x) * factor);
+    x = (vd)((vl)vd_select(odd, c, s) ^ (quarter & 2) << 62);
+    vd_floats_store(sin, vd_to_floats(x) * factor);
+}
 
-        memcpy(&quarter, &t, sizeof quarter);
-        r = x - n * half_pi_hi - n * half_pi_lo;
-        r2 = r * r;
-        s = r +
-            r * r2 * (-1.0 / 6 + r2 * (1.0 / 120 + r2 * (-1.0 / 5040 + r2 * (1.0 / 362880 - r2 * (1.0 / 39916800)))));
-        c = 1.0 +
-            r2 * (-0.5 + r2 * (1.0 / 24 + r2 * (-1.0 / 720 +
-                                                r2 * (1.0 / 40320 + r2 * (-1.0 / 3628800 + r2 * (1.0 / 479001600))))));
-        cos[i] = (float)(((quarter & 1) ? s : c) * ((quarter + 1) & 2 ? -1.0 : 1.0)) * factor;
-        sin[i] = (float)(((quarter & 1) ? c : s) * (quarter & 2 ? -1.0 : 1.0)) * factor;
+static void angles(int64_t position, const float *inv_freq, int32_t pairs, float factor, float *cos, float *sin)
+{
+    const float at = (float)position;
+    int32_t i = 0;
+
+    for (; i + DOUBLES <= pairs; i += DOUBLES)
+        angles_block(at, inv_freq + i, factor, cos + i, sin + i);
+    if (i < pairs) {
+        float rest[3][DOUBLES] = { { 0 } };
+        size_t bytes = (size_t)(pairs - i) * sizeof *cos;
+
+        memcpy(rest[0], inv_freq + i, bytes);
+        angles_block(at, rest[0], factor, rest[1], rest[2]);
+        memcpy(cos + i, rest[1], bytes);
+        memcpy(sin + i, rest[2], bytes);
     }
 }
 

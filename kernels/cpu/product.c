@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* product.c - rows of a view as f32, products in f32 on the tiles, the inverse of a small matrix. */
+/* product.c - rows of a view as f32, products in f32 on the tiles. */
 #include "kernels/cpu/product.h"
 
-#include <math.h>
 #include <string.h>
 
 const float *view_rows(const struct cpu *c, const struct kv_rows *in, bool values, int32_t head, int64_t row,
@@ -82,44 +81,4 @@ void product_run(const struct cpu *c, const float *a, int64_t a_stride, int64_t 
         t.rows = (int32_t)(m - row < math->strip ? m - row : math->strip);
         math->tile(&t);
     }
-}
-
-/* a = L L^T, L in the lower half. */
-static bool cholesky(double *a, int64_t n)
-{
-    for (int64_t j = 0; j < n; j++) {
-        for (int64_t i = 0; i < j; i++)
-            a[j * n + j] -= a[j * n + i] * a[j * n + i];
-        if (!(a[j * n + j] > 0))
-            return false;
-        a[j * n + j] = sqrt(a[j * n + j]);
-        for (int64_t r = j + 1; r < n; r++) {
-            for (int64_t i = 0; i < j; i++)
-                a[r * n + j] -= a[r * n + i] * a[j * n + i];
-            a[r * n + j] /= a[j * n + j];
-        }
-    }
-    return true;
-}
-
-bool spd_inverse(double *a, int64_t n, double *inverse)
-{
-    if (!cholesky(a, n))
-        return false;
-    for (int64_t col = 0; col < n; col++) {
-        double *x = inverse + col * n; /* row col: the inverse is symmetric */
-
-        for (int64_t r = 0; r < n; r++) {
-            x[r] = r == col ? 1.0 : 0.0;
-            for (int64_t i = 0; i < r; i++)
-                x[r] -= a[r * n + i] * x[i];
-            x[r] /= a[r * n + r];
-        }
-        for (int64_t r = n - 1; r >= 0; r--) {
-            for (int64_t i = r + 1; i < n; i++)
-                x[r] -= a[i * n + r] * x[i];
-            x[r] /= a[r * n + r];
-        }
-    }
-    return true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * product.h - what the scores of single presses share: rows of a view as f32, products in f32, small dense algebra.
+ * product.h - what the scores of single presses share: rows of a view as f32, and products in f32.
  *
  * Scores are f32 whatever the cache's dtype, so these products always run on the f32 tiles of the instruction set.
  */
@@ -36,9 +36,6 @@ void product_pack_rows(const struct cpu *c, const float *rows, int64_t stride, i
 /* out[m][product_width(n)] (+)= a[m][k] . b */
 void product_run(const struct cpu *c, const float *a, int64_t a_stride, int64_t m, const float *packed, int64_t n,
                  int64_t k, float *out, int64_t out_stride, bool add);
-
-/* inverse[n][n] of the symmetric positive definite a[n][n], in doubles; a is overwritten. False: it is not. */
-bool spd_inverse(double *a, int64_t n, double *inverse);
 
 #ifdef __cplusplus
 }

@@ -1,37 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * score.c - scores of single rows: norms of keys, ranges of tokens, random numbers; and the room that scores work in.
+ * score.c - scores of tokens, whatever their rows hold: ranges and random numbers; and the room that scores work in.
  */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/product.h"
 #include "kernels/random.h"
 
 #include "common/base/arena.h"
 
 #include <assert.h>
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 enum { ROWS_PER_TASK = 256 };
-
-static const char *key_row(const struct cpu *c, const struct kv_rows *in, int32_t head, int64_t row)
-{
-    return (const char *)in->k + (in->first[head] + row) * in->dim * cpu_kv_bytes(c);
-}
 
 static int64_t token_of(const struct kv_rows *in, int32_t head, int64_t row)
 {
     return in->token ? in->token[in->at[head] + row] : row;
 }
 
-/* ---- scores of single rows ---- */
-
 struct row_scores {
     const struct cpu *c;
     const struct kv_rows *in;
     float *score;
-    void (*one)(const struct row_scores *s, int32_t head, int64_t row, float *room);
-    float factor;
+    void (*one)(const struct row_scores *s, int32_t head, int64_t row);
     const int64_t *begin;
     const float *value;
     int32_t count;
@@ -46,48 +36,21 @@ static void head_task(void *arg, int64_t i, int worker)
     int64_t from = i / s->in->heads * ROWS_PER_TASK;
     int64_t end = from + ROWS_PER_TASK < s->in->rows[head] ? from + ROWS_PER_TASK : s->in->rows[head];
 
+    (void)worker;
     for (int64_t row = from; row < end; row++)
-        s->one(s, head, row, s->c->room[worker].row);
-}
-
-static int64_t most_rows(const struct kv_rows *in)
-{
-    int64_t most = 0;
-
-    for (int32_t g = 0; g < in->heads; g++)
-        most = in->rows[g] > most ? in->rows[g] : most;
-    return most;
+        s->one(s, head, row);
 }
 
 static void run_row_scores(struct row_scores *s)
 {
-    pool_run(s->c->pool, (most_rows(s->in) + ROWS_PER_TASK - 1) / ROWS_PER_TASK * s->in->heads, head_task, s);
+    pool_run(s->c->pool, (view_longest(s->in) + ROWS_PER_TASK - 1) / ROWS_PER_TASK * s->in->heads, head_task, s);
 }
 
-static void key_norm_one(const struct row_scores *s, int32_t head, int64_t row, float *room)
-{
-    const void *k = key_row(s->c, s->in, head, row);
-
-    if (s->in->dtype == DT_BF16)
-        s->c->loops->from_bf16(k, s->in->dim, room);
-    s->score[s->in->at[head] + row] =
-        s->factor * sqrtf(s->c->loops->square_sum(s->in->dtype == DT_BF16 ? room : k, s->in->dim));
-}
-
-void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score)
-{
-    struct row_scores s = { .c = cpu_of(be), .in = in, .score = score, .one = key_norm_one, .factor = factor };
-
-    assert(in->dtype == be->kv);
-    run_row_scores(&s);
-}
-
-static void range_one(const struct row_scores *s, int32_t head, int64_t row, float *room)
+static void range_one(const struct row_scores *s, int32_t head, int64_t row)
 {
     int64_t token = token_of(s->in, head, row);
     int32_t low = 0, high = s->count;
 
-    (void)room;
     while (high - low > 1) {
         int32_t middle = low + (high - low) / 2;
 
@@ -110,9 +73,8 @@ void cpu_score_ranges(struct backend *be, const struct kv_rows *in, const int64_
     run_row_scores(&s);
 }
 
-static void random_one(const struct row_scores *s, int32_t head, int64_t row, float *room)
+static void random_one(const struct row_scores *s, int32_t head, int64_t row)
 {
-    (void)room;
     s->score[s->in->at[head] + row] = random_unit(s->seed, s->layer, head, token_of(s->in, head, row));
 }
 

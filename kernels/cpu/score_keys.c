@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * score_keys.c - scores from K and V rows alone: squared norms, distance from the mean key, filters, lags, channels.
+ * score_keys.c - scores from K and V rows alone: norms, distance from the mean key, filters, lags, channels.
  *
  * Sums that go over rows are made per piece of ROWS_PER_TASK rows and then added in order, so that the number of threads
  * changes nothing.
@@ -8,24 +8,33 @@
 #include "kernels/cpu/product.h"
 
 #include <assert.h>
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
-enum { ROWS_PER_TASK = 256 };
+enum { ROWS_PER_TASK = 256, BLOCK = 64 };
 
 struct keys {
     const struct cpu *c;
+    const struct cpu_score_loops *loops;
     const struct kv_rows *in;
-    const float *vectors; /* sketch, filters or anchors */
+    const float *vectors; /* sketch or filters */
     int32_t width;        /* of the sketch */
     float factor;
     float *k2, *v2, *score, *room;
-    int64_t from, lag;
+    int64_t from, lag, room_floats; /* of a partition */
     const int32_t *index;
     const int64_t *first;
+    double *sums;   /* [heads][pieces][D] */
     int64_t pieces; /* per head */
 };
+
+static struct keys keys_of(struct backend *be, const struct kv_rows *in, float *score)
+{
+    struct cpu *c = cpu_of(be);
+
+    assert(in->dtype == be->kv);
+    return (struct keys){ .c = c, .loops = c->isa->score_loops, .in = in, .score = score };
+}
 
 static int64_t pieces_of(int64_t rows)
 {
@@ -48,12 +57,39 @@ static void run_pieces(struct keys *s, void (*task)(void *arg, int64_t i, int wo
     pool_run(s->c->pool, s->pieces * s->in->heads, task, s);
 }
 
-static const float *row_of(const struct keys *s, bool values, int32_t head, int64_t row, int worker)
+/* Up to BLOCK rows from `row` on; *count says how many. */
+static const float *block_of(const struct keys *s, bool values, int32_t head, int64_t row, int64_t end, int worker,
+                             int64_t *count)
 {
-    return view_rows(s->c, s->in, values, head, row, 1, s->c->room[worker].row);
+    *count = end - row < BLOCK ? end - row : BLOCK;
+    return view_rows(s->c, s->in, values, head, row, *count, s->c->room[worker].out);
 }
 
-/* ---- squared norms --------------------------------------------------------------------------------------------- */
+/* ---- norms ------------------------------------------------------------------------------------------------------- */
+
+static void norm_task(void *arg, int64_t i, int worker)
+{
+    const struct keys *s = arg;
+    int64_t row, end, count;
+    int32_t head = piece(s, i, &row, &end);
+
+    for (; row < end; row += count) {
+        const float *k = block_of(s, false, head, row, end, worker, &count);
+        float *score = s->score + s->in->at[head] + row;
+
+        s->loops->squares(k, count, s->in->dim, score);
+        for (int64_t r = 0; r < count; r++)
+            score[r] = s->factor * sqrtf(score[r]);
+    }
+}
+
+void cpu_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score)
+{
+    struct keys s = keys_of(be, in, score);
+
+    s.factor = factor;
+    run_pieces(&s, norm_task);
+}
 
 static float sketched_square(const struct keys *s, const float *x)
 {
@@ -72,26 +108,33 @@ static float sketched_square(const struct keys *s, const float *x)
 static void squares_task(void *arg, int64_t i, int worker)
 {
     const struct keys *s = arg;
-    int64_t row, end;
-    int32_t head = piece(s, i, &row, &end);
+    const int32_t dim = s->in->dim;
+    int64_t from, end, count;
+    int32_t head = piece(s, i, &from, &end);
 
-    for (; row < end; row++)
-        for (int values = 0; values < 2; values++) {
-            float *out = values ? s->v2 : s->k2;
-            const float *x;
+    for (int values = 0; values < 2; values++) {
+        float *out = (values ? s->v2 : s->k2) ? (values ? s->v2 : s->k2) + s->in->at[head] : NULL;
 
-            if (!out)
-                continue;
-            x = row_of(s, values, head, row, worker);
-            out[s->in->at[head] + row] = s->vectors ? sketched_square(s, x) : s->c->loops->square_sum(x, s->in->dim);
+        for (int64_t row = from; out && row < end; row += count) {
+            const float *x = block_of(s, values, head, row, end, worker, &count);
+
+            if (!s->vectors)
+                s->loops->squares(x, count, dim, out + row);
+            for (int64_t r = 0; s->vectors && r < count; r++)
+                out[row + r] = sketched_square(s, x + r * dim);
         }
+    }
 }
 
 void cpu_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
                      float *v2)
 {
-    struct keys s = { .c = cpu_of(be), .in = in, .vectors = sketch, .width = sketch_dim, .k2 = k2, .v2 = v2 };
+    struct keys s = keys_of(be, in, NULL);
 
+    s.vectors = sketch;
+    s.width = sketch_dim;
+    s.k2 = k2;
+    s.v2 = v2;
     run_pieces(&s, squares_task);
 }
 
@@ -101,39 +144,46 @@ void cpu_row_squares(struct backend *be, const struct kv_rows *in, const float *
 static void anchor_task(void *arg, int64_t i, int worker)
 {
     const struct keys *s = arg;
-    int64_t row, end;
+    const int32_t dim = s->in->dim;
+    int64_t row, end, count;
     int32_t head = piece(s, i, &row, &end);
-    float *sum = s->room + i * s->in->dim;
+    float *sum = s->room + i * dim, weight[BLOCK];
 
-    memset(sum, 0, (size_t)s->in->dim * 4);
-    for (; row < end; row++) {
-        const float *k = row_of(s, false, head, row, worker);
-        float norm = sqrtf(s->c->loops->square_sum(k, s->in->dim));
+    memset(sum, 0, (size_t)dim * 4);
+    for (; row < end; row += count) {
+        const float *k = block_of(s, false, head, row, end, worker, &count);
 
-        s->c->loops->blend(sum, 1.0f, k, 1.0f / (norm > 1e-12f ? norm : 1e-12f), s->in->dim);
+        s->loops->squares(k, count, dim, weight);
+        for (int64_t r = 0; r < count; r++)
+            weight[r] = 1.0f / fmaxf(sqrtf(weight[r]), 1e-12f);
+        s->loops->weighted_sum(k, count, dim, weight, sum);
     }
 }
 
 static void diff_task(void *arg, int64_t i, int worker)
 {
     const struct keys *s = arg;
-    int64_t row, end;
+    const int32_t dim = s->in->dim;
+    int64_t row, end, count;
     int32_t head = piece(s, i, &row, &end);
-    const float *anchor = s->room + (int64_t)head * s->pieces * s->in->dim;
-    float anchor_norm = fmaxf(sqrtf(s->c->loops->square_sum(anchor, s->in->dim)), 1e-8f);
+    const float *anchor = s->room + (int64_t)head * s->pieces * dim;
+    float anchor_norm = fmaxf(sqrtf(s->c->loops->square_sum(anchor, dim)), 1e-8f), square[BLOCK];
 
-    for (; row < end; row++) {
-        const float *k = row_of(s, false, head, row, worker);
-        float norm = fmaxf(sqrtf(s->c->loops->square_sum(k, s->in->dim)), 1e-8f);
+    for (; row < end; row += count) {
+        const float *k = block_of(s, false, head, row, end, worker, &count);
+        float *score = s->score + s->in->at[head] + row;
 
-        s->score[s->in->at[head] + row] = -s->c->loops->dot(k, anchor, s->in->dim) / (norm * anchor_norm);
+        s->loops->squares(k, count, dim, square);
+        s->loops->dots(k, count, dim, anchor, 1, 0, score);
+        for (int64_t r = 0; r < count; r++)
+            score[r] = -score[r] / (fmaxf(sqrtf(square[r]), 1e-8f) * anchor_norm);
     }
 }
 
 void cpu_score_key_diff(struct backend *be, const struct kv_rows *in, float *score)
 {
     struct cpu *c = cpu_of(be);
-    struct keys s = { .c = c, .in = in, .score = score };
+    struct keys s = keys_of(be, in, score);
 
     cpu_press_reserve(c, pieces_of(view_longest(in)) * in->heads * in->dim);
     s.room = c->press;
@@ -154,101 +204,85 @@ void cpu_score_key_diff(struct backend *be, const struct kv_rows *in, float *sco
 static void dot_task(void *arg, int64_t i, int worker)
 {
     const struct keys *s = arg;
-    int64_t row, end;
+    const int32_t dim = s->in->dim;
+    int64_t row, end, count;
     int32_t head = piece(s, i, &row, &end);
-    const float *filter = s->vectors + (int64_t)head * s->in->dim;
 
-    for (; row < end; row++)
-        s->score[s->in->at[head] + row] =
-            s->factor * s->c->loops->dot(row_of(s, false, head, row, worker), filter, s->in->dim);
+    for (; row < end; row += count) {
+        const float *k = block_of(s, false, head, row, end, worker, &count);
+        float *score = s->score + s->in->at[head] + row;
+
+        s->loops->dots(k, count, dim, s->vectors + (int64_t)head * dim, 1, 0, score);
+        s->c->loops->scale(score, s->factor, count);
+    }
 }
 
 void cpu_score_key_dot(struct backend *be, const struct kv_rows *in, const float *filter, float factor, float *score)
 {
-    struct keys s = { .c = cpu_of(be), .in = in, .vectors = filter, .factor = factor, .score = score };
+    struct keys s = keys_of(be, in, score);
 
+    s.vectors = filter;
+    s.factor = factor;
     run_pieces(&s, dot_task);
 }
 
 /* ---- lags ------------------------------------------------------------------------------------------------------------- */
 
-/* Per channel, the least and the span of a partition's rows. */
-static void extremes(const struct keys *s, bool values, int32_t head, int64_t row, int worker, float *least,
-                     float *span)
+/* u[t] = how far row `row` + t's channels differ, measured by the partition after its own. */
+static void lag_measures(const struct keys *s, bool values, int32_t head, int64_t row, int worker, float *u)
 {
-    int32_t dim = s->in->dim;
-    float most[KV_HEAD_DIM_MAX];
+    const int32_t dim = s->in->dim;
+    float least[KV_HEAD_DIM_MAX], most[KV_HEAD_DIM_MAX];
+    int64_t count;
 
     for (int32_t d = 0; d < dim; d++) {
-        least[d] = FLT_MAX;
-        most[d] = -FLT_MAX;
+        least[d] = INFINITY;
+        most[d] = -INFINITY;
     }
-    for (int64_t r = row; r < row + s->lag; r++) {
-        const float *x = row_of(s, values, head, r, worker);
+    for (int64_t t = s->lag; t < 2 * s->lag; t += count) {
+        const float *x = block_of(s, values, head, row + t, row + 2 * s->lag, worker, &count);
 
-        for (int32_t d = 0; d < dim; d++) {
-            least[d] = x[d] < least[d] ? x[d] : least[d];
-            most[d] = x[d] > most[d] ? x[d] : most[d];
-        }
+        s->loops->channel_ranges(x, count, dim, least, most);
     }
-    for (int32_t d = 0; d < dim; d++)
-        span[d] = most[d] - least[d];
+    for (int64_t t = 0; t < s->lag; t += count) {
+        const float *x = block_of(s, values, head, row + t, row + s->lag, worker, &count);
+
+        s->loops->deviations(x, count, dim, least, most, u + t);
+    }
 }
 
-/* Standard deviation over the channels (divisor D - 1) of a row measured by the extremes. */
-static float deviation(const float *x, const float *least, const float *span, int32_t dim)
-{
-    float z[KV_HEAD_DIM_MAX], mean = 0, sum = 0;
-
-    for (int32_t d = 0; d < dim; d++) {
-        z[d] = span[d] != 0 ? (x[d] - least[d]) / span[d] : 0.0f;
-        mean += z[d];
-    }
-    mean /= (float)dim;
-    for (int32_t d = 0; d < dim; d++)
-        sum += (z[d] - mean) * (z[d] - mean);
-    return dim > 1 ? sqrtf(sum / (float)(dim - 1)) : 0.0f;
-}
-
-/* Adds half the softmax of the deviations of a partition's rows to its scores. */
-static void lag_half(const struct keys *s, bool values, int32_t head, int64_t row, int worker)
-{
-    float least[KV_HEAD_DIM_MAX], span[KV_HEAD_DIM_MAX], most = -FLT_MAX, sum = 0;
-    float *u = s->room + s->in->at[head] + row, *out = s->score + s->in->at[head] + row;
-
-    extremes(s, values, head, row + s->lag, worker, least, span);
-    for (int64_t t = 0; t < s->lag; t++) {
-        u[t] = deviation(row_of(s, values, head, row + t, worker), least, span, s->in->dim);
-        most = u[t] > most ? u[t] : most;
-    }
-    for (int64_t t = 0; t < s->lag; t++) {
-        u[t] = expf(u[t] - most);
-        sum += u[t];
-    }
-    for (int64_t t = 0; t < s->lag; t++)
-        out[t] += 0.5f * (u[t] / sum);
-}
-
+/* score = the mean of K's and V's softmax over a partition. */
 static void lag_task(void *arg, int64_t i, int worker)
 {
     const struct keys *s = arg;
+    const struct cpu_loops *loops = s->c->loops;
+    const struct score_mask all = { .seen = s->lag, .group = 1 };
     int32_t head = (int32_t)(i / s->pieces);
     int64_t row = s->from + i % s->pieces * s->lag;
+    float *u = s->room + worker * s->room_floats, *score = s->score + s->in->at[head] + row;
 
     if (row + 2 * s->lag > s->in->rows[head])
         return;
-    memset(s->score + s->in->at[head] + row, 0, (size_t)s->lag * 4);
-    lag_half(s, false, head, row, worker);
-    lag_half(s, true, head, row, worker);
+    memset(score, 0, (size_t)s->lag * 4);
+    for (int values = 0; values < 2; values++) {
+        float max = -INFINITY, sum = 0;
+
+        lag_measures(s, values, head, row, worker, u);
+        loops->softmax(u, 0, 1, (int32_t)s->lag, 1.0f, &all, &max, &sum, NULL, 0);
+        loops->blend(score, 1.0f, u, 0.5f / sum, (int32_t)s->lag);
+    }
 }
 
 void cpu_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score)
 {
     struct cpu *c = cpu_of(be);
-    struct keys s = { .c = c, .in = in, .score = score, .from = from, .lag = lag };
+    struct keys s = keys_of(be, in, score);
 
-    assert(lag > 0 && from >= 0);
-    cpu_press_reserve(c, in->at[in->heads]);
+    assert(lag > 0 && lag <= INT32_MAX && from >= 0);
+    s.from = from;
+    s.lag = lag;
+    s.room_floats = (lag + 31) / 32 * 32;
+    cpu_press_reserve(c, s.room_floats * c->threads);
     s.room = c->press;
     s.pieces = (view_longest(in) + lag - 1) / lag;
     pool_run(c->pool, s.pieces * in->heads, lag_task, &s);
@@ -256,27 +290,51 @@ void cpu_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, i
 
 /* ---- channels ---------------------------------------------------------------------------------------------------------- */
 
-static void channels_task(void *arg, int64_t head, int worker)
+/* Sums over a piece of what a head keeps. Rows that stand together are taken together. */
+static void channels_task(void *arg, int64_t i, int worker)
 {
     const struct keys *s = arg;
-    int32_t dim = s->in->dim;
-    int64_t count = s->first[head + 1] - s->first[head];
-    double sum[KV_HEAD_DIM_MAX] = { 0 };
+    const int32_t dim = s->in->dim, head = (int32_t)(i / s->pieces);
+    int64_t at = s->first[head] + i % s->pieces * ROWS_PER_TASK, left = s->first[head + 1] - at, count;
+    int64_t end = at + (left < ROWS_PER_TASK ? left : ROWS_PER_TASK);
+    double *sums = s->sums + i * dim;
 
-    for (int64_t i = s->first[head]; i < s->first[head + 1]; i++) {
-        const float *k = row_of(s, false, (int32_t)head, s->index[i], worker);
+    memset(sums, 0, (size_t)dim * sizeof *sums);
+    for (; at < end; at += count) {
+        float part[KV_HEAD_DIM_MAX] = { 0 };
+        int64_t run = 1;
 
-        for (int32_t d = 0; d < dim; d++)
-            sum[d] += (double)k[d] * k[d];
+        while (at + run < end && run < BLOCK && s->index[at + run] == s->index[at] + run)
+            run++;
+        s->loops->channel_squares(block_of(s, false, head, s->index[at], s->index[at] + run, worker, &count), run, dim,
+                                  part);
+        s->loops->add_floats(sums, part, dim);
     }
-    for (int32_t d = 0; d < dim; d++)
-        s->score[head * dim + d] = count > 0 ? (float)(sum[d] / (double)count) : 0.0f;
 }
 
 void cpu_channel_squares(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
                          float *out)
 {
-    struct keys s = { .c = cpu_of(be), .in = in, .index = index, .first = first, .score = out };
+    struct cpu *c = cpu_of(be);
+    struct keys s = keys_of(be, in, out);
+    const int32_t dim = in->dim;
 
-    pool_run(s.c->pool, in->heads, channels_task, &s);
+    s.index = index;
+    s.first = first;
+    s.pieces = pieces_of(view_longest(in));
+    cpu_press_reserve(c, 2 * s.pieces * in->heads * dim);
+    s.sums = (double *)c->press;
+    pool_run(c->pool, s.pieces * in->heads, channels_task, &s);
+    for (int32_t g = 0; g < in->heads; g++) {
+        const double *sums = s.sums + g * s.pieces * dim;
+        int64_t count = first[g + 1] - first[g];
+
+        for (int32_t d = 0; d < dim; d++) {
+            double sum = 0;
+
+            for (int64_t p = 0; p < s.pieces; p++)
+                sum += sums[p * dim + d];
+            out[g * dim + d] = count > 0 ? (float)(sum / (double)count) : 0.0f;
+        }
+    }
 }

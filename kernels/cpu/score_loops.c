@@ -8,12 +8,16 @@
  *      columns_join      many blocks' largest and sums become one factor per block and column
  *      rows_dot          a row's share of all these queries
  *
+ *      rows of K or V    norms, products with few vectors, sums and spans by channel
+ *      doubles           small dense algebra, the inner loop always along a row
+ *
  * Sums run in a fixed order, so a block gives the same bits on any thread. Nothing here is parallel.
  */
 #include "kernels/cpu/isa.h"
 
 #include "kernels/cpu/vector.h"
 
+#include <assert.h>
 #include <math.h>
 
 /* ---- softmax by columns ---------------------------------------------------------------------------------------------- */
@@ -84,6 +88,231 @@ static void rows_dot(const float *s, int64_t rows, int32_t width, const float *f
     }
 }
 
+/* ---- rows ------------------------------------------------------------------------------------------------------------- */
+
+INLINE float dot_of(const float *x, const float *y, int32_t dim)
+{
+    vf part = { 0 };
+    float sum;
+    int32_t d = 0;
+
+    for (; d + LANES <= dim; d += LANES)
+        part += vf_load(x + d) * vf_load(y + d);
+    sum = vf_sum(part);
+    for (; d < dim; d++)
+        sum += x[d] * y[d];
+    return sum;
+}
+
+static void squares(const float *x, int64_t rows, int32_t dim, float *out)
+{
+    for (int64_t r = 0; r < rows; r++)
+        out[r] = dot_of(x + r * dim, x + r * dim, dim);
+}
+
+static void dots(const float *x, int64_t rows, int32_t dim, const float *vector, int32_t vectors, int64_t stride,
+                 float *out)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int32_t v = 0; v < vectors; v++)
+            out[v * stride + r] = dot_of(x + r * dim, vector + v * dim, dim);
+}
+
+static void weighted_sum(const float *x, int64_t rows, int32_t dim, const float *weight, float *sum)
+{
+    int32_t d = 0;
+
+    for (; d + LANES <= dim; d += LANES) {
+        vf part = vf_load(sum + d);
+
+        for (int64_t r = 0; r < rows; r++)
+            part += vf_load(x + r * dim + d) * weight[r];
+        vf_store(sum + d, part);
+    }
+    for (; d < dim; d++)
+        for (int64_t r = 0; r < rows; r++)
+            sum[d] += x[r * dim + d] * weight[r];
+}
+
+static void channel_squares(const float *x, int64_t rows, int32_t dim, float *sum)
+{
+    int32_t d = 0;
+
+    for (; d + LANES <= dim; d += LANES) {
+        vf part = vf_load(sum + d);
+
+        for (int64_t r = 0; r < rows; r++)
+            part += vf_load(x + r * dim + d) * vf_load(x + r * dim + d);
+        vf_store(sum + d, part);
+    }
+    for (; d < dim; d++)
+        for (int64_t r = 0; r < rows; r++)
+            sum[d] += x[r * dim + d] * x[r * dim + d];
+}
+
+static void channel_ranges(const float *x, int64_t rows, int32_t dim, float *least, float *most)
+{
+    int32_t d = 0;
+
+    for (; d + LANES <= dim; d += LANES) {
+        vf low = vf_load(least + d), high = vf_load(most + d);
+
+        for (int64_t r = 0; r < rows; r++) {
+            vf v = vf_load(x + r * dim + d);
+
+            low = vf_min(v, low);
+            high = vf_max(v, high);
+        }
+        vf_store(least + d, low);
+        vf_store(most + d, high);
+    }
+    for (; d < dim; d++)
+        for (int64_t r = 0; r < rows; r++) {
+            least[d] = x[r * dim + d] < least[d] ? x[r * dim + d] : least[d];
+            most[d] = x[r * dim + d] > most[d] ? x[r * dim + d] : most[d];
+        }
+}
+
+/* One row's: of (x - least) * inverse, first its mean, then what is left. */
+INLINE float deviation_of(const float *x, int32_t dim, const float *least, const float *inverse)
+{
+    vf part = { 0 };
+    float mean = 0, sum = 0;
+    int32_t d = 0;
+
+    for (; d + LANES <= dim; d += LANES)
+        part += (vf_load(x + d) - vf_load(least + d)) * vf_load(inverse + d);
+    for (; d < dim; d++)
+        mean += (x[d] - least[d]) * inverse[d];
+    mean = (mean + vf_sum(part)) / (float)dim;
+    part = vf_set(0.0f);
+    for (d = 0; d + LANES <= dim; d += LANES) {
+        vf z = (vf_load(x + d) - vf_load(least + d)) * vf_load(inverse + d) - mean;
+
+        part += z * z;
+    }
+    for (; d < dim; d++) {
+        float z = (x[d] - least[d]) * inverse[d] - mean;
+
+        sum += z * z;
+    }
+    return dim > 1 ? sqrtf((sum + vf_sum(part)) / (float)(dim - 1)) : 0.0f;
+}
+
+static void deviations(const float *x, int64_t rows, int32_t dim, const float *least, const float *most, float *out)
+{
+    float inverse[KV_HEAD_DIM_MAX];
+
+    for (int32_t d = 0; d < dim; d++)
+        inverse[d] = most[d] != least[d] ? 1.0f / (most[d] - least[d]) : 0.0f;
+    for (int64_t r = 0; r < rows; r++)
+        out[r] = deviation_of(x + r * dim, dim, least, inverse);
+}
+
+/* ---- columns of products ---------------------------------------------------------------------------------------------- */
+
+static void add_power(const float *s, int64_t rows, int32_t width, int32_t power, float *sums)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        vf part = { 0 };
+
+        for (int32_t c = 0; c < width; c += LANES) {
+            vf v = vf_load(s + r * width + c);
+
+            part += power == 1 ? vf_max(v, -v) : v * v;
+        }
+        sums[r] += vf_sum(part);
+    }
+}
+
+/* ---- doubles ------------------------------------------------------------------------------------------------------------ */
+
+static void add_floats(double *sum, const float *x, int64_t count)
+{
+    int64_t i = 0;
+
+    for (; i + DOUBLES <= count; i += DOUBLES)
+        vd_store(sum + i, vd_load(sum + i) + vd_from_floats(vd_floats_load(x + i)));
+    for (; i < count; i++)
+        sum[i] += x[i];
+}
+
+/* y += a x */
+INLINE void axpy(double *y, double a, const double *x, int64_t count)
+{
+    int64_t i = 0;
+
+    for (; i + DOUBLES <= count; i += DOUBLES)
+        vd_store(y + i, vd_load(y + i) + vd_load(x + i) * a);
+    for (; i < count; i++)
+        y[i] += x[i] * a;
+}
+
+static void multiply(const double *a, int64_t a_row, int64_t a_step, const double *b, int64_t rows, int64_t depth,
+                     int64_t cols, double *out)
+{
+    memset(out, 0, (size_t)(rows * cols) * sizeof *out);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t k = 0; k < depth; k++)
+            axpy(out + r * cols, a[r * a_row + k * a_step], b + k * cols, cols);
+}
+
+/* a = L L', L in the lower half: row by row, from the rows above. */
+static bool cholesky(double *a, int64_t n)
+{
+    for (int64_t r = 0; r < n; r++) {
+        double *row = a + r * n;
+
+        for (int64_t j = 0; j <= r; j++) {
+            const double *above = a + j * n;
+            vd part = { 0 };
+            double sum = row[j];
+            int64_t i = 0;
+
+            for (; i + DOUBLES <= j; i += DOUBLES)
+                part += vd_load(row + i) * vd_load(above + i);
+            for (; i < j; i++)
+                sum -= row[i] * above[i];
+            for (int l = 0; l < DOUBLES; l++)
+                sum -= part[l];
+            if (j == r && !(sum > 0))
+                return false;
+            row[j] = j < r ? sum / above[j] : sqrt(sum);
+        }
+    }
+    return true;
+}
+
+/* The lower half becomes its inverse. */
+static void invert_lower(double *a, int64_t n)
+{
+    for (int64_t r = 0; r < n; r++) {
+        double *row = a + r * n, sum[KV_HEAD_DIM_MAX] = { 0 };
+
+        for (int64_t i = 0; i < r; i++)
+            axpy(sum, row[i], a + i * n, i + 1);
+        for (int64_t i = 0; i < r; i++)
+            row[i] = -sum[i] / row[r];
+        row[r] = 1.0 / row[r];
+    }
+}
+
+static bool spd_inverse(double *a, int64_t n, double *inverse)
+{
+    assert(n <= KV_HEAD_DIM_MAX);
+    if (!cholesky(a, n))
+        return false;
+    invert_lower(a, n);
+    memset(inverse, 0, (size_t)(n * n) * sizeof *inverse);
+    for (int64_t r = 0; r < n; r++) /* (L^-1)' L^-1 */
+        for (int64_t i = 0; i <= r; i++)
+            axpy(inverse + i * n, a[r * n + i], a + r * n, i + 1);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < i; j++)
+            inverse[j * n + i] = inverse[i * n + j];
+    return true;
+}
+
 #define NAMED2(isa) cpu_score_loops_##isa
 #define NAMED(isa) NAMED2(isa)
 
@@ -91,4 +320,14 @@ const struct cpu_score_loops NAMED(CPU_ISA) = {
     .columns_exp = columns_exp,
     .columns_join = columns_join,
     .rows_dot = rows_dot,
+    .squares = squares,
+    .dots = dots,
+    .weighted_sum = weighted_sum,
+    .channel_squares = channel_squares,
+    .channel_ranges = channel_ranges,
+    .deviations = deviations,
+    .add_power = add_power,
+    .add_floats = add_floats,
+    .multiply = multiply,
+    .spd_inverse = spd_inverse,
 };

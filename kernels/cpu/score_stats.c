@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * score_stats.c - scores from the statistics of queries and keys: query_stats, expected, cap, leverage.
+ * score_stats.c - scores from the statistics of queries and keys: query_stats, expected, cap.
  *
  *      cov [D][D]      += x' . x       64 centred rows at a time
  *      k' C k           = dot(k . C, k)   products of 64 rows with a packed D x D matrix
  *
- * PRESSES 2.3; Devoto et al. 2025, arXiv:2510.00636; arXiv:2604.25975; arXiv:2507.08143.
+ * PRESSES 2.3; Devoto et al. 2025, arXiv:2510.00636; arXiv:2604.25975.
  */
 #include "kernels/cpu/product.h"
 
@@ -24,10 +24,6 @@ struct stats {
     const float *mean, *cov;
     float *mean_out, *cov_out;
     float tau, eps;
-    const struct rope_table *rope;
-    int64_t position;
-    const float *sketch;
-    int32_t sketch_dim;
     float *score;
     float *logits; /* [H][longest] */
     int64_t longest;
@@ -270,7 +266,7 @@ static void cap_inverse(const struct stats *s, const float *sum, double *matrix,
     for (int32_t i = 0; i < dim; i++)
         for (int32_t j = 0; j < dim; j++)
             matrix[i * dim + j] = 0.5 * ((double)sum[i * width + j] + sum[j * width + i]) + (i == j);
-    if (!spd_inverse(matrix, dim, out))
+    if (!s->c->isa->score_loops->spd_inverse(matrix, dim, out))
         memset(out, 0, (size_t)(dim * dim) * sizeof *out); /* weights that are no numbers */
     for (int32_t i = 0; i < dim * dim; i++)
         inverse[i] = (float)out[i];
@@ -318,189 +314,4 @@ void cpu_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, c
     stats_reserve(c, &s, floats + floats % 2);
     pool_run(c->pool, q_heads, cap_task, &s);
     pool_run(c->pool, in->heads, group_task, &s);
-}
-
-/* ---- leverage ------------------------------------------------------------------------------------------------------------ */
-
-/* The row's key turned back to position 0. */
-static void key_plain(const struct stats *s, int32_t head, int64_t row, float *out)
-{
-    const float *k = view_rows(s->c, s->in, false, head, row, 1, out);
-    int64_t position = s->in->token ? s->in->token[s->in->at[head] + row] : s->position + row;
-    float cos[KV_HEAD_DIM_MAX / 2], sin[KV_HEAD_DIM_MAX / 2];
-
-    if (k != out)
-        memcpy(out, k, (size_t)s->dim * 4);
-    if (!s->rope->inv_freq)
-        return;
-    s->c->loops->angles(-position, s->rope->inv_freq, s->rope->dims / 2, 1.0f, cos, sin);
-    s->c->loops->rotate(out, cos, sin, s->rope->dims / 2);
-    s->c->loops->scale(out, 1.0f / s->rope->scale, s->rope->dims);
-}
-
-/* Up to BLOCK keys from `row` on, turned back, less `centre` (NULL: as they are). */
-static int64_t plain_block(const struct stats *s, int32_t head, int64_t row, const float *centre, float *x)
-{
-    int64_t left = s->in->rows[head] - row, count = left < BLOCK ? left : BLOCK;
-
-    for (int64_t i = 0; i < count; i++) {
-        key_plain(s, head, row + i, x + i * s->dim);
-        for (int32_t d = 0; centre && d < s->dim; d++)
-            x[i * s->dim + d] -= centre[d];
-    }
-    return count;
-}
-
-/* What one head's leverage is worked out in. */
-struct leverage_room {
-    double *gram, *small, *inverse, *form; /* [D][D], [k][k], [k][k], [D][D] */
-    double *half;                          /* [k][D] */
-    float *x, *turned, *packed, *product;
-    float centre[KV_HEAD_DIM_MAX];
-};
-
-/* gram = sum of (x - mean)(x - mean)' over the head's plain keys. They are first measured from their first block's mean, so
- * that little is lost when the rest of the mean is taken off at the end. */
-static void leverage_gram(const struct stats *s, int32_t head, struct leverage_room *r)
-{
-    const int32_t dim = s->dim;
-    const int64_t n = s->in->rows[head], width = product_width(s->c, dim);
-    double mean[KV_HEAD_DIM_MAX] = { 0 };
-    int64_t count = plain_block(s, head, 0, NULL, r->x);
-
-    for (int32_t d = 0; d < dim; d++) {
-        double sum = 0;
-
-        for (int64_t i = 0; i < count; i++)
-            sum += r->x[i * dim + d];
-        r->centre[d] = (float)(sum / (double)count);
-    }
-    memset(r->gram, 0, (size_t)(dim * dim) * sizeof *r->gram);
-    for (int64_t row = 0; row < n; row += count) {
-        count = plain_block(s, head, row, r->centre, r->x);
-        for (int64_t i = 0; i < count; i++)
-            for (int32_t d = 0; d < dim; d++) {
-                r->turned[d * BLOCK + i] = r->x[i * dim + d];
-                mean[d] += r->x[i * dim + d];
-            }
-        product_pack_rows(s->c, r->x, dim, dim, count, r->packed);
-        product_run(s->c, r->turned, BLOCK, dim, r->packed, dim, count, r->product, width, false);
-        for (int32_t i = 0; i < dim; i++)
-            for (int32_t j = 0; j < dim; j++)
-                r->gram[i * dim + j] += r->product[i * width + j];
-    }
-    for (int32_t i = 0; i < dim; i++)
-        for (int32_t j = 0; j < dim; j++)
-            r->gram[i * dim + j] -= mean[i] * mean[j] / (double)n;
-    for (int32_t d = 0; d < dim; d++)
-        r->centre[d] += (float)(mean[d] / (double)n);
-}
-
-/* form = S (S' gram S + jitter I)^-1 S', S the sketch [D][k]; the jitter ten times as large at every failure. y = x S never
- * has to be made: y' (Y'Y + jitter I)^-1 y = x' form x, and form has none of the inverse's large directions. */
-static void leverage_form(const float *sketch, int32_t dim, int32_t k, struct leverage_room *r)
-{
-    double jitter = 1e-2;
-    bool done = false;
-
-    for (int32_t j = 0; j < k; j++) /* half = S' gram */
-        for (int32_t d = 0; d < dim; d++) {
-            double sum = 0;
-
-            for (int32_t i = 0; i < dim; i++)
-                sum += sketch[i * k + j] * r->gram[i * dim + d];
-            r->half[j * dim + d] = sum;
-        }
-    for (int attempt = 0; attempt < 6 && !done; attempt++) {
-        for (int32_t i = 0; i < k; i++)
-            for (int32_t j = 0; j < k; j++) {
-                double sum = i == j ? jitter : 0;
-
-                for (int32_t d = 0; d < dim; d++)
-                    sum += r->half[i * dim + d] * sketch[d * k + j];
-                r->small[i * k + j] = sum;
-            }
-        done = spd_inverse(r->small, k, r->inverse);
-        jitter *= 10;
-    }
-    for (int32_t j = 0; j < k; j++) /* half = inverse S' */
-        for (int32_t d = 0; d < dim; d++) {
-            double sum = 0;
-
-            for (int32_t i = 0; i < k; i++)
-                sum += r->inverse[j * k + i] * sketch[d * k + i];
-            r->half[j * dim + d] = done ? sum : 0;
-        }
-    for (int32_t i = 0; i < dim; i++)
-        for (int32_t d = 0; d < dim; d++) {
-            double sum = 0;
-
-            for (int32_t j = 0; j < k; j++)
-                sum += sketch[i * k + j] * r->half[j * dim + d];
-            r->form[i * dim + d] = sum;
-        }
-}
-
-static int64_t leverage_floats(const struct cpu *c, int64_t dim, int64_t k)
-{
-    int64_t width = product_width(c, dim), floats = 2 * (2 * dim * dim + 2 * k * k + k * dim);
-
-    floats += 2 * BLOCK * dim + BLOCK * width + (dim + BLOCK) * width + dim * dim;
-    return floats + floats % 2;
-}
-
-static struct leverage_room leverage_room_at(float *at, const struct cpu *c, int64_t dim, int64_t k)
-{
-    struct leverage_room r = { .gram = (double *)at };
-
-    r.form = r.gram + dim * dim;
-    r.small = r.form + dim * dim;
-    r.inverse = r.small + k * k;
-    r.half = r.inverse + k * k;
-    r.x = (float *)(r.half + k * dim);
-    r.turned = r.x + BLOCK * dim;
-    r.packed = r.turned + BLOCK * dim;
-    r.product = r.packed + BLOCK * product_width(c, dim);
-    return r;
-}
-
-static void leverage_task(void *arg, int64_t head, int worker)
-{
-    const struct stats *s = arg;
-    const int32_t dim = s->dim, k = s->sketch_dim;
-    const int64_t n = s->in->rows[head], width = product_width(s->c, dim);
-    struct leverage_room r = leverage_room_at(room_of(s, worker), s->c, dim, k);
-    float *form = r.product + (dim + BLOCK) * width, *packed = s->packed + head * product_floats(s->c, dim, dim),
-          forms[BLOCK];
-
-    if (n == 0)
-        return;
-    leverage_gram(s, (int32_t)head, &r);
-    leverage_form(s->sketch + head * dim * k, dim, k, &r);
-    for (int32_t i = 0; i < dim * dim; i++)
-        form[i] = (float)r.form[i];
-    product_pack_columns(s->c, form, dim, dim, dim, packed);
-    for (int64_t row = 0; row < n; row += BLOCK) {
-        int64_t count = plain_block(s, (int32_t)head, row, r.centre, r.x);
-
-        memset(forms, 0, sizeof forms);
-        add_forms(s, r.x, count, packed, 1.0f, r.product, forms);
-        for (int64_t i = 0; i < count; i++)
-            s->score[s->in->at[head] + row + i] = forms[i] > 0 ? forms[i] : 0.0f;
-    }
-}
-
-void cpu_score_leverage(struct backend *be, const struct kv_rows *in, const struct rope_table *rope, int64_t position,
-                        const float *sketch, int32_t sketch_dim, float *score)
-{
-    struct cpu *c = cpu_of(be);
-    struct stats s = stats_of(be, in, 0, in->heads, score);
-
-    s.rope = rope;
-    s.position = position;
-    s.sketch = sketch;
-    s.sketch_dim = sketch_dim;
-    s.longest = 0; /* no logits */
-    stats_reserve(c, &s, leverage_floats(c, s.dim, sketch_dim));
-    pool_run(c->pool, in->heads, leverage_task, &s);
 }

@@ -8,6 +8,8 @@
  *        all blocks: largest and sums             ──▶  factor of each block and column
  *        held rows . factor                       ──▶  added to the piece's sums [rows]
  *
+ *   of a few columns each one's scores of all rows stand together instead, and go through softmax as they are
+ *
  *   task (head, rows)    the pieces' sums in order, pooled over `kernel` neighbours
  *
  * K is read where it lies, as rows, so nothing is laid out but the queries. What is held stays in the second cache; longer
@@ -26,7 +28,6 @@ enum {
     BLOCK = 96, /* rows: whole strips of every instruction set */
     WIDTH = 32,
     FEW = 8, /* columns that are not worth a product */
-    FEW_WIDTH = 16,
     HELD_BLOCKS = 96,
     PIECES_MAX = 8, /* per head; does not depend on the threads, so neither does the order of sums */
     POOLED_ROWS = 512,
@@ -40,7 +41,7 @@ struct window {
     int32_t q_heads, group, window, kernel;
     int64_t tokens;
     const float *row_weight;
-    int32_t columns, width, pieces;
+    int32_t columns, pieces;
     int64_t blocks, held; /* of the longest head; of them at once */
     float *parts;         /* [pieces][rows of all heads] */
     float *rooms;         /* per worker */
@@ -55,13 +56,15 @@ struct columns {
     float *q, *packed;   /* [WIDTH][D] */
     float *keys;         /* [BLOCK][D] */
     float *weight;       /* [WIDTH] */
-    float *max, *sum;    /* [blocks][width], and one more block */
-    float *s;            /* [held][BLOCK][width] */
+    float *max, *sum;    /* [blocks][WIDTH], and one more block */
+    float *s;            /* [held][BLOCK][WIDTH]; of few columns [columns][blocks * BLOCK] */
 };
 
 static int64_t room_size(const struct window *w)
 {
-    return (2 * WIDTH + BLOCK) * (int64_t)w->in->dim + WIDTH + 2 * (w->blocks + 1) * WIDTH + w->held * BLOCK * WIDTH;
+    int64_t few = w->columns <= FEW ? w->columns * w->blocks * BLOCK : w->held * BLOCK * WIDTH;
+
+    return (2 * WIDTH + BLOCK) * (int64_t)w->in->dim + WIDTH + 2 * (w->blocks + 1) * WIDTH + few;
 }
 
 static struct columns room_at(const struct window *w, int worker)
@@ -113,7 +116,7 @@ static int64_t rows_up_to(const struct kv_rows *in, int32_t head, int64_t token)
 static void load_queries(const struct window *w, struct columns *r)
 {
     const int64_t dim = w->in->dim;
-    int32_t count = w->columns - r->first < w->width ? w->columns - r->first : w->width;
+    int32_t count = w->columns - r->first < WIDTH ? w->columns - r->first : WIDTH;
 
     for (int32_t i = 0; i < count; i++) {
         int64_t query = (r->first + i) / w->group, a = r->head * w->group + (r->first + i) % w->group;
@@ -121,8 +124,8 @@ static void load_queries(const struct window *w, struct columns *r)
         memcpy(r->q + i * dim, w->q + (query * w->q_heads + a) * dim, (size_t)dim * 4);
         r->weight[i] = w->row_weight ? w->row_weight[query] : 1.0f;
     }
-    memset(r->weight + count, 0, (size_t)(w->width - count) * 4);
-    if (w->width == WIDTH)
+    memset(r->weight + count, 0, (size_t)(WIDTH - count) * 4);
+    if (w->columns > FEW)
         product_pack_columns(w->c, r->q, dim, count, dim, r->packed);
 }
 
@@ -134,28 +137,21 @@ static void hide_columns(const struct window *w, const struct columns *r, int64_
     for (int64_t i = w->body[r->head] > row ? w->body[r->head] - row : 0; i < rows; i++) {
         int64_t hidden = (token_of(w->in, r->head, row + i) - begin) * w->group - r->first;
 
-        for (int64_t c = 0; c < hidden && c < w->width; c++)
-            s[i * w->width + c] = -INFINITY;
+        for (int64_t c = 0; c < hidden && c < WIDTH; c++)
+            s[i * WIDTH + c] = -INFINITY;
     }
 }
 
-/* exp(score - largest) of a block of rows, [BLOCK][width]. */
+/* exp(score - largest) of a block of rows, [BLOCK][WIDTH]. */
 static void take_block(const struct window *w, const struct columns *r, int64_t block, int64_t rows, float *s,
                        float *max, float *sum)
 {
     const int64_t dim = w->in->dim, row = block * BLOCK;
     const float *k = view_rows(w->c, w->in, false, r->head, row, rows, r->keys);
 
-    if (w->width == WIDTH) {
-        product_run(w->c, k, dim, rows, r->packed, WIDTH, dim, s, WIDTH, false);
-    } else {
-        memset(s, 0, (size_t)(rows * FEW_WIDTH) * 4);
-        for (int64_t i = 0; i < rows; i++)
-            for (int32_t c = 0; c < w->columns; c++)
-                s[i * FEW_WIDTH + c] = w->c->loops->dot(k + i * dim, r->q + c * dim, w->in->dim);
-    }
+    product_run(w->c, k, dim, rows, r->packed, WIDTH, dim, s, WIDTH, false);
     hide_columns(w, r, row, rows, s);
-    w->c->isa->score_loops->columns_exp(s, rows, w->width, 1.0f / sqrtf((float)dim), max, sum);
+    w->c->isa->score_loops->columns_exp(s, rows, WIDTH, 1.0f / sqrtf((float)dim), max, sum);
 }
 
 static int64_t rows_of(int64_t block, int64_t end)
@@ -170,16 +166,38 @@ static void take_columns(const struct window *w, struct columns *r, float *part)
 {
     const struct cpu_score_loops *loops = w->c->isa->score_loops;
     const int64_t end = rows_up_to(w->in, r->head, tokens_of(w, r->head) - 1), body = w->body[r->head];
-    const int64_t blocks = (end + BLOCK - 1) / BLOCK, step = blocks <= w->held ? BLOCK * w->width : 0;
+    const int64_t blocks = (end + BLOCK - 1) / BLOCK, step = blocks <= w->held ? BLOCK * WIDTH : 0;
 
     load_queries(w, r);
     for (int64_t b = 0; b < blocks; b++)
-        take_block(w, r, b, rows_of(b, end), r->s + b * step, r->max + b * w->width, r->sum + b * w->width);
-    loops->columns_join(r->max, r->sum, blocks, w->width, r->weight);
+        take_block(w, r, b, rows_of(b, end), r->s + b * step, r->max + b * WIDTH, r->sum + b * WIDTH);
+    loops->columns_join(r->max, r->sum, blocks, WIDTH, r->weight);
     for (int64_t b = 0; b * BLOCK < body; b++) {
         if (step == 0)
-            take_block(w, r, b, rows_of(b, end), r->s, r->max + w->blocks * w->width, r->sum + w->blocks * w->width);
-        loops->rows_dot(r->s + b * step, rows_of(b, body), w->width, r->max + b * w->width, part + b * BLOCK);
+            take_block(w, r, b, rows_of(b, end), r->s, r->max + w->blocks * WIDTH, r->sum + w->blocks * WIDTH);
+        loops->rows_dot(r->s + b * step, rows_of(b, body), WIDTH, r->max + b * WIDTH, part + b * BLOCK);
+    }
+}
+
+/* The same where there are few: column after column. */
+static void take_few(const struct window *w, struct columns *r, float *part)
+{
+    const int64_t rows = w->in->rows[r->head], dim = w->in->dim, stride = w->blocks * BLOCK;
+    const int64_t first = tokens_of(w, r->head) - w->window;
+
+    load_queries(w, r);
+    for (int64_t row = 0; row < rows; row += BLOCK) {
+        int64_t count = rows_of(row / BLOCK, rows);
+
+        w->c->isa->score_loops->dots(view_rows(w->c, w->in, false, r->head, row, count, r->keys), count, w->in->dim,
+                                     r->q, w->columns, stride, r->s + row);
+    }
+    for (int32_t c = 0; c < w->columns; c++) {
+        const struct score_mask mask = { .seen = rows_up_to(w->in, r->head, first + c / w->group), .group = 1 };
+        float *s = r->s + c * stride, max = -INFINITY, sum = 0;
+
+        w->c->loops->softmax(s, stride, 1, (int32_t)rows, 1.0f / sqrtf((float)dim), &mask, &max, &sum, NULL, 0);
+        w->c->loops->blend(part, 1.0f, s, sum > 0 ? r->weight[c] / sum : 0.0f, (int32_t)w->body[r->head]);
     }
 }
 
@@ -193,7 +211,12 @@ static void piece_task(void *arg, int64_t i, int worker)
     r.head = (int32_t)(i % w->in->heads);
     part = w->parts + piece * w->in->at[w->in->heads] + w->in->at[r.head];
     memset(part, 0, (size_t)w->body[r.head] * 4);
-    for (r.first = piece * w->width; r.first < w->columns; r.first += w->pieces * w->width)
+    if (w->columns <= FEW) {
+        r.first = 0;
+        take_few(w, &r, part);
+        return;
+    }
+    for (r.first = piece * WIDTH; r.first < w->columns; r.first += w->pieces * WIDTH)
         take_columns(w, &r, part);
 }
 
@@ -244,8 +267,7 @@ static void plan(struct window *w, struct cpu *c)
     int32_t groups;
 
     w->columns = w->window * w->group;
-    w->width = w->columns <= FEW ? FEW_WIDTH : WIDTH;
-    groups = (w->columns + w->width - 1) / w->width;
+    groups = (w->columns + WIDTH - 1) / WIDTH;
     w->pieces = groups < PIECES_MAX ? groups : PIECES_MAX;
     w->blocks = (view_longest(w->in) + BLOCK - 1) / BLOCK;
     w->held = w->blocks <= HELD_BLOCKS ? w->blocks : 1;
