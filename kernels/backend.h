@@ -419,9 +419,10 @@ struct backend_ops {
                             float *score);
     void (*score_columns)(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
     /* out [H / G][at[G]]: entry [i][at[g] + r] = norm of v . Wo_a, a = head i of g's group; power 1: sum of absolute
-     * values, 2: L2. o is the output projection [dim][H D]. */
-    void (*value_out_norms)(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
-                            int32_t power, float *out);
+     * values, 2: L2. o is the output projection [dim][H D]. index, first: the rows of each head that are wanted, as select
+     * gives them; other entries may hold anything. NULL: all. */
+    void (*value_out_norms)(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                            const struct weight *o, int32_t q_heads, int32_t power, float *out);
     /* out f32 [rows][outs] = x act [rows][cols] . w^T + bias; w f32 [outs][cols], bias f32 [outs] or NULL, device */
     void (*linear)(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
                    int32_t outs, float *out);

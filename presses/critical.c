@@ -33,63 +33,94 @@ static const struct opt critical_table[] = {
       .help = "share of the budget that the score alone decides" },
 };
 
-/* norms[at[g] + r] = mean over the group, host. */
-static enum status value_norms(struct press_round *round, const struct kv_rows *view, const float **out,
-                               struct err *err)
+/* The rows of each head that `sure` does not name, ascending: [first[g], first[g + 1]) of *out, host. */
+static enum status other_rows(struct press_round *round, const struct kv_rows *view, const int32_t *sure,
+                              const int64_t *sure_first, int64_t *first, const int32_t **out, const int32_t **device,
+                              struct err *err)
+{
+    uint64_t bytes = (uint64_t)view->at[view->heads] * sizeof(int32_t);
+    int32_t *rows = press_work_host(round, bytes);
+    const void *there;
+    int64_t count = 0;
+    enum status st;
+
+    for (int32_t g = 0; g < view->heads; g++) {
+        int64_t at = sure_first[g];
+
+        first[g] = count;
+        for (int32_t r = 0; r < view->rows[g]; r++)
+            if (at < sure_first[g + 1] && sure[at] == r)
+                at++;
+            else
+                rows[count++] = r;
+    }
+    first[view->heads] = count;
+    st = press_to_device(round, rows, bytes, &there, err);
+    *out = rows;
+    *device = there;
+    return st;
+}
+
+/* norms [group][all rows], host; of the named rows only. */
+static enum status value_norms(struct press_round *round, const struct kv_rows *view, const int32_t *index,
+                               const int64_t *first, const float **out, struct err *err)
 {
     int32_t group = round->in->hp->q_heads / view->heads;
-    int64_t all = view->at[view->heads];
-    struct kv_rows wide = { .at = { 0 } };
+    struct kv_rows wide = { .heads = 1 };
     void *device;
-    float *norms;
-    enum status st = press_work_device(round, (uint64_t)(group * all) * sizeof(float), &device, err);
+    enum status st;
 
+    wide.at[1] = group * view->at[view->heads];
+    st = press_work_device(round, (uint64_t)wide.at[1] * sizeof(float), &device, err);
     if (st != ST_OK)
         return st;
-    round->be->ops->value_out_norms(round->be, view, round->in->o, round->in->hp->q_heads, 1, device);
-    wide.heads = 1;
-    wide.at[1] = group * all;
-    norms = press_scores_get(round, &wide, device);
+    round->be->ops->value_out_norms(round->be, view, index, first, round->in->o, round->in->hp->q_heads, 1, device);
+    *out = press_scores_get(round, &wide, device);
+    return ST_OK;
+}
+
+/* score = (score + eps) times the group's mean norm. */
+static void weigh_rows(const struct kv_rows *view, int32_t group, const int32_t *rows, const int64_t *first,
+                       const float *norms, float eps, float *score)
+{
     for (int32_t g = 0; g < view->heads; g++)
-        for (int64_t r = view->at[g]; r < view->at[g] + view->rows[g]; r++) {
+        for (int64_t i = first[g]; i < first[g + 1]; i++) {
+            int64_t r = view->at[g] + rows[i];
             float sum = 0;
 
             for (int32_t h = 0; h < group; h++)
-                sum += norms[h * all + r];
-            norms[r] = sum / (float)group;
+                sum += norms[h * view->at[view->heads] + r];
+            score[r] = (score[r] + eps) * (sum / (float)group);
         }
-    *out = norms;
-    return ST_OK;
 }
 
 enum status critical_weigh(struct press_round *round, const struct kv_rows *view, const int64_t *sure, double eps,
                            float *score, struct err *err)
 {
     struct select_args args = { .score = score, .total = -1, .protected_score = press_protected(round, view, score) };
-    int64_t first[KV_HEADS_MAX + 1];
-    const int32_t *rows;
+    int64_t first[KV_HEADS_MAX + 1], other_first[KV_HEADS_MAX + 1];
+    const int32_t *rows, *others = NULL, *device = NULL;
     const float *norms = NULL;
     float *host;
     void *index;
     enum status st = press_work_device(round, (uint64_t)view->at[view->heads] * sizeof(int32_t), &index, err);
 
-    if (st == ST_OK)
-        st = value_norms(round, view, &norms, err);
     if (st != ST_OK)
         return st;
     for (int32_t g = 0; g < view->heads; g++)
         args.keep[g] = sure[g];
     round->be->ops->select(round->be, view, &args, index, first);
     rows = press_index_get(round, index, first[view->heads]);
+    st = other_rows(round, view, rows, first, other_first, &others, &device, err);
+    if (st == ST_OK)
+        st = value_norms(round, view, device, other_first, &norms, err);
+    if (st != ST_OK)
+        return st;
     host = press_scores_get(round, view, score);
-    for (int32_t g = 0; g < view->heads; g++) {
-        float *s = host + view->at[g];
-
-        for (int64_t r = 0; r < view->rows[g]; r++)
-            s[r] = (s[r] + (float)eps) * norms[view->at[g] + r];
+    weigh_rows(view, round->in->hp->q_heads / view->heads, others, other_first, norms, (float)eps, host);
+    for (int32_t g = 0; g < view->heads; g++)
         for (int64_t i = first[g]; i < first[g + 1]; i++)
-            s[rows[i]] = FLT_MAX;
-    }
+            host[view->at[g] + rows[i]] = FLT_MAX;
     press_scores_put(round, view, score, host);
     return ST_OK;
 }

@@ -249,7 +249,7 @@ static enum status kvzip_feed_layer(const struct press_stage *stage, struct pres
     if (st != ST_OK)
         return st;
     if (o->plus)
-        round->be->ops->value_out_norms(round->be, &part, round->in->o, hp->q_heads, 2, norms);
+        round->be->ops->value_out_norms(round->be, &part, NULL, NULL, round->in->o, hp->q_heads, 2, norms);
     args.lse = lse;
     args.lse_stride = c.count;
     args.column_weight = norms;

@@ -221,8 +221,8 @@ void cpu_score_noncausal(struct backend *be, const struct kv_rows *in, const voi
 void cpu_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
 
 /* score_values.c */
-void cpu_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
-                         int32_t power, float *out);
+void cpu_value_out_norms(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                         const struct weight *o, int32_t q_heads, int32_t power, float *out);
 void cpu_linear(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
                 int32_t outs, float *out);
 void cpu_merge_values(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,

@@ -2,8 +2,8 @@
 /*
  * score_values.c - norms of V rows after the output projection, and small learned layers.
  *
- *   value_out_norms   v [64][D] . Wo_a [D][dim]: the packed projection's depth [a D, (a + 1) D) is read where it lies, a
- *                     block of 64 rows at a time; [T][dim] is never held
+ *   value_out_norms   v [96][D] . Wo_a [D][dim]: the packed projection's depth [a D, (a + 1) D) is read where it lies, a
+ *                     panel at a time, whose columns become sums at once; [T][dim] is never held
  *   linear            x . w^T + b in f32
  *
  * PRESSES 2.4 (arXiv:2502.03805), 2.5 (KVzap, Fast-KVzip).
@@ -14,62 +14,76 @@
 #include <math.h>
 #include <string.h>
 
-enum { BLOCK = 48, COLUMN_PANELS = 16 };
+enum {
+    BLOCK = 48,
+    NORM_ROWS = 96 /* a panel of the projection is in the first cache while they meet it */
+};
 
 /* ---- norms after the projection -------------------------------------------------------------------------------------- */
 
 struct norms {
     const struct cpu *c;
     const struct kv_rows *in;
+    const int32_t *index; /* NULL: all rows */
+    const int64_t *first;
     const struct weight *o;
     int32_t group, power;
     int64_t pieces, room_floats;
     float *rooms, *out;
 };
 
-static float abs_sum(const float *x, int64_t count)
+/* Row `i` of those that are wanted of a head. */
+static int64_t row_of(const struct norms *s, int32_t head, int64_t i)
 {
-    float part[8] = { 0 }, sum = 0;
-
-    for (int64_t i = 0; i + 8 <= count; i += 8)
-        for (int j = 0; j < 8; j++)
-            part[j] += fabsf(x[i + j]);
-    for (int64_t i = count / 8 * 8; i < count; i++)
-        sum += fabsf(x[i]);
-    for (int j = 0; j < 8; j++)
-        sum += part[j];
-    return sum;
+    return s->index ? s->index[s->first[head] + i] : i;
 }
 
-/* sums[r] += the power sum over the projection's columns of V rows [count] as operands. */
+static int64_t rows_of(const struct norms *s, int32_t head)
+{
+    return s->index ? s->first[head + 1] - s->first[head] : s->in->rows[head];
+}
+
+/* V rows as operands. */
+static void load_values(const struct norms *s, int32_t head, int64_t from, int32_t count, float *row, char *operands)
+{
+    const struct cpu_math *math = s->c->math;
+    const int32_t dim = s->in->dim, bytes = dim / cpu_unit_numbers(s->c) * math->operand_bytes;
+
+    for (int32_t r = 0; r < count; r++) {
+        const float *v = view_rows(s->c, s->in, true, head, row_of(s, head, from + r), 1, row);
+
+        if (math->operand)
+            math->operand(v, dim, operands + (int64_t)r * bytes);
+        else
+            memcpy(operands + (int64_t)r * bytes, v, (size_t)bytes);
+    }
+}
+
+/* sums[r] += the power sum over the projection's columns of V rows [count] as operands, for query head a. */
 static void add_columns(const struct norms *s, const char *operands, int32_t count, int32_t a, float *columns,
                         float *sums)
 {
     const struct cpu_math *math = s->c->math;
     const int32_t units = s->in->dim / cpu_unit_numbers(s->c);
-    const int64_t width = COLUMN_PANELS * math->panel;
     struct tile t = {
         .a_stride = (int64_t)units * math->operand_bytes,
         .b_stride = math->panel * 4,
         .b_panel = s->o->panel_bytes,
         .c = columns,
-        .c_stride = width,
+        .c_stride = math->panel,
+        .panels = 1,
         .units = units,
     };
 
-    for (int64_t panel = 0; panel < s->o->panels; panel += COLUMN_PANELS) {
-        t.panels = (int32_t)(s->o->panels - panel < COLUMN_PANELS ? s->o->panels - panel : COLUMN_PANELS);
+    for (int64_t panel = 0; panel < s->o->panels; panel++) {
         t.b = (const char *)s->o->packed + panel * s->o->panel_bytes + (int64_t)a * units * math->panel * 4;
         for (int32_t row = 0; row < count; row += math->strip) {
             t.rows = count - row < math->strip ? count - row : math->strip;
             t.a = operands + row * t.a_stride;
+            t.ahead[0] = row == 0 && panel + 1 < s->o->panels ? s->o->panel_bytes : 0;
+            t.ahead[1] = t.ahead[0] + (t.ahead[0] ? 64 : 0);
             math->tile(&t);
-            for (int32_t r = 0; r < t.rows; r++) {
-                const float *x = columns + r * width;
-                int32_t numbers = t.panels * math->panel;
-
-                sums[row + r] += s->power == 1 ? abs_sum(x, numbers) : s->c->loops->square_sum(x, numbers);
-            }
+            s->c->isa->score_loops->add_power(columns, t.rows, math->panel, s->power, sums + row);
         }
     }
 }
@@ -77,45 +91,42 @@ static void add_columns(const struct norms *s, const char *operands, int32_t cou
 static void norms_task(void *arg, int64_t i, int worker)
 {
     const struct norms *s = arg;
-    const struct cpu_math *math = s->c->math;
-    const int32_t dim = s->in->dim, units = dim / cpu_unit_numbers(s->c), head = (int32_t)(i / s->pieces);
-    int64_t row = i % s->pieces * BLOCK, left = s->in->rows[head] - row, all = s->in->at[s->in->heads];
-    int32_t count = (int32_t)(left < BLOCK ? left : BLOCK);
-    float *rows = s->rooms + worker * s->room_floats, *columns = rows + BLOCK * dim;
-    char *operands = (char *)(columns + STRIP_MAX * COLUMN_PANELS * PANEL_MAX);
-    const float *v;
+    const int32_t head = (int32_t)(i / s->pieces);
+    const int64_t from = i % s->pieces * NORM_ROWS, left = rows_of(s, head) - from, all = s->in->at[s->in->heads];
+    int32_t count = (int32_t)(left < NORM_ROWS ? left : NORM_ROWS);
+    float *row = s->rooms + worker * s->room_floats, *columns = row + KV_HEAD_DIM_MAX;
+    char *operands = (char *)(columns + STRIP_MAX * PANEL_MAX);
 
     if (count <= 0)
         return;
-    v = view_rows(s->c, s->in, true, head, row, count, rows);
-    for (int32_t r = 0; r < count; r++) {
-        char *to = operands + (int64_t)r * units * math->operand_bytes;
-
-        if (math->operand)
-            math->operand(v + (int64_t)r * dim, dim, to);
-        else
-            memcpy(to, v + (int64_t)r * dim, (size_t)dim * 4);
-    }
+    load_values(s, head, from, count, row, operands);
     for (int32_t h = 0; h < s->group; h++) {
-        float sums[BLOCK] = { 0 }, *out = s->out + h * all + s->in->at[head] + row;
+        float sums[NORM_ROWS] = { 0 }, *out = s->out + h * all + s->in->at[head];
 
         add_columns(s, operands, count, head * s->group + h, columns, sums);
         for (int32_t r = 0; r < count; r++)
-            out[r] = s->power == 1 ? sums[r] : sqrtf(sums[r]);
+            out[row_of(s, head, from + r)] = s->power == 1 ? sums[r] : sqrtf(sums[r]);
     }
 }
 
-void cpu_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
-                         int32_t power, float *out)
+void cpu_value_out_norms(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                         const struct weight *o, int32_t q_heads, int32_t power, float *out)
 {
     struct cpu *c = cpu_of(be);
-    struct norms s = { .c = c, .in = in, .o = o, .group = q_heads / in->heads, .power = power, .out = out };
+    struct norms s = { .c = c,
+                       .in = in,
+                       .index = index,
+                       .first = first,
+                       .o = o,
+                       .group = q_heads / in->heads,
+                       .power = power,
+                       .out = out };
 
     assert(o->packed && o->cols == (int64_t)q_heads * in->dim);
     assert(in->dim / cpu_unit_numbers(c) % c->math->units_align == 0);
-    s.pieces = (view_longest(in) + BLOCK - 1) / BLOCK;
-    s.room_floats = BLOCK * in->dim + STRIP_MAX * COLUMN_PANELS * PANEL_MAX +
-                    (int64_t)BLOCK * in->dim / cpu_unit_numbers(c) * c->math->operand_bytes / 4;
+    s.pieces = (view_longest(in) + NORM_ROWS - 1) / NORM_ROWS;
+    s.room_floats = KV_HEAD_DIM_MAX + STRIP_MAX * PANEL_MAX +
+                    (int64_t)NORM_ROWS * in->dim / cpu_unit_numbers(c) * c->math->operand_bytes / 4;
     s.room_floats = (s.room_floats + 15) / 16 * 16;
     cpu_press_reserve(c, s.room_floats * c->threads);
     s.rooms = c->press;

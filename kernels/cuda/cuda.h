@@ -216,8 +216,8 @@ void cuda_score_noncausal(struct backend *be, const struct kv_rows *in, const vo
 void cuda_merge_values(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
                        float threshold, double fraction);
 void cuda_score_columns(struct backend *be, const struct kv_rows *in, const struct column_args *args, float *score);
-void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
-                          int32_t power, float *out);
+void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                          const struct weight *o, int32_t q_heads, int32_t power, float *out);
 void cuda_linear(struct backend *be, const void *x, int64_t rows, int64_t cols, const float *w, const float *bias,
                  int32_t outs, float *out);
 void cuda_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score);

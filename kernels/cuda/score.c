@@ -227,8 +227,8 @@ void cuda_score_columns(struct backend *be, const struct kv_rows *in, const stru
     cuda_failed(c, launch_group(press(c), &v, &group, score), "score_columns");
 }
 
-void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const struct weight *o, int32_t q_heads,
-                          int32_t power, float *out)
+void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                          const struct weight *o, int32_t q_heads, int32_t power, float *out)
 {
     struct cuda *c = cuda_of(be);
     const struct rows_view v = press_view(in);
@@ -242,6 +242,8 @@ void cuda_value_out_norms(struct backend *be, const struct kv_rows *in, const st
                                      .out_stride = v.at[v.heads],
                                      .position = INT64_MAX };
 
+    (void)index; /* all rows */
+    (void)first;
     assert(o->data && o->cols == (int64_t)q_heads * in->dim);
     cuda_failed(c, launch_meet(press(c), in->dtype, power == 1 ? MEET_NORM1 : MEET_NORM2, &v, &norms, out),
                 "value_out_norms");

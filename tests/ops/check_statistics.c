@@ -383,6 +383,21 @@ static void check_columns_of(struct ops *o, const struct layer_view *w, int32_t 
     view_judge(o, largest ? "largest of columns" : "sums of columns", out, want, w->scores, 1e-5);
 }
 
+/* Of each head the rows 0, 3, 6 ... */
+static const int32_t *every_third(struct ops *o, const struct layer_view *w, int64_t *first)
+{
+    int32_t *index = arena_alloc(&o->arena, sizeof *index * (size_t)(w->scores + 1));
+    int64_t count = 0;
+
+    for (int32_t g = 0; g < w->rows.heads; g++) {
+        first[g] = count;
+        for (int32_t r = 0; r < w->rows.rows[g]; r += 3)
+            index[count++] = r;
+    }
+    first[w->rows.heads] = count;
+    return ops_up_bytes(o, index, sizeof *index * (size_t)count);
+}
+
 static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_heads, int32_t power)
 {
     enum { DIM = 200 };
@@ -391,6 +406,7 @@ static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_
     struct weight *wo = ops_weight(o, DIM, (int64_t)q_heads * dim, WEIGHT_MATRIX, 1.0f, &values);
     double *want = ops_doubles(o, group * w->scores);
     void *out = view_scores(o, group * w->scores);
+    int64_t first[KV_HEADS_MAX + 1];
 
     if (o->be->ops->value_out_norms) {
         for (int32_t h = 0; h < q_heads; h++)
@@ -405,8 +421,10 @@ static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_
                 }
                 *to = power == 1 ? *to : sqrt(*to);
             }
-        o->be->ops->value_out_norms(o->be, &w->rows, wo, q_heads, power, out);
+        o->be->ops->value_out_norms(o->be, &w->rows, NULL, NULL, wo, q_heads, power, out);
         view_judge(o, "norms after the output projection", out, want, group * w->scores, 1e-5);
+        o->be->ops->value_out_norms(o->be, &w->rows, every_third(o, w, first), first, wo, q_heads, power, out);
+        view_judge(o, "norms of some rows", out, want, group * w->scores, 1e-5);
     }
     o->be->ops->weight_close(o->be, wo);
 }

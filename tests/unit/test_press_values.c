@@ -125,7 +125,7 @@ static void norms_after_the_projection_are_those_of_the_reference(void **state)
     struct press_round round = run_round_open(run, &small.in);
 
     (void)state;
-    be->ops->value_out_norms(be, &round.view, small.o, SMALL_H, 1, norms);
+    be->ops->value_out_norms(be, &round.view, NULL, NULL, small.o, SMALL_H, 1, norms);
     for (int i = 0; i < 3; i++)
         assert_float_equal((norms[i] + norms[SMALL_G * SMALL_TOKENS + i]) / 2, want[i], 1e-4);
     press_run_close(run);
