@@ -16,6 +16,7 @@
 #include "presses/parts.h"
 #include "presses/scores.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -40,8 +41,8 @@ struct blocks {
     struct press_round *round;
     const struct press_stage *self;
     int64_t kept, count, end;
-    int32_t *best;         /* host [G][kept]: rows by score, best first */
-    int32_t *rows;         /* host [G][kept + size]: the candidates, best kept ones first, then the block */
+    int32_t *best;         /* host [G][kept]: rows by score, best first; ascending where nobody asks for more */
+    int32_t *rows;         /* host [G][kept + size]: the candidates, kept ones as in `best`, then the block */
     int32_t *order;        /* host [G][kept + size]: the same, ascending */
     int32_t *token;        /* host, of the ascending ones; NULL: row r is token r */
     const int32_t *tokens; /* host, of the round's view; NULL: row r is token r */
@@ -58,6 +59,12 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Whether the score looks at what the reference puts together by the order of scores. */
+static bool by_score(const struct blocks *b)
+{
+    return b->queries || b->hidden;
+}
+
 /* Lists the candidates of every head: kept rows and [from, end). */
 static void list_candidates(struct blocks *b, int64_t from, int64_t end)
 {
@@ -72,7 +79,8 @@ static void list_candidates(struct blocks *b, int64_t from, int64_t end)
         for (int64_t i = 0; i < end - from; i++)
             rows[b->kept + i] = (int32_t)(from + i);
         memcpy(order, rows, (size_t)b->count * sizeof *rows);
-        qsort(order, (size_t)b->kept, sizeof *order, ascending);
+        if (by_score(b))
+            qsort(order, (size_t)b->kept, sizeof *order, ascending);
         for (int64_t i = 0; i < b->count; i++)
             b->token[g * b->count + i] = b->tokens ? b->tokens[view->at[g] + order[i]] : order[i];
     }
@@ -197,14 +205,43 @@ static enum status make_hidden(struct blocks *b, struct err *err)
     return ST_OK;
 }
 
-/* Scores the candidates and keeps the best m of every head, best first. */
+/* The best m of every head, best first. */
+static void best_by_score(struct blocks *b, const struct kv_rows *view)
+{
+    struct press_round *round = b->round;
+    const float *score = press_scores_get(round, view, b->score);
+    int32_t *order = press_work_host(round, (uint64_t)b->count * sizeof *order);
+
+    for (int32_t g = 0; g < view->heads; g++) {
+        scores_order(score + view->at[g], b->count, order);
+        for (int64_t i = 0; i < b->kept; i++)
+            b->best[g * b->kept + i] = b->order[g * b->count + order[i]];
+    }
+}
+
+/* The same rows, ascending. */
+static void best_by_row(struct blocks *b, const struct kv_rows *view)
+{
+    struct press_round *round = b->round;
+    struct select_args args = { .score = b->score, .total = -1, .protected_score = INFINITY };
+    int64_t first[KV_HEADS_MAX + 1];
+    const int32_t *chosen;
+
+    for (int32_t g = 0; g < view->heads; g++)
+        args.keep[g] = b->kept;
+    round->be->ops->select(round->be, view, &args, b->index, first);
+    chosen = press_index_get(round, b->index, first[view->heads]);
+    for (int32_t g = 0; g < view->heads; g++)
+        for (int64_t i = 0; i < b->kept; i++)
+            b->best[g * b->kept + i] = b->order[g * b->count + chosen[first[g] + i]];
+}
+
+/* Scores the candidates and keeps the best m of every head. */
 static enum status keep_best(struct blocks *b, struct err *err)
 {
     struct press_round *round = b->round;
     struct press_scratch mark = press_scratch_mark(round);
     struct kv_rows view = gather(b);
-    const float *score;
-    int32_t *order;
     enum status st = ST_OK;
 
     round->part_end = b->end;
@@ -218,13 +255,10 @@ static enum status keep_best(struct blocks *b, struct err *err)
     round->part_end = -1;
     if (st != ST_OK)
         return st;
-    score = press_scores_get(round, &view, b->score);
-    order = press_work_host(round, (uint64_t)b->count * sizeof *order);
-    for (int32_t g = 0; g < view.heads; g++) {
-        scores_order(score + view.at[g], b->count, order);
-        for (int64_t i = 0; i < b->kept; i++)
-            b->best[g * b->kept + i] = b->order[g * b->count + order[i]];
-    }
+    if (by_score(b))
+        best_by_score(b, &view);
+    else
+        best_by_row(b, &view);
     press_scratch_back(round, mark);
     return ST_OK;
 }
@@ -280,7 +314,8 @@ static enum status block_choose(const struct press_stage *stage, struct press_ro
         st = keep_best(&b, err);
     }
     for (int32_t g = 0; g < view->heads; g++) {
-        qsort(b.best + g * b.kept, (size_t)b.kept, sizeof *b.best, ascending);
+        if (by_score(&b))
+            qsort(b.best + g * b.kept, (size_t)b.kept, sizeof *b.best, ascending);
         first[g] = g * b.kept;
     }
     first[view->heads] = view->heads * b.kept;

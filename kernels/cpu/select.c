@@ -153,7 +153,7 @@ static bool is_chosen(const struct selection *s, float score, int64_t row, int32
 {
     uint32_t key = key_of(score);
 
-    return is_above(&s->own[head], key, row, head) || is_above(&s->joint, key, row, head);
+    return is_above(&s->own[head], key, row, head) | is_above(&s->joint, key, row, head);
 }
 
 static void own_task(void *arg, int64_t head, int worker)
@@ -192,16 +192,32 @@ static void count_task(void *arg, int64_t head, int worker)
     s->first[head + 1] = count;
 }
 
+/* Rows of each head in first[head + 1]: what was asked for, or what came of the competition. */
+static void count_rows(struct selection *s, struct pool *pool)
+{
+    if (s->args->total >= 0) {
+        pool_run(pool, s->in->heads, count_task, s);
+        return;
+    }
+    for (int32_t g = 0; g < s->in->heads; g++) {
+        int64_t keep = s->args->keep[g];
+
+        s->first[g + 1] = keep < 0 ? 0 : keep < s->in->rows[g] ? keep : s->in->rows[g];
+    }
+}
+
 static void write_task(void *arg, int64_t head, int worker)
 {
     const struct selection *s = arg;
     const float *score = scores_of(s, (int32_t)head);
     int32_t *to = s->index + s->first[head];
+    int64_t count = s->first[head + 1] - s->first[head], written = 0;
 
     (void)worker;
-    for (int64_t row = 0; row < s->in->rows[head]; row++)
-        if (is_chosen(s, score[row], row, (int32_t)head))
-            *to++ = (int32_t)row;
+    for (int64_t row = 0; written < count; row++) { /* a row that is not chosen is written over */
+        to[written] = (int32_t)row;
+        written += is_chosen(s, score[row], row, (int32_t)head);
+    }
 }
 
 void cpu_select(struct backend *be, const struct kv_rows *in, const struct select_args *args, int32_t *index,
@@ -213,7 +229,7 @@ void cpu_select(struct backend *be, const struct kv_rows *in, const struct selec
     pool_run(pool, in->heads, own_task, &s);
     if (args->total >= 0)
         joint_cut(&s);
-    pool_run(pool, in->heads, count_task, &s);
+    count_rows(&s, pool);
     for (int32_t g = 0; g < in->heads; g++)
         s.first[g + 1] += s.first[g];
     pool_run(pool, in->heads, write_task, &s);
