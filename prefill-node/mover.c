@@ -5,39 +5,22 @@
  *   job:  ─▶ queued, forward ─▶ block packed ─▶ shipping ─▶ ... ─▶ all left ─▶ Commit ─▶ Adopted ─▶ end
  *                 └───────────────────┴─────────────┴────── failed, or nobody waits ──────────▶ end
  *
- * One loop over all jobs, which never waits for one of them: a peer that reads slowly holds up its own job only. A job
- * that is over ends here, once, after the engine let go of it; its track is free as soon as its last block has left.
+ * One loop over all jobs, which never waits for one of them: each ships what it can (ship.c), so that a peer that reads
+ * slowly holds up its own job only. A job that is over ends here, once, after the engine let go of it; its track is free as
+ * soon as its last block has left.
  */
-#include "prefill-node/mover.h"
+#include "prefill-node/mover_inside.h"
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/thread.h"
-#include "common/base/trace.h"
-#include "common/kv/wire.h"
-#include "kernels/backend.h"
-#include "prefill-node/handoff.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
 enum { TICK_MS = 100 };
-
-struct mover {
-    struct scheduler *scheduler;
-    struct stats *stats;
-    struct backend *be;
-    pthread_t thread;
-    struct job *jobs; /* the thread's own */
-    int32_t count;    /* of all; relaxed */
-
-    pthread_mutex_t lock; /* of what follows */
-    pthread_cond_t news_came;
-    struct job *incoming;
-    bool news, stopped;
-};
 
 /* ---- what a job says ------------------------------------------------------------------------------------------- */
 
@@ -87,180 +70,7 @@ static enum status say_commit(struct job *j)
     return st;
 }
 
-/* ---- shipping -------------------------------------------------------------------------------------------------- */
-
-static void fail(struct job *j, enum status st, const char *sentence)
-{
-    struct err why = { 0 };
-
-    err_set(&why, st, "%s", sentence);
-    job_fail(j, &why);
-}
-
-static enum status open_shipper(struct mover *m, struct job *j, struct err *err)
-{
-    struct shipper_config config = { .transport = j->transport, .link = j->link, .layers = j->layers };
-
-    config.made = j->made;
-    j->made = NULL;
-    config.link.wake = mover_wake;
-    config.link.ctx = m;
-    config.say = j->peer->say;
-    config.ctx = j->peer_ctx;
-    return shipper_open(&j->shipper, &config, err);
-}
-
-/* The test block; where the transport reads the device's memory, with the bytes that lie there. */
-static const struct kv_block *test_block(struct job *j, uint64_t *checksum)
-{
-    const struct kv_block *b = transfer_block(j->transfer, j->shipped, checksum);
-
-    if (j->transport->place == PLACE_HOST)
-        return b;
-    j->transfer_block = *b;
-    j->transfer_block.data = j->transfer_device;
-    return &j->transfer_block;
-}
-
-/* The packed block of a layer that has not left; NULL: it is not packed yet. */
-static const struct kv_block *packed_block(struct job *j, int32_t layer)
-{
-    if (layer >= __atomic_load_n(&j->packed, __ATOMIC_ACQUIRE))
-        return NULL;
-    return &j->slots[j->slot_of[layer % SCHEDULER_SLOTS]].block;
-}
-
-/* The sum of a layer's block, once per layer: ahead of its turn where there is time. */
-static uint64_t sum_of(struct mover *m, struct job *j, const struct kv_block *b)
-{
-    if (j->summed <= b->layer) {
-        j->sum = j->transport->place == PLACE_HOST ? wire_checksum(b->data, b->bytes)
-                                                   : m->be->ops->checksum(m->be, LANE_COPY, b->data, b->bytes);
-        j->summed = b->layer + 1;
-    }
-    return j->sum;
-}
-
-/* While a block is under way the next one is summed, so that the wire does not wait for it. */
-static void sum_ahead(struct mover *m, struct job *j)
-{
-    const struct kv_block *b = j->transfer || j->shipped + 1 >= j->layers ? NULL : packed_block(j, j->shipped + 1);
-
-    if (b)
-        sum_of(m, j, b);
-}
-
-/* The next block, if there is one that has not been given to the shipper. */
-static bool next_block(struct mover *m, struct job *j)
-{
-    const struct kv_block *b;
-    uint64_t checksum;
-
-    if (j->transfer) {
-        b = test_block(j, &checksum);
-    } else {
-        b = packed_block(j, j->shipped);
-        if (!b)
-            return false;
-        checksum = sum_of(m, j, b);
-    }
-    assert(b->layer == j->shipped);
-    shipper_block(j->shipper, b, checksum);
-    j->moving = true;
-    j->moving_ns = j->progress_ns = clock_now_ns();
-    return true;
-}
-
-static void block_left(struct mover *m, struct job *j)
-{
-    const int64_t now = clock_now_ns();
-
-    j->times.ship += now - j->moving_ns;
-    trace_add(j->trace, TRACE_send, j->trace_order, j->shipped, j->moving_ns, now,
-              shipper_bytes(j->shipper) - j->shipped_bytes);
-    j->shipped_bytes = shipper_bytes(j->shipper);
-    j->moving = false;
-    __atomic_store_n(&j->shipped, j->shipped + 1, __ATOMIC_RELEASE); /* its slot may be written */
-    if (j->transfer)
-        return;
-    scheduler_shipped(m->scheduler, &j->turn);
-    if (j->shipped == j->layers && scheduler_has_left(m->scheduler, &j->turn))
-        scheduler_end(m->scheduler, &j->turn);
-}
-
-/* A peer that keeps its connection but takes nothing is as good as lost. */
-static enum status watch_progress(struct job *j, struct err *err)
-{
-    const uint64_t moved = shipper_moved(j->shipper);
-    const int64_t now = clock_now_ns();
-
-    if (moved != j->progress_bytes) {
-        j->progress_bytes = moved;
-        j->progress_ns = now;
-    }
-    if (now - j->progress_ns < MOVER_STALL_MS * NS_PER_MS)
-        return ST_AGAIN;
-    return err_set(err, ST_EDEADLINE, "the decode node took no bytes of layer %d for %d s", j->shipped,
-                   MOVER_STALL_MS / 1000);
-}
-
-/* The peer says Ready for a layer after the one before has left, so the ticket stays as it is while `ready` does. */
-static void tell_ready(struct job *j)
-{
-    const int32_t ready = __atomic_load_n(&j->ready, __ATOMIC_ACQUIRE);
-
-    if (ready <= j->told)
-        return;
-    j->told = ready;
-    shipper_ready(j->shipper, ready - 1, &j->ticket);
-}
-
-static enum status ship(struct mover *m, struct job *j, struct err *err)
-{
-    enum status st = ST_OK;
-
-    if (!j->shipper)
-        st = open_shipper(m, j, err);
-    if (st == ST_OK)
-        tell_ready(j);
-    while (st == ST_OK && j->shipped < j->layers && (j->moving || next_block(m, j))) {
-        st = shipper_poll(j->shipper, err);
-        if (st == ST_OK)
-            block_left(m, j);
-        else if (st == ST_AGAIN)
-            st = watch_progress(j, err);
-        if (st == ST_AGAIN)
-            sum_ahead(m, j);
-    }
-    return st;
-}
-
 /* ---- the end --------------------------------------------------------------------------------------------------- */
-
-static void count_times(struct stats *s, const struct job *j, int64_t now)
-{
-    const double second = (double)NS_PER_S;
-
-    metric_add(s->tokens, (double)j->tokens);
-    metric_add(s->rows_kept, (double)j->rows);
-    metric_add(s->stall_seconds, (double)j->turn.stall_ns / second);
-    metric_observe(s->stage_seconds[STAGE_QUEUE], (double)(j->times.begun - j->times.arrived) / second);
-    metric_observe(s->stage_seconds[STAGE_FORWARD], (double)j->times.forward / second);
-    metric_observe(s->stage_seconds[STAGE_PRESS], (double)j->times.press / second);
-    metric_observe(s->stage_seconds[STAGE_PACK], (double)j->times.pack / second);
-    metric_observe(s->stage_seconds[STAGE_SHIP], (double)j->times.ship / second);
-    metric_observe(s->stage_seconds[STAGE_ADOPT], (double)(now - j->times.committed) / second);
-}
-
-static void count_end(struct mover *m, const struct job *j, enum status st, uint64_t wire_bytes, int64_t now)
-{
-    struct stats *s = m->stats;
-
-    metric_add(stats_wire_bytes(s, j->transport->name), (double)wire_bytes);
-    if (st == ST_OK && !j->transfer)
-        count_times(s, j, now);
-    metric_add(st == ST_OK ? s->orders_ok : st == ST_ECANCELLED ? s->orders_cancelled : s->orders_failed, 1);
-}
 
 static void log_end(const struct job *j, const struct err *why, uint64_t wire_bytes, int64_t now)
 {
@@ -282,12 +92,12 @@ static void end(struct mover *m, struct job *j, const struct err *why)
 
     j->peer->end(j->peer_ctx, why);
     if (j->shipper)
-        tell_ready(j);
+        ship_tell_ready(j);
     if (why->code != ST_OK)
         shipper_doubt(j->shipper);
     shipper_close(j->shipper);
     scheduler_end(m->scheduler, &j->turn);
-    count_end(m, j, why->code, bytes, now);
+    stats_count_end(m->stats, j, why->code, bytes, now);
     log_end(j, why, bytes, now);
     if (j->peer->free)
         j->peer->free(j->peer_ctx);
@@ -328,8 +138,10 @@ static bool tend(struct mover *m, struct job *j, int64_t now)
     }
     say_beat(j, now);
     if (j->committed) {
-        if (now - j->times.committed > MOVER_ADOPT_MS * NS_PER_MS)
-            fail(j, ST_EDEADLINE, "adopt: the decode node did not say Adopted");
+        if (now - j->times.committed > MOVER_ADOPT_MS * NS_PER_MS) {
+            err_set(&why, ST_EDEADLINE, "adopt: the decode node did not say Adopted");
+            job_fail(j, &why);
+        }
         return false;
     }
     st = ship(m, j, &why);

@@ -3,11 +3,16 @@
 #ifndef PLATEN_PREFILL_STATS_H
 #define PLATEN_PREFILL_STATS_H
 
+#include "common/base/status.h"
 #include "common/metrics/metrics.h"
+
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+struct job;
 
 /* One row per stage that a job spends time in. */
 enum stat_stage { STAGE_QUEUE, STAGE_FORWARD, STAGE_PRESS, STAGE_PACK, STAGE_SHIP, STAGE_ADOPT, STAGE_COUNT };
@@ -26,6 +31,9 @@ void stats_open(struct stats *s, struct metrics *m);
 
 /* The counter of one transport's bytes. */
 struct metric *stats_wire_bytes(const struct stats *s, const char *transport);
+
+/* A job ended so, `now` of clock_now_ns, with so many bytes on the wire. Mover thread. */
+void stats_count_end(struct stats *s, const struct job *j, enum status st, uint64_t wire_bytes, int64_t now);
 
 #ifdef __cplusplus
 }
