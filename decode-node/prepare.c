@@ -15,113 +15,13 @@
 #include "common/base/clock.h"
 #include "common/kv/codec.h"
 #include "common/rpc/rpc_message.h"
+#include "decode-node/ask.h"
 #include "decode-node/node.h"
+#include "decode-node/promise.h"
 #include "decode-node/repress.h"
-#include "proto/platen/v1/inference.pb-c.h"
 #include "presses/chain.h"
 
 #include <stdio.h>
-#include <string.h>
-
-/* The fields that the three messages share; borrowed from the message. */
-struct ask {
-    ProtobufCBinaryData context, query, press, answer_prefix;
-    const int32_t *context_tokens, *query_tokens;
-    size_t context_token_count, query_token_count;
-    const ProtobufCBinaryData *questions;
-    size_t question_count;
-    bool has_max_new, has_max_context, has_ttl;
-    int32_t max_new;
-    int64_t max_context, ttl_s;
-    const char *position, *kv, *request_id, *handle;
-};
-
-#define SHARED(msg)                                                                                                   \
-    .context = (msg)->context, .query = (msg)->query, .press = (msg)->press, .context_tokens = (msg)->context_tokens, \
-    .query_tokens = (msg)->query_tokens, .context_token_count = (msg)->n_context_tokens,                              \
-    .query_token_count = (msg)->n_query_tokens, .position = (msg)->position, .kv = (msg)->kv,                         \
-    .request_id = (msg)->request_id, .max_context = (msg)->max_context_length
-
-static void read_generate(struct ask *a, const Platen__V1__GenerateRequest *m)
-{
-    *a = (struct ask){ SHARED(m),
-                       .answer_prefix = m->answer_prefix,
-                       .questions = m->questions,
-                       .question_count = m->n_questions,
-                       .has_max_new = m->has_max_new_tokens_case != 0,
-                       .max_new = m->max_new_tokens,
-                       .has_max_context = m->has_max_context_length_case != 0 };
-}
-
-static void read_create(struct ask *a, const Platen__V1__CreateRequest *m)
-{
-    *a = (struct ask){ SHARED(m), .has_max_context = m->has_max_context_length_case != 0,
-                       .has_ttl = m->has_ttl_seconds_case != 0, .ttl_s = m->ttl_seconds };
-}
-
-static void read_ask(struct ask *a, const Platen__V1__AskRequest *m)
-{
-    *a = (struct ask){ .answer_prefix = m->answer_prefix,
-                       .questions = m->questions,
-                       .question_count = m->n_questions,
-                       .has_max_new = m->has_max_new_tokens_case != 0,
-                       .max_new = m->max_new_tokens,
-                       .request_id = m->request_id,
-                       .handle = m->handle,
-                       .position = "",
-                       .kv = "" };
-}
-
-/* ---- plain fields ---------------------------------------------------------------------------------------------- */
-
-static enum status take_id(struct request *r, const char *id, struct err *err)
-{
-    if (strlen(id) > REQUEST_ID_MAX)
-        return err_set(err, ST_EINVAL, "request_id has %zu bytes, at most %d are allowed", strlen(id), REQUEST_ID_MAX);
-    for (const char *c = id; *c; c++)
-        if ((unsigned char)*c <= ' ' || *c == 0x7f)
-            return err_set(err, ST_EINVAL, "request_id may not hold blanks or control characters");
-    if (*id)
-        snprintf(r->id, sizeof r->id, "%s", id);
-    else
-        snprintf(r->id, sizeof r->id, "%016llx", (unsigned long long)clock_wall_ns());
-    return ST_OK;
-}
-
-static enum status take_counts(struct request *r, const struct ask *a, struct err *err)
-{
-    if (a->has_max_new && a->max_new < 0)
-        return err_set(err, ST_EINVAL, "max_new_tokens is %d, it must be at least 0", a->max_new);
-    if (a->has_max_new)
-        r->max_new = a->max_new;
-    if (a->has_max_context && a->max_context < 1)
-        return err_set(err, ST_EINVAL, "max_context_length is %lld, it must be at least 1", (long long)a->max_context);
-    if (a->has_ttl && (a->ttl_s < 1 || a->ttl_s > TTL_SECONDS_MAX))
-        return err_set(err, ST_EINVAL, "ttl_seconds is %lld, allowed are 1 to %d", (long long)a->ttl_s,
-                       TTL_SECONDS_MAX);
-    if (a->has_ttl)
-        r->ttl_s = a->ttl_s;
-    if (a->question_count > QUESTIONS_MAX)
-        return err_set(err, ST_EINVAL, "%zu questions, at most %d are allowed", a->question_count, QUESTIONS_MAX);
-    return ST_OK;
-}
-
-static enum status take_words(struct request *r, const struct ask *a, struct err *err)
-{
-    enum status st;
-
-    if (strcmp(a->position, "compact") == 0)
-        r->compact = true;
-    else if (strcmp(a->position, "original") != 0 && *a->position)
-        return err_set(err, ST_EINVAL, "position is '%.32s', allowed are original and compact", a->position);
-    st = codec_parse(a->kv, &r->codec, err);
-    if (st == ST_OK)
-        st = codec_admit(r->codec, r->node->parts.be->ops->codecs, r->node->parts.be->ops->name, err);
-    if (st != ST_OK)
-        return st;
-    return chain_parse(&r->chain, a->press.data ? (const char *)a->press.data : "", a->press.len, r->node->parts.files,
-                       err);
-}
 
 /* ---- texts to tokens ------------------------------------------------------------------------------------------- */
 
@@ -263,70 +163,6 @@ static enum status take_question(struct request *r, struct question *q, const Pr
     return ST_OK;
 }
 
-static enum status fits_model(const struct request *r, const struct question *q, int64_t position, struct err *err)
-{
-    int64_t limit = r->node->parts.weights->hp.max_positions;
-    int64_t all = position + q->sequence.prompt_tokens + r->max_new;
-
-    if (all <= limit)
-        return ST_OK;
-    return err_set(err, ST_ERANGE,
-                   "context, question and answer would need %lld positions (%lld + %d + %d), the model has %lld",
-                   (long long)all, (long long)position, q->sequence.prompt_tokens, r->max_new, (long long)limit);
-}
-
-/* Most rows of a layer of the context, all heads, and of one head of it. */
-static void measure_context(const struct request *r, struct repress_ask *ask)
-{
-    const struct hparams *hp = &r->node->parts.weights->hp;
-    const struct context *c = r->context;
-
-    ask->context_tokens = c->figures.context_tokens;
-    for (int32_t l = 0; l < hp->layers; l++) {
-        int64_t rows = r->kind == REQUEST_ASK ? kv_block_rows(&c->block[l])
-                       : hparams_layer_is_full(hp, l)
-                           ? chain_rows_max(c->chain, hp, l, ask->context_tokens)
-                           : (hp->window[l] < ask->context_tokens ? hp->window[l] : ask->context_tokens) * hp->kv_heads;
-
-        ask->context_rows = rows > ask->context_rows ? rows : ask->context_rows;
-    }
-}
-
-/* Blocks of its own for an answer with a decode part. */
-static enum status promise_own(struct request *r, struct question *q, int64_t position, struct err *err)
-{
-    struct repress_ask ask = { .context = r->context,
-                               .next_position = position,
-                               .prompt_tokens = q->sequence.prompt_tokens,
-                               .max_new = r->max_new };
-
-    measure_context(r, &ask);
-    return batcher_repress(r->node->batcher, &ask, &q->sequence.own, err);
-}
-
-static enum status promise_room(struct request *r, struct question *q, int64_t position, int64_t *retry_ms,
-                                struct err *err)
-{
-    struct chain_decode part;
-    bool decodes = r->context->chain && chain_decode_part(r->context->chain, &part);
-    int32_t prompt = q->sequence.prompt_tokens;
-    int32_t rows = decodes ? repress_tail_rows(&part, prompt, r->max_new) : sequence_tail_rows(prompt, r->max_new);
-    enum status st;
-
-    if (r->max_new == 0)
-        return ST_OK;
-    st = batcher_reserve(r->node->batcher, rows, err);
-    if (st == ST_OK) {
-        q->tail_rows = rows;
-        q->sequence.made = mem_zero((size_t)r->max_new, sizeof(int32_t));
-        if (decodes && repress_ever_due(&part, prompt, r->max_new))
-            st = promise_own(r, q, position, err);
-    }
-    if (st == ST_EEXHAUSTED)
-        *retry_ms = 500;
-    return st;
-}
-
 static enum status take_questions(struct request *r, const struct ask *a, int64_t *retry_ms, struct err *err)
 {
     size_t count = a->question_count > 0 ? a->question_count : 1;
@@ -337,8 +173,6 @@ static enum status take_questions(struct request *r, const struct ask *a, int64_
     for (size_t i = 0; i < count; i++) {
         struct question *q = &r->question[i];
         enum status st = take_question(r, q, a->question_count > 0 ? &a->questions[i] : NULL, a, err);
-        if (st == ST_OK)
-            st = fits_model(r, q, position, err);
         if (st == ST_OK)
             st = promise_room(r, q, position, retry_ms, err);
         if (st != ST_OK)
@@ -361,7 +195,7 @@ static enum status check_length(const struct request *r, struct err *err)
 
 static enum status prepare_context(struct request *r, const struct ask *a, struct err *err)
 {
-    enum status st = take_words(r, a, err);
+    enum status st = ask_take_words(r, a, err);
 
     if (st == ST_OK)
         st = take_context(r, a, err);
@@ -377,10 +211,8 @@ static enum status prepare_context(struct request *r, const struct ask *a, struc
 
 static enum status prepare_asked(struct request *r, const struct ask *a, int64_t *retry_ms, struct err *err)
 {
-    enum status st = take_id(r, a->request_id, err);
+    enum status st = ask_take_counts(r, a, err);
 
-    if (st == ST_OK)
-        st = take_counts(r, a, err);
     if (st != ST_OK)
         return st;
     if (r->kind == REQUEST_ASK)
@@ -400,17 +232,7 @@ enum status prepare(struct request *r, int64_t *retry_ms, struct err *err)
     struct ask a;
     enum status st;
 
-    switch (r->kind) {
-    case REQUEST_GENERATE:
-        read_generate(&a, (const Platen__V1__GenerateRequest *)r->msg);
-        break;
-    case REQUEST_CREATE:
-        read_create(&a, (const Platen__V1__CreateRequest *)r->msg);
-        break;
-    default:
-        read_ask(&a, (const Platen__V1__AskRequest *)r->msg);
-        break;
-    }
+    ask_read(&a, r);
     st = prepare_asked(r, &a, retry_ms, err);
     rpc_message_free((ProtobufCMessage *)r->msg);
     r->msg = NULL;
