@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* order_state.h - an order's fields, for order.c (who asks whom) and adopt.c (what arrives) alone. */
+/* order_state.h - an order's fields, for order.c (whom to ask, how often), attempt.c (one stream) and adopt.c (what arrives) alone. */
 #ifndef PLATEN_DECODE_ORDER_STATE_H
 #define PLATEN_DECODE_ORDER_STATE_H
 
@@ -54,6 +54,23 @@ struct order {
     int64_t retry_ms;
     struct attempt at;
 };
+
+/* ---- order.c ------------------------------------------------------------------------------------------------ */
+
+void order_ref(struct order *o);
+bool order_is_cancelled(const struct order *o);
+
+/* The next attempt, or the end: picks a prefill node, or parks the order until one answers. When it returns the order may
+ * be over. */
+void order_go_on(struct order *o);
+
+/* Tells whoever asked, and drops the order's own count. */
+void order_finish(struct order *o, const struct err *err, int64_t retry_ms);
+
+/* ---- attempt.c ---------------------------------------------------------------------------------------------- */
+
+/* Starts the stream to a prefill node that was picked; order_go_on or order_finish follow when it has ended. */
+void attempt_begin(struct order *o, struct peer *peer);
 
 /* ---- adopt.c ------------------------------------------------------------------------------------------------ */
 
