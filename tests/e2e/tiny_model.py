@@ -102,7 +102,7 @@ if __name__ == "__main__":  # tiny_model.py FOLDER PLATEN: the model, and beside
     folder, platen = sys.argv[1:]
     if not os.path.isdir(folder):
         write(folder)
-    measured = subprocess.run([platen, "bench", "--model", folder, "--prefill", "2000", "--rounds", "1", "--threads", "1",
+    measured = subprocess.run([platen, "bench", "--model", folder, "--prefill", "2000", "--rounds", "3", "--threads", "1",
                                "--dtype", "f32", "--json"], check=True, capture_output=True, text=True)
     with open(folder + ".speed", "w") as out:
         out.write(str(json.loads(measured.stdout)["prefill_ms"]))
