@@ -7,7 +7,7 @@
 #include "common/base/status.h"
 #include "common/base/text.h"
 #include "common/model/tokenizer.h"
-#include "platen/v1/inference.pb-c.h"
+#include "proto/platen/v1/inference.pb-c.h"
 
 #include <stdbool.h>
 #include <stddef.h>

@@ -4,7 +4,7 @@
 #define PLATEN_CLIENT_FIGURES_H
 
 #include "common/base/text.h"
-#include "platen/v1/inference.pb-c.h"
+#include "proto/platen/v1/inference.pb-c.h"
 
 #ifdef __cplusplus
 extern "C" {

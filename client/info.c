@@ -5,7 +5,7 @@
 
 #include "common/base/bytes.h"
 #include "common/rpc/rpc_message.h"
-#include "platen/v1/control.pb-c.h"
+#include "proto/platen/v1/control.pb-c.h"
 
 #include <stdio.h>
 #include <string.h>

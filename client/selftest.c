@@ -15,7 +15,7 @@
 #include "common/base/bytes.h"
 #include "common/rpc/rpc_message.h"
 #include "common/transport/transport.h"
-#include "platen/v1/control.pb-c.h"
+#include "proto/platen/v1/control.pb-c.h"
 #include "presses/chain.h"
 
 #include <errno.h>

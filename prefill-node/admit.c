@@ -10,7 +10,7 @@
 #include "common/base/arena.h"
 #include "common/kv/codec.h"
 #include "common/kv/wire.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 #include "prefill-node/room.h"
 #include "presses/chain.h"
 

@@ -17,7 +17,7 @@
 #include "common/transport/lease.h"
 #include "prefill-node/admit.h"
 #include "prefill-node/job.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -15,8 +15,8 @@
 #include "common/rpc/rpc_chunk.h"
 #include "common/transport/loopback.h"
 #include "common/transport/receiver.h"
-#include "platen/internal/v1/prefill.pb-c.h"
-#include "platen/v1/control.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/v1/control.pb-c.h"
 
 #include <stdio.h>
 #include <stdlib.h>

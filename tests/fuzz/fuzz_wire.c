@@ -17,7 +17,7 @@
 #include "common/rpc/rpc_chunk.h"
 #include "common/rpc/rpc_message.h"
 #include "common/transport/receiver.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 
 #include <assert.h>
 #include <stdlib.h>

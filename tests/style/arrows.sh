@@ -49,7 +49,6 @@ for file in $(tests/style/files.sh '*.c' '*.h' '*.cu' '*.cuh' '*.def'); do
     layer=$(echo "$file" | grep -oE '^(common/[^/]+|[^/]+)/')
     allowed=$(may_include "$file")
     while read -r header; do
-        [[ $header == *.pb-c.h ]] && header=proto/${header#proto/} # generated from proto/
         [[ $header == */* ]] || { complain "$file" "\"$header\"" "is not written from the root"; continue; }
         [[ $header == "$layer"* ]] && continue
         if [[ $header =~ ^(client|tests|deploy)/ && ! $file =~ ^(client|tests|deploy)/ ]]; then

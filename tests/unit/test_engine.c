@@ -8,7 +8,7 @@
 #include "common/kv/wire.h"
 #include "common/transport/loopback.h"
 #include "common/transport/receiver.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 #include "prefill-node/job.h"
 #include "tests/support/cmocka_main.h"
 #include "tests/unit/small_prefill.h"

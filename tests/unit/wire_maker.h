@@ -6,7 +6,7 @@
 #include "common/kv/block.h"
 #include "common/rpc/rpc_chunk.h"
 #include "common/transport/receiver.h"
-#include "platen/internal/v1/prefill.pb-c.h"
+#include "proto/platen/internal/v1/prefill.pb-c.h"
 
 #include <stdbool.h>
 
