@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { VALUE_SHOWN = 40 }; /* bytes of a wrong value in a sentence */
+
 static void *place_of(const struct opt *row, void *options)
 {
     return (char *)options + row->offset;
@@ -133,6 +135,7 @@ static bool store(const struct opt *row, void *at, const char *value, struct are
 enum status options_store(const struct press *p, const struct opt *row, void *options, const char *value,
                           struct arena *arena, struct err *err)
 {
+    const int cut = (int)utf8_prefix(value, strnlen(value, VALUE_SHOWN));
     struct text allowed = { 0 };
     enum status st = ST_OK;
 
@@ -140,9 +143,9 @@ enum status options_store(const struct press *p, const struct opt *row, void *op
         return ST_OK;
     options_allowed(row, &allowed);
     if (p->has_value && row == p->options)
-        st = err_set(err, ST_EINVAL, "%s: \"%.40s\" is not %s", p->name, value, text_str(&allowed));
+        st = err_set(err, ST_EINVAL, "%s: \"%.*s\" is not %s", p->name, cut, value, text_str(&allowed));
     else
-        st = err_set(err, ST_EINVAL, "%s: %s is %s, not \"%.40s\"", p->name, row->name, text_str(&allowed), value);
+        st = err_set(err, ST_EINVAL, "%s: %s is %s, not \"%.*s\"", p->name, row->name, text_str(&allowed), cut, value);
     text_fini(&allowed);
     return st;
 }

@@ -189,7 +189,8 @@ static enum status unexpected(struct reader *r, const struct token *t, const cha
     else if (t->kind == TOKEN_BAD && r->text[t->at] == '"')
         (void)err_set(r->err, ST_EINVAL, "a double quote is opened and never closed; expected %s", expected);
     else
-        (void)err_set(r->err, ST_EINVAL, "expected %s, not \"%s\"", expected, shown(r, t->at, t->bytes));
+        (void)err_set(r->err, ST_EINVAL, t->kind == TOKEN_QUOTED ? "expected %s, not %s" : "expected %s, not \"%s\"",
+                      expected, shown(r, t->at, t->bytes));
     return point(r, t->at);
 }
 
@@ -219,7 +220,7 @@ static enum status unknown_press(struct reader *r, const struct token *t, const 
     if (nearest)
         (void)err_set(r->err, ST_EINVAL, "unknown press \"%s\"; did you mean %s?", shown(r, t->at, t->bytes), nearest);
     else
-        (void)err_set(r->err, ST_EINVAL, "unknown press \"%s\"; there are %s", shown(r, t->at, t->bytes),
+        (void)err_set(r->err, ST_EINVAL, "unknown press \"%s\"; the words are %s", shown(r, t->at, t->bytes),
                       text_str(&list));
     text_fini(&list);
     return point(r, t->at);
@@ -372,11 +373,13 @@ static enum status read_stage(struct reader *r, struct stage_read *s)
     s->stage.press = p;
     s->stage.options = options_open(p, r->arena);
     if (token_peek(r).kind == TOKEN_MARK && token_peek(r).mark == '=') {
-        if (!p->has_value) {
-            (void)err_set(r->err, ST_EINVAL, "%s takes no value; options stand after a colon", p->name);
-            return point(r, token_peek(r).at);
-        }
         (void)token_next(r);
+        if (!p->has_value) {
+            t = token_next(r);
+            (void)err_set(r->err, ST_EINVAL, "%s takes no value, not \"%s\"; options stand after a colon", p->name,
+                          shown(r, t.at, t.bytes));
+            return point(r, t.at);
+        }
         given[0] = true;
         st = read_value(r, p, &p->options[0], s->stage.options);
     }

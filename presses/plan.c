@@ -8,6 +8,7 @@
  *        │               └── dms ──▶ kept
  *        └── duo, simlayer, edits ──▶ kept
  */
+#include "common/base/text.h"
 #include "presses/chain_parts.h"
 
 #include <assert.h>
@@ -38,6 +39,30 @@ static const char *name_of(const struct plan *p, int32_t stage)
     return p->read[stage].stage.press->name;
 }
 
+/* What may end a round here. */
+static const char *keeps(const struct plan *p)
+{
+    return p->decode ? "ratio or rows" : "ratio, rows or ratios";
+}
+
+/* Not in the decode part; what may stand in its place. */
+static enum status refuse_decode(struct plan *p, int32_t at)
+{
+    const enum press_kind kind = p->read[at].stage.press->kind;
+    const struct press *other;
+    struct text list = { 0 };
+
+    for (size_t i = 0; (other = press_at(i)) != NULL; i++)
+        if (other->kind == kind && press_built(other) && !other->prefill_only)
+            text_printf(&list, "%s%s", list.bytes > 0 ? ", " : "", other->name);
+    (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part; expected %s", name_of(p, at),
+                  kind == PRESS_EDIT     ? "the end"
+                  : kind == PRESS_CHOOSE ? "a score and ratio or rows"
+                                         : text_str(&list));
+    text_fini(&list);
+    return refuse(p, at);
+}
+
 static struct chain_round *round_open(struct plan *p, int32_t at)
 {
     struct chain_round *r = &p->rounds[p->round_count++];
@@ -53,9 +78,8 @@ static enum status plan_score(struct plan *p, int32_t at)
 
     if (p->open) {
         (void)err_set(p->err, ST_EINVAL,
-                      "%s scores again before anything was kept; expected ratio, rows, ratios or a "
-                      "refinement after %s",
-                      press->name, name_of(p, p->rounds[p->round_count - 1].score));
+                      "%s scores again before anything was kept; expected %s, or a refinement, after %s", press->name,
+                      keeps(p), name_of(p, p->rounds[p->round_count - 1].score));
         return refuse(p, at);
     }
     if (press->first_only && p->round_count > 0) {
@@ -69,10 +93,8 @@ static enum status plan_score(struct plan *p, int32_t at)
                       press->name);
         return refuse(p, at);
     }
-    if (press->prefill_only && p->decode) {
-        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
-        return refuse(p, at);
-    }
+    if (press->prefill_only && p->decode)
+        return refuse_decode(p, at);
     r = round_open(p, at);
     r->score = at;
     p->open = true;
@@ -91,8 +113,8 @@ static enum status plan_refine(struct plan *p, int32_t at)
     }
     assert(r); /* the open round */
     if (r->budget >= 0) {
-        (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected ratio, rows or ratios", press->name,
-                      name_of(p, r->budget));
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected %s", press->name, name_of(p, r->budget),
+                      keeps(p));
         return refuse(p, at);
     }
     if (p->read[r->score].stage.press->settle) {
@@ -100,10 +122,8 @@ static enum status plan_refine(struct plan *p, int32_t at)
                       name_of(p, r->score), press->name);
         return refuse(p, at);
     }
-    if (press->prefill_only && p->decode) {
-        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
-        return refuse(p, at);
-    }
+    if (press->prefill_only && p->decode)
+        return refuse_decode(p, at);
     if (press->even_only && p->uneven) {
         (void)err_set(p->err, ST_EINVAL,
                       "%s needs equally many rows in every head; it cannot follow a stage that gives "
@@ -169,10 +189,8 @@ static enum status plan_choose(struct plan *p, int32_t at)
     const struct press *press = p->read[at].stage.press;
     struct chain_round *r = p->round_count ? &p->rounds[p->round_count - 1] : NULL;
 
-    if (p->decode) {
-        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", press->name);
-        return refuse(p, at);
-    }
+    if (p->decode)
+        return refuse_decode(p, at);
     if (press->wants_score && !p->open) {
         (void)err_set(p->err, ST_EINVAL, "%s decides by a score; expected a score (kvzap, knorm, ...) before it",
                       press->name);
@@ -180,8 +198,8 @@ static enum status plan_choose(struct plan *p, int32_t at)
     }
     assert(r || !press->wants_score);
     if (press->wants_score && r->budget >= 0) {
-        (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected ratio, rows or ratios", press->name,
-                      name_of(p, r->budget));
+        (void)err_set(p->err, ST_EINVAL, "%s cannot stand after %s; expected %s", press->name, name_of(p, r->budget),
+                      keeps(p));
         return refuse(p, at);
     }
     assert(r || !p->open); /* a score opens a round */
@@ -219,10 +237,8 @@ static enum status plan_edit(struct plan *p, int32_t at)
                       name);
         return refuse(p, at);
     }
-    if (p->decode) {
-        (void)err_set(p->err, ST_EINVAL, "%s cannot stand in the decode part", name);
-        return refuse(p, at);
-    }
+    if (p->decode)
+        return refuse_decode(p, at);
     for (int32_t i = r ? r->begin : 0; i < at; i++)
         if (p->read[i].stage.press == p->read[at].stage.press) {
             (void)err_set(p->err, ST_EINVAL, "%s stands twice", name);
@@ -294,13 +310,15 @@ static enum status plan_part(struct chain *c, struct chain_part *out, struct pla
             return st;
     }
     if (p->open) {
-        (void)err_set(p->err, ST_EINVAL, "the round of %s keeps nothing; expected ratio, rows or ratios after %s",
-                      name_of(p, p->rounds[p->round_count - 1].score), name_of(p, p->count - 1));
+        (void)err_set(p->err, ST_EINVAL, "the round of %s keeps nothing; expected %s after %s",
+                      name_of(p, p->rounds[p->round_count - 1].score), keeps(p), name_of(p, p->count - 1));
         return refuse(p, p->count - 1);
     }
-    if (p->decode && p->round_count != 1) {
-        (void)err_set(p->err, ST_EINVAL, "the decode part is one score and one ratio or rows");
-        return refuse(p, p->round_count ? p->rounds[1].begin : p->count);
+    assert(!p->decode || p->round_count > 0); /* it has stages, and edits are refused */
+    if (p->decode && p->round_count > 1) {
+        (void)err_set(p->err, ST_EINVAL, "the decode part is one score and one ratio or rows; expected the end, not %s",
+                      name_of(p, p->rounds[1].begin));
+        return refuse(p, p->rounds[1].begin);
     }
     out->stage_count = p->count;
     out->rounds = p->rounds;
@@ -400,10 +418,13 @@ enum status chain_plan(struct chain *c, const struct chain_read *read, const cha
     enum status st = ST_OK;
 
     if (read->has_second && (decode == 0 || !begins_decode(read, 1))) {
+        const struct stage_read *word = read->count[1] ? &read->part[1][0] : NULL;
+
         (void)err_set(err, ST_EINVAL,
-                      decode == 0 ? "nothing stands after the decode part"
-                                  : "the second part begins with decode; expected decode after \";\"");
-        return chain_point(err, text, bytes, read->count[1] ? read->part[1][0].at : bytes);
+                      decode == 0 ? "nothing stands after the decode part; expected the end, not %s"
+                                  : "the second part begins with decode; expected decode after \";\", not %s",
+                      word ? word->stage.press->name : "the end");
+        return chain_point(err, text, bytes, word ? word->at : bytes);
     }
     if (decode == 1) {
         st = plan_none(read, 0, text, bytes, err, &p.count);

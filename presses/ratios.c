@@ -13,7 +13,7 @@ static const struct opt ratios_table[] = {
       .offset = offsetof(struct ratios_options, ratios),
       .min = 0,
       .max = 0x1.fffffffffffffp-1,
-      .value = "numbers from 0 to below 1 with / between them",
+      .value = "a list of numbers from 0 to below 1 with / between them",
       .help = "one ratio per pressed layer" },
 };
 
@@ -30,8 +30,8 @@ static enum status ratios_admit(const struct press_stage *stage, const struct pr
 
     if (list->count == (size_t)door->places)
         return ST_OK;
-    return err_set(err, ST_EINVAL, "ratios lists %zu numbers; this model has %d pressed layers", list->count,
-                   door->places);
+    return err_set(err, ST_EINVAL, "ratios lists %zu number%s; this model has %d pressed layers", list->count,
+                   list->count == 1 ? "" : "s", door->places);
 }
 
 const struct press press_ratios = {

@@ -56,7 +56,7 @@ static void a_wrong_word_is_named_with_the_nearest(void **state)
     (void)state;
     refused("snapkw | ratio=0.5", "unknown press \"snapkw\"; did you mean snapkv?", 0);
     refused("SnapKV | ratio=0.5", "unknown press \"SnapKV\"; did you mean snapkv?", 0);
-    refused("snapkv | zzzzzz | ratio=0.5", "unknown press \"zzzzzz\"; there are none, ratio, ", 9);
+    refused("snapkv | zzzzzz | ratio=0.5", "unknown press \"zzzzzz\"; the words are none, ratio, ", 9);
     refused("snapkv:windw=3 | ratio=0.5", "snapkv has no option \"windw\"; did you mean window?", 7);
     refused("snapkv:qqqqqqqq=3 | ratio=0.5", "snapkv has no option \"qqqqqqqq\"; it has window, kernel", 7);
     refused("knorm:sink=3 | ratio=0.5", "knorm has no option \"sink\"; it has none at all", 6);
@@ -78,13 +78,13 @@ static void a_wrong_value_is_told_what_is_allowed(void **state)
     refused("snapkv:window=3,window=4 | ratio=0.5", "snapkv: window is given twice", 16);
     refused("knorm | ratio", "ratio needs a value", 8);
     refused("qfilter | ratio=0.5", "qfilter needs file: a name", 0);
-    refused("snapkv=5 | ratio=0.5", "snapkv takes no value", 6);
+    refused("snapkv=5 | ratio=0.5", "snapkv takes no value, not \"5\"", 7);
 }
 
 static void a_stage_where_it_cannot_stand_is_refused(void **state)
 {
     (void)state;
-    refused("knorm", "the round of knorm keeps nothing", 0);
+    refused("knorm", "the round of knorm keeps nothing; expected ratio, rows or ratios", 0);
     refused("ratio=0.5", "ratio keeps the best rows of a score; expected a score", 0);
     refused("knorm | ratio=0.5 | rows=5", "rows keeps a second time in one round", 20);
     refused("knorm | snapkv | ratio=0.5", "snapkv scores again before anything was kept", 8);
@@ -97,10 +97,26 @@ static void a_stage_where_it_cannot_stand_is_refused(void **state)
     refused("knorm | pyramid | ratio=0.5", "pyramid shares out the rows of snapkv", 8);
     refused("compactor | dms:threshold=0", "compactor: blend=auto is the round's ratio, and dms has none", 12);
     refused("knorm | cam | ratio=0.5", "cam stands in a decode part only", 8);
-    refused("; decode | kvzip | rows=9", "kvzip cannot stand in the decode part", 11);
+    refused("; decode | kvzip | rows=9", "kvzip cannot stand in the decode part; expected random, knorm, streaming",
+            11);
+    refused("; decode | knorm | block | rows=9", "block cannot stand in the decode part; expected adakv", 19);
+    refused("; decode | knorm | rows=9 | rerotate", "rerotate cannot stand in the decode part; expected the end", 28);
+    refused("; decode | knorm", "the round of knorm keeps nothing; expected ratio or rows after knorm", 11);
+    refused("; decode | knorm | rows=9 | tova | rows=8",
+            "the decode part is one score and one ratio or rows; expected the end, not tova", 28);
+    refused("; decode | knorm | rows=9 ; tova | rows=8", "expected \"|\" or the end, not \";\"", 26);
+    refused("decode | knorm | rows=9 ; tova | rows=8",
+            "nothing stands after the decode part; expected the end, not tova", 26);
+    refused("knorm | ratio=\"0.5\"", "expected a number from 0 to below 1, not \"0.5\"", 14);
+    refused("knorm | rows=1\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac"
+            "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac",
+            "rows: \"1\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac"
+            "\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\xe2\x82\xac\" is not",
+            13);
     refused("none | knorm | ratio=0.5", "none keeps everything; it stands alone", 0);
     refused("knorm | ratio=0.5 | rerotate | rerotate", "rerotate stands twice", 31);
-    refused("knorm | ratio=0.5 ; knorm | ratio=0.5", "the second part begins with decode", 20);
+    refused("knorm | ratio=0.5 ; knorm | ratio=0.5",
+            "the second part begins with decode; expected decode after \";\", not knorm", 20);
 }
 
 static void a_decode_part_refuses_what_it_cannot_do_again_and_again(void **state)
