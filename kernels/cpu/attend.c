@@ -19,6 +19,8 @@
 #include <math.h>
 #include <string.h>
 
+enum { DIRECT_AHEAD_BYTES = 2048 };
+
 struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int32_t window, float scale)
 {
     const int32_t align = c->math->units_align, numbers = cpu_unit_numbers(c);
@@ -192,8 +194,11 @@ static struct laid lay_out(const struct attend *a, struct cpu_room *room, const 
     struct laid l = { .v_units = c->v };
 
     if (a->direct) {
-        l.k = (struct direct_rows){ c->k, c->count, a->dim, ahead };
-        l.v = (struct direct_rows){ c->v, c->count, a->dim, ahead };
+        /* rows follow each other quickly: requests for a whole tile would come faster than memory takes them */
+        const int64_t near = ahead < DIRECT_AHEAD_BYTES ? ahead : DIRECT_AHEAD_BYTES;
+
+        l.k = (struct direct_rows){ c->k, c->count, a->dim, near };
+        l.v = (struct direct_rows){ c->v, c->count, a->dim, near };
         return l;
     }
     l.units = load_values(a, room, &l.v_units, c->count, ahead);

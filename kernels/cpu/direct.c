@@ -5,13 +5,13 @@
  * The panels of tile.c pay when many query rows share them. The few of a step do not: laying K and V out would cost twice
  * what the products do. Here a row of the cache is read once, straight into the products.
  *
- *   scores   16 cache rows at a time. Four of them (0, 4, 8, 12 and so on) trade their 16-byte blocks, so that a vector
- *            holds one block of each and meets that block of q, four times over:
+ *   scores   16 cache rows at a time, 64 channels of them. Halves of two rows meet a half of q, twice:
  *
- *                row 0  [ a0 a1 a2 a3 ]        [ a0 | b0 | c0 | d0 ] x [ q0 q0 q0 q0 ]
- *                row 4  [ b0 b1 b2 b3 ]  ──▶   [ a1 | b1 | c1 | d1 ] x [ q1 q1 q1 q1 ]     4 partial sums for each row,
- *                row 8  [ c0 c1 c2 c3 ]        ...                                         which are added at the end
- *                row 12 [ d0 d1 d2 d3 ]
+ *                row 0  [ a0 | a1 ]        [ a0 | b0 ] x [ q0 | q0 ]
+ *                row 4  [ b0 | b1 ]  ──▶   [ a1 | b1 ] x [ q1 | q1 ]        8 partial sums for each row, which are added
+ *                                          ...                              at the end, 16 rows side by side
+ *
+ *            q stays in registers; the only shuffles are those of the last sums.
  *
  *   values   two cache rows at a time are woven into pairs (row t, row t + 1) of a channel, as the pair product takes
  *            them; weaving works inside 16-byte blocks, so sums stand in another order until they are stored.
@@ -22,87 +22,130 @@
 
 #include "kernels/cpu/vector.h"
 
-enum { VECTOR_BYTES = 64, VECTOR_CHANNELS = 32, BLOCK_BYTES = 16, ROWS = 16, FEW = 4 };
+enum { VECTOR_BYTES = 64, VECTOR_CHANNELS = 32, HALF_BYTES = 32, SLICE_BYTES = 128, ROWS = 16, FEW = 4 };
 
 INLINE vf pair_product(vf acc, vu a, vu b)
 {
     return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 }
 
-/* 16 bytes, four times. */
-INLINE vu block_of(const char *p)
+INLINE vu halves(const char *low, const char *high)
 {
-    return (vu)_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)p));
+    return (vu)_mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const void *)low)),
+                                  _mm256_loadu_si256((const void *)high), 1);
 }
 
-/* Vectors of four rows trade blocks: m[i] becomes block i of each. */
-INLINE void trade_blocks(vu m[4])
+INLINE vf add_neighbours(vf a, vf b)
 {
-    __m512i low0 = _mm512_shuffle_i32x4((__m512i)m[0], (__m512i)m[1], 0x44),
-            low1 = _mm512_shuffle_i32x4((__m512i)m[2], (__m512i)m[3], 0x44),
-            high0 = _mm512_shuffle_i32x4((__m512i)m[0], (__m512i)m[1], 0xee),
-            high1 = _mm512_shuffle_i32x4((__m512i)m[2], (__m512i)m[3], 0xee);
-
-    m[0] = (vu)_mm512_shuffle_i32x4(low0, low1, 0x88);
-    m[1] = (vu)_mm512_shuffle_i32x4(low0, low1, 0xdd);
-    m[2] = (vu)_mm512_shuffle_i32x4(high0, high1, 0x88);
-    m[3] = (vu)_mm512_shuffle_i32x4(high0, high1, 0xdd);
+    return (vf)_mm512_add_ps(_mm512_unpacklo_ps((__m512)a, (__m512)b), _mm512_unpackhi_ps((__m512)a, (__m512)b));
 }
 
-/* Lane 4 r + i of the sum: the four lanes of block r of part[i]. */
-INLINE vf add_parts(const vf part[4])
+INLINE vf add_pairs(vf a, vf b)
 {
-    __m512 a = (__m512)part[0], b = (__m512)part[1], c = (__m512)part[2], d = (__m512)part[3];
-    __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-    __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-
-    return (vf)_mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    return (vf)_mm512_add_ps(_mm512_shuffle_ps((__m512)a, (__m512)b, 0x44),
+                             _mm512_shuffle_ps((__m512)a, (__m512)b, 0xee));
 }
 
-/* Scores of `few` query rows against cache rows [row, row + 16), of which those past the end are the last one again.
- * `few` and `full`, whether none is past the end, are constants where this is inlined. */
-INLINE void scores_of(const struct direct_rows *k, int32_t row, bool full, const char *q, int64_t q_stride, int few,
-                      float *out, int64_t out_stride)
+INLINE vf add_blocks(vf a, vf b)
 {
-    const int64_t bytes = (int64_t)k->dim * 2;
-    const char *rows = (const char *)k->rows;
-    const int32_t last = k->count - 1;
-    vf part[FEW][4] = { 0 };
+    return (vf)_mm512_add_ps(_mm512_shuffle_f32x4((__m512)a, (__m512)b, 0x88),
+                             _mm512_shuffle_f32x4((__m512)a, (__m512)b, 0xdd));
+}
 
-    for (int64_t at = 0; at < bytes; at += VECTOR_BYTES)
+/* Partial sums of `few` query rows with rows 0 and 4 behind `rows`. Constants where these are inlined: `few`, `parts`
+ * (halves in a slice), and `bytes` from row to row in the common case. */
+INLINE void two_rows(const char *rows, int64_t bytes, int64_t ahead, vu q[FEW][4], int few, int parts, vf sum[FEW])
+{
 #pragma GCC unroll 4
-        for (int g = 0; g < 4; g++) {
-            vu m[4];
+    for (int i = 0; i < parts; i++) {
+        vu both = halves(rows + i * HALF_BYTES, rows + 4 * bytes + i * HALF_BYTES);
 
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) {
-                int32_t r = row + 4 * i + g;
-                const char *from = rows + (full || r < last ? r : last) * bytes + at;
-
-                m[i] = vu_load(from);
-                __builtin_prefetch(from + k->ahead);
-            }
-            trade_blocks(m);
-#pragma GCC unroll 4
-            for (int i = 0; i < 4; i++)
-#pragma GCC unroll 4
-                for (int h = 0; h < few; h++)
-                    part[h][g] = pair_product(part[h][g], block_of(q + h * q_stride + at + i * BLOCK_BYTES), m[i]);
+        if (i % 2 == 0) {
+            __builtin_prefetch(rows + i * HALF_BYTES + ahead);
+            __builtin_prefetch(rows + 4 * bytes + i * HALF_BYTES + ahead);
         }
 #pragma GCC unroll 4
+        for (int h = 0; h < few; h++)
+            sum[h] = pair_product(i == 0 ? vf_set(0.0f) : sum[h], q[h][i], both);
+    }
+}
+
+/* The same with rows 0 to 7: sum[h] has four lanes of rows 0 to 3 (their first four partial sums, added), four of the
+ * rest of those, then rows 4 to 7. */
+INLINE void eight_rows(const char *rows, int64_t bytes, int64_t ahead, vu q[FEW][4], int few, int parts, vf sum[FEW])
+{
+    vf part[2][2][FEW];
+
+#pragma GCC unroll 4
+    for (int g = 0; g < 4; g++)
+        two_rows(rows + g * bytes, bytes, ahead, q, few, parts, part[g / 2][g % 2]);
+#pragma GCC unroll 4
     for (int h = 0; h < few; h++)
-        vf_store(out + h * out_stride + row, add_parts(part[h]));
+        sum[h] = add_pairs(add_neighbours(part[0][0][h], part[0][1][h]), add_neighbours(part[1][0][h], part[1][1][h]));
+}
+
+/* A slice of 16 rows: out[h][16] = their scores, or (add) += them. */
+INLINE void sixteen_rows(const char *rows, int64_t bytes, int64_t ahead, vu q[FEW][4], int few, int parts, bool add,
+                         float *out, int64_t out_stride)
+{
+    vf low[FEW], high[FEW];
+
+    eight_rows(rows, bytes, ahead, q, few, parts, low);
+    eight_rows(rows + 8 * bytes, bytes, ahead, q, few, parts, high);
+#pragma GCC unroll 4
+    for (int h = 0; h < few; h++) {
+        vf sum = add_blocks(low[h], high[h]);
+
+        vf_store(out + h * out_stride, add ? vf_load(out + h * out_stride) + sum : sum);
+    }
+}
+
+/* The last rows, fewer than 16: filled up with zeros. */
+INLINE void last_rows(const char *rows, int32_t count, int64_t bytes, vu q[FEW][4], int few, int parts, bool add,
+                      float *out, int64_t out_stride)
+{
+    char room[ROWS * SLICE_BYTES] = { 0 };
+
+    for (int32_t r = 0; r < count; r++)
+        memcpy(room + r * SLICE_BYTES, rows + r * bytes, (size_t)(parts * HALF_BYTES));
+    sixteen_rows(room, SLICE_BYTES, 0, q, few, parts, add, out, out_stride);
+}
+
+/* Channels [at, at + 16 parts) of all cache rows. */
+INLINE void scores_slice(const struct direct_rows *k, int32_t at, const char *q_rows, int64_t q_stride, int few,
+                         int parts, float *out, int64_t out_stride)
+{
+    const int64_t bytes = (int64_t)k->dim * 2;
+    const char *rows = (const char *)(k->rows + at);
+    int32_t row = 0;
+    vu q[FEW][4];
+
+#pragma GCC unroll 4
+    for (int h = 0; h < few; h++)
+#pragma GCC unroll 4
+        for (int i = 0; i < parts; i++) {
+            const char *half = q_rows + h * q_stride + at * 2 + i * HALF_BYTES;
+
+            q[h][i] = halves(half, half);
+        }
+    if (bytes == SLICE_BYTES)
+        for (; row + ROWS <= k->count; row += ROWS)
+            sixteen_rows(rows + row * bytes, SLICE_BYTES, k->ahead, q, few, parts, false, out + row, out_stride);
+    for (; row + ROWS <= k->count; row += ROWS)
+        sixteen_rows(rows + row * bytes, bytes, k->ahead, q, few, parts, at > 0, out + row, out_stride);
+    if (row < k->count)
+        last_rows(rows + row * bytes, k->count - row, bytes, q, few, parts, at > 0, out + row, out_stride);
 }
 
 INLINE void scores_few(const struct direct_rows *k, const char *q, int64_t q_stride, int few, float *out,
                        int64_t out_stride)
 {
-    int32_t row = 0;
+    int32_t at = 0;
 
-    for (; row + ROWS <= k->count; row += ROWS)
-        scores_of(k, row, true, q, q_stride, few, out, out_stride);
-    if (row < k->count)
-        scores_of(k, row, false, q, q_stride, few, out, out_stride);
+    for (; at + 64 <= k->dim; at += 64)
+        scores_slice(k, at, q, q_stride, few, 4, out, out_stride);
+    if (at < k->dim)
+        scores_slice(k, at, q, q_stride, few, 2, out, out_stride);
 }
 
 /* 32 sums of neighbouring channels, in the order in which weaving leaves them, and back. */

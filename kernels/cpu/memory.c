@@ -117,13 +117,15 @@ void cpu_slab_close(struct cpu *c)
     slab_drop(c, last);
 }
 
-static struct piece *piece_take(struct cpu *c, uint64_t bytes)
+static struct piece *piece_take(struct cpu *c, uint64_t bytes, enum purpose purpose)
 {
+    /* weights come and go together, so that larger ones may share a slab: alone, their last MiB would have small pages */
+    const uint64_t in_slab = purpose == FOR_WEIGHTS ? SLAB_BYTES / 2 : HUGE_BYTES;
     uint64_t room = (bytes + 2 * ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
     struct slab *slab = NULL;
     struct piece *piece;
 
-    if (bytes >= SLAB_PIECE_BYTES && bytes < HUGE_BYTES)
+    if (bytes >= SLAB_PIECE_BYTES && bytes < in_slab)
         slab = slab_with(c, room);
     piece = slab ? (struct piece *)((char *)slab + slab->used) : pages_take(room);
     if (slab) {
@@ -131,7 +133,7 @@ static struct piece *piece_take(struct cpu *c, uint64_t bytes)
         slab->pieces++;
     }
     if (piece)
-        *piece = (struct piece){ .bytes = bytes, .slab = slab };
+        *piece = (struct piece){ .bytes = bytes, .purpose = purpose, .slab = slab };
     return piece;
 }
 
@@ -154,12 +156,11 @@ enum status cpu_alloc(struct backend *be, uint64_t bytes, const char *what, void
     struct cpu *c = cpu_of(be);
     enum purpose purpose = purpose_of(what);
     uint64_t used = used_bytes(c), left = c->capacity > used ? c->capacity - used : 0;
-    struct piece *piece = bytes <= left ? piece_take(c, bytes) : NULL;
+    struct piece *piece = bytes <= left ? piece_take(c, bytes, purpose) : NULL;
 
     if (!piece)
         return err_set(err, ST_EEXHAUSTED, "%s: %llu bytes asked, %llu left of the CPU's memory", what,
                        (unsigned long long)bytes, (unsigned long long)left);
-    piece->purpose = purpose;
     __atomic_fetch_add(&c->used[purpose], bytes, __ATOMIC_RELAXED); /* a gauge, orders nothing */
     *out = (char *)piece + ALIGN_BYTES;
     return ST_OK;
