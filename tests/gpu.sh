@@ -107,7 +107,7 @@ bin=$(dirname "$ops")
 [ -x "$bin/platen" ] || bin=$bin/../../bin # as in a build tree
 case model in *"$only"*) whole=1 ;; *) whole= ;; esac
 if [ -n "$whole" ] && [ -f "$model" ] && [ -x "$bin/platen" ] && [ $SECONDS -lt $end ]; then
-    python3 "$here/gpu-model.py" --model "$model" --bin "$bin" --limit $((end - SECONDS))
+    python3 "$here/gpu-model.py" --model "$model" --bin "$bin" --each "$each" --limit $((end - SECONDS))
     echo "$? model" >> "$room/done"
     echo model >> "$room/jobs"
 elif [ -n "$whole" ]; then

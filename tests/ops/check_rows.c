@@ -204,5 +204,5 @@ void check_rotate_rows(struct ops *o)
     for (int i = 0; i < COUNT; i++)
         tolerance[i] = 6 * (ops_eps_act(o) + ldexp(1, -23)) * 5;
     o->be->ops->rotate_rows(o->be, in, HEADS, DIM, &rope, 100000, -7, ROWS, out);
-    ops_near(o, "rotated rows", ops_down(o, LANE_COMPUTE, out, COUNT), want, tolerance, COUNT);
+    ops_near(o, "rotated rows", ops_down(o, LANE_PRESS, out, COUNT), want, tolerance, COUNT);
 }
