@@ -431,6 +431,11 @@ struct backend_ops {
     void (*merge_values)(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
                          float threshold, double fraction);
 
+    /* Operations of LANE_PRESS may take scratch of the device as they need it. One that found none did nothing: this says
+     * so, once (ST_EEXHAUSTED, with what was asked and what is left), and health does until it was asked. NULL: they take
+     * none. */
+    enum status (*press_room)(struct backend *be, struct err *err);
+
     /* checksum (XXH3-64) of device bytes as the wire states it; waits for the lane. */
     uint64_t (*checksum)(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
 };

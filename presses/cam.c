@@ -88,7 +88,6 @@ enum status press_cam_step(struct press_run *run, struct press_cam *cam, const s
     int64_t n = rows->rows[0];
     const float *p;
 
-    (void)err;
     cam->layers = in->hp->layers;
     cam->heads = rows->heads;
     cam_grow(cam, in->layer, n);
@@ -106,7 +105,7 @@ enum status press_cam_step(struct press_run *run, struct press_cam *cam, const s
         sum[n - 1] += (float)(1.0 - others); /* the token's own row */
     }
     work_back(&run->work, (struct press_scratch){ 0, 0 });
-    return ST_OK;
+    return run_had_room(run, ST_OK, err);
 }
 
 /* ---- the merge -------------------------------------------------------------------------------------------------------- */

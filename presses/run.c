@@ -451,6 +451,16 @@ struct press_round run_round_open(struct press_run *run, const struct press_laye
     return round;
 }
 
+enum status run_had_room(const struct press_run *run, enum status st, struct err *err)
+{
+    struct err why = { 0 };
+
+    if (!run->be->ops->press_room || run->be->ops->press_room(run->be, &why) == ST_OK)
+        return st;
+    err_clear(err);
+    return err_set(err, why.code, "%s", why.text);
+}
+
 enum status press_run_layer(struct press_run *run, const struct press_layer *in, struct press_result *out,
                             struct err *err)
 {
@@ -478,7 +488,7 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
     }
     if (st == ST_OK)
         result_fill(run, &round, first, out);
-    return st;
+    return run_had_room(run, st, err);
 }
 
 enum status run_decode_round(struct press_run *run, struct press_round *round, const struct chain *chain,
@@ -500,7 +510,7 @@ enum status run_decode_round(struct press_run *run, struct press_round *round, c
     st = run_round(run, round, &chain->decode, &chain->decode.rounds[0], &keep, first, err);
     if (st == ST_OK)
         result_fill(run, round, first, out);
-    return st;
+    return run_had_room(run, st, err);
 }
 
 /* ---- what became of it ------------------------------------------------------------------------------------------ */
@@ -520,12 +530,11 @@ enum status press_run_pack(struct press_run *run, const struct press_result *res
 {
     struct pack_args args = { .rows = &result->view, .index = result->index, .token = result->position };
 
-    (void)err;
     memcpy(args.first, result->first, sizeof args.first);
     args.channel = result->channel;
     args.rerotate = result->rerotate ? &result->rope : NULL;
     run->be->ops->pack(run->be, &args, block);
-    return ST_OK;
+    return run_had_room(run, ST_OK, err);
 }
 
 enum status press_run_tokens(struct press_run *run, const struct press_result *result, int32_t *token, struct err *err)

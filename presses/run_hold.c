@@ -85,7 +85,7 @@ enum status press_run_hold(struct press_run *run, const struct press_layer *in, 
         }
     }
     work_back(&run->work, (struct press_scratch){ 0, 0 });
-    return st;
+    return run_had_room(run, st, err);
 }
 
 /* ---- the second pass --------------------------------------------------------------------------------------------- */
@@ -158,7 +158,7 @@ enum status press_run_feed_layer(struct press_run *run, int32_t feed, const stru
     round.prompt = &run->prompt;
     st = settler(run)->press->feed_layer(settler(run), &round, feed, rows, err);
     work_back(&run->work, (struct press_scratch){ 0, 0 });
-    return st;
+    return run_had_room(run, st, err);
 }
 
 /* ---- the decision ------------------------------------------------------------------------------------------------- */

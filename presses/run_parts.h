@@ -48,6 +48,9 @@ struct press_run {
 /* A round over the whole layer, ready for its hooks. */
 struct press_round run_round_open(struct press_run *run, const struct press_layer *in);
 
+/* `st`, unless an operation found no room: then that (ST_EEXHAUSTED), whatever became of what follows it. */
+enum status run_had_room(const struct press_run *run, enum status st, struct err *err);
+
 /* One round of a chain's decode part that leaves `target` rows per head. */
 enum status run_decode_round(struct press_run *run, struct press_round *round, const struct chain *chain,
                              int64_t target, const int32_t *token, struct press_result *out, struct err *err);

@@ -48,6 +48,8 @@ static enum status cuda_health(struct backend *be, struct err *err)
     pthread_mutex_lock(&c->lock);
     if (c->is_broken)
         st = err_set(err, ST_EINTERNAL, "%s", c->broken.text);
+    else if (c->starved.code != ST_OK) /* nobody asked, and its results are void */
+        st = err_set(err, ST_EINTERNAL, "%s", c->starved.text);
     pthread_mutex_unlock(&c->lock);
     return st;
 }
@@ -285,5 +287,6 @@ const struct backend_ops backend_cuda_ops = {
     .value_out_norms = cuda_value_out_norms,
     .linear = cuda_linear,
     .merge_values = cuda_merge_values,
+    .press_room = cuda_press_room,
     .checksum = cuda_checksum,
 };

@@ -53,6 +53,7 @@ struct cuda {
     bool memory_idles; /* the launch before waits more than it reads: the next may call its weights meanwhile */
     void *press;       /* grows to what the largest press asked for */
     uint64_t press_bytes;
+    struct err starved;       /* under lock; ST_OK: every press found its room */
     uint64_t *argmax_partial; /* [argmax_rows][CUDA_ARGMAX_PARTS] */
     uint32_t *argmax_count;   /* [argmax_rows] zeros */
     int64_t *first_host;      /* pinned [KV_HEADS_MAX + 1] */
@@ -190,8 +191,10 @@ int64_t step_count_of(const struct cuda *c, int64_t count);
 
 /* press.c, score.c */
 struct rows_view press_view(const struct kv_rows *in);
-/* Room of at least `bytes` for one press at a time (c->press); growing waits for the device. */
+/* Room of at least `bytes` for one press at a time (c->press); growing waits for the device. false: there is none, and
+ * cuda_press_room says so. */
 bool press_reserve(struct cuda *c, uint64_t bytes);
+enum status cuda_press_room(struct backend *be, struct err *err);
 void cuda_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
                       float *v2);
 void cuda_score_key_diff(struct backend *be, const struct kv_rows *in, float *score);

@@ -31,8 +31,30 @@ static struct cuda_queue press(const struct cuda *c)
     return c->queue[LANE_PRESS];
 }
 
+static void starve(struct cuda *c, const struct err *why)
+{
+    pthread_mutex_lock(&c->lock);
+    if (c->starved.code == ST_OK)
+        err_set(&c->starved, ST_EEXHAUSTED, "room for a press: %s", why->text);
+    pthread_mutex_unlock(&c->lock);
+}
+
+enum status cuda_press_room(struct backend *be, struct err *err)
+{
+    struct cuda *c = (struct cuda *)be;
+    enum status st = ST_OK;
+
+    pthread_mutex_lock(&c->lock);
+    if (c->starved.code != ST_OK)
+        st = err_set(err, c->starved.code, "%s", c->starved.text);
+    err_clear(&c->starved);
+    pthread_mutex_unlock(&c->lock);
+    return st;
+}
+
 bool press_reserve(struct cuda *c, uint64_t bytes)
 {
+    const uint64_t most = bytes + bytes / 4;
     struct err err = { 0 };
 
     if (bytes <= c->press_bytes)
@@ -40,12 +62,13 @@ bool press_reserve(struct cuda *c, uint64_t bytes)
     cuda_free(&c->base, c->press);
     c->press = NULL;
     c->press_bytes = 0;
-    if (cuda_alloc(&c->base, bytes + bytes / 4, "activations", &c->press, &err) != ST_OK) {
-        cuda_broken(c, "room for a press", err.text);
-        return false;
-    }
-    c->press_bytes = bytes + bytes / 4;
-    return true;
+    if (cuda_alloc(&c->base, most, "activations", &c->press, NULL) == ST_OK)
+        c->press_bytes = most;
+    else if (cuda_alloc(&c->base, bytes, "activations", &c->press, &err) == ST_OK)
+        c->press_bytes = bytes;
+    else
+        starve(c, &err);
+    return c->press_bytes > 0;
 }
 
 void cuda_score_key_norm(struct backend *be, const struct kv_rows *in, float factor, float *score)

@@ -404,7 +404,38 @@ static int close_all(void **state)
     return 0;
 }
 
+/* ---- a device that is full ---------------------------------------------------------------------------------------- */
+
+static enum status no_room(struct backend *on, struct err *err)
+{
+    (void)on;
+    return err_set(err, ST_EEXHAUSTED, "room for a press: 8 MiB, 1 MiB are left");
+}
+
+static void a_press_that_found_no_room_is_refused(void **state)
+{
+    const struct backend_ops *own = be->ops;
+    struct backend_ops full = *own;
+    struct press_result r;
+    struct chain *chain;
+    struct press_run *run;
+    struct err err = { 0 };
+
+    (void)state;
+    fresh_layer();
+    run = run_open("knorm | ratio=0.5", &chain);
+    full.press_room = no_room;
+    be->ops = &full;
+    assert_int_equal(press_run_layer(run, &small.in, &r, &err), ST_EEXHAUSTED);
+    assert_non_null(strstr(err.text, "1 MiB are left"));
+    be->ops = own;
+    assert_int_equal(press_run_layer(run, &small.in, &r, NULL), ST_OK); /* the next one has its own */
+    press_run_close(run);
+    chain_close(chain);
+}
+
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(a_press_that_found_no_room_is_refused),
     cmocka_unit_test(scores_are_those_of_the_reference),
     cmocka_unit_test(norms_after_the_projection_are_those_of_the_reference),
     cmocka_unit_test(leverage_with_the_given_sketch_keeps_the_rows),
