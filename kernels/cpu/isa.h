@@ -137,6 +137,11 @@ struct cpu_score_loops {
     /* sums[r] += the sum over the row of |s| (power 1) or of s^2 (power 2) */
     void (*add_power)(const float *s, int64_t rows, int32_t width, int32_t power, float *sums);
 
+    /* The largest of each row so far, and its column (the first of equal ones), when s comes as columns [column, column +
+     * width): best and at [rows][16] begin as -infinity and 0. best_end: of each row. A NaN is never the largest. */
+    void (*best_columns)(const float *s, int64_t rows, int32_t width, int32_t column, float *best, int32_t *at);
+    void (*best_end)(const float *best, const int32_t *at, int64_t rows, float *value, int32_t *column_out);
+
     /* Rows x [rows][dim] of K or V. out[r] = x[r] . x[r]; out[v * stride + r] = x[r] . vector[v] */
     void (*squares)(const float *x, int64_t rows, int32_t dim, float *out);
     void (*dots)(const float *x, int64_t rows, int32_t dim, const float *vector, int32_t vectors, int64_t stride,

@@ -118,54 +118,84 @@ static void dots(const float *x, int64_t rows, int32_t dim, const float *vector,
             out[v * stride + r] = dot_of(x + r * dim, vector + v * dim, dim);
 }
 
-static void weighted_sum(const float *x, int64_t rows, int32_t dim, const float *weight, float *sum)
+/* Channels of a vector wait for the row before; AT_ONCE vectors of them hide that. */
+enum { AT_ONCE = 4 };
+
+INLINE void weigh_channels(const float *x, int64_t rows, int32_t dim, const float *weight, int vectors, float *sum)
+{
+    vf part[AT_ONCE];
+
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; i++)
+        part[i] = vf_load(sum + i * LANES);
+    for (int64_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < vectors; i++) {
+            vf v = vf_load(x + r * dim + i * LANES);
+
+            part[i] += v * (weight ? vf_set(weight[r]) : v);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; i++)
+        vf_store(sum + i * LANES, part[i]);
+}
+
+/* sum[d] += x[r][d] times weight[r], or times itself. */
+INLINE void sum_channels(const float *x, int64_t rows, int32_t dim, const float *weight, float *sum)
 {
     int32_t d = 0;
 
-    for (; d + LANES <= dim; d += LANES) {
-        vf part = vf_load(sum + d);
-
-        for (int64_t r = 0; r < rows; r++)
-            part += vf_load(x + r * dim + d) * weight[r];
-        vf_store(sum + d, part);
-    }
+    for (; d + AT_ONCE * LANES <= dim; d += AT_ONCE * LANES)
+        weigh_channels(x + d, rows, dim, weight, AT_ONCE, sum + d);
+    for (; d + LANES <= dim; d += LANES)
+        weigh_channels(x + d, rows, dim, weight, 1, sum + d);
     for (; d < dim; d++)
         for (int64_t r = 0; r < rows; r++)
-            sum[d] += x[r * dim + d] * weight[r];
+            sum[d] += x[r * dim + d] * (weight ? weight[r] : x[r * dim + d]);
+}
+
+static void weighted_sum(const float *x, int64_t rows, int32_t dim, const float *weight, float *sum)
+{
+    sum_channels(x, rows, dim, weight, sum);
 }
 
 static void channel_squares(const float *x, int64_t rows, int32_t dim, float *sum)
 {
-    int32_t d = 0;
+    sum_channels(x, rows, dim, NULL, sum);
+}
 
-    for (; d + LANES <= dim; d += LANES) {
-        vf part = vf_load(sum + d);
+INLINE void range_channels(const float *x, int64_t rows, int32_t dim, int vectors, float *least, float *most)
+{
+    vf low[AT_ONCE], high[AT_ONCE];
 
-        for (int64_t r = 0; r < rows; r++)
-            part += vf_load(x + r * dim + d) * vf_load(x + r * dim + d);
-        vf_store(sum + d, part);
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; i++) {
+        low[i] = vf_load(least + i * LANES);
+        high[i] = vf_load(most + i * LANES);
     }
-    for (; d < dim; d++)
-        for (int64_t r = 0; r < rows; r++)
-            sum[d] += x[r * dim + d] * x[r * dim + d];
+    for (int64_t r = 0; r < rows; r++)
+#pragma GCC unroll 4
+        for (int i = 0; i < vectors; i++) {
+            vf v = vf_load(x + r * dim + i * LANES);
+
+            low[i] = vf_min(v, low[i]);
+            high[i] = vf_max(v, high[i]);
+        }
+#pragma GCC unroll 4
+    for (int i = 0; i < vectors; i++) {
+        vf_store(least + i * LANES, low[i]);
+        vf_store(most + i * LANES, high[i]);
+    }
 }
 
 static void channel_ranges(const float *x, int64_t rows, int32_t dim, float *least, float *most)
 {
     int32_t d = 0;
 
-    for (; d + LANES <= dim; d += LANES) {
-        vf low = vf_load(least + d), high = vf_load(most + d);
-
-        for (int64_t r = 0; r < rows; r++) {
-            vf v = vf_load(x + r * dim + d);
-
-            low = vf_min(v, low);
-            high = vf_max(v, high);
-        }
-        vf_store(least + d, low);
-        vf_store(most + d, high);
-    }
+    for (; d + AT_ONCE * LANES <= dim; d += AT_ONCE * LANES)
+        range_channels(x + d, rows, dim, AT_ONCE, least + d, most + d);
+    for (; d + LANES <= dim; d += LANES)
+        range_channels(x + d, rows, dim, 1, least + d, most + d);
     for (; d < dim; d++)
         for (int64_t r = 0; r < rows; r++) {
             least[d] = x[r * dim + d] < least[d] ? x[r * dim + d] : least[d];
@@ -222,6 +252,46 @@ static void add_power(const float *s, int64_t rows, int32_t width, int32_t power
             part += power == 1 ? vf_max(v, -v) : v * v;
         }
         sums[r] += vf_sum(part);
+    }
+}
+
+/* best and at [rows][16]: a lane keeps the first of its largest. */
+static void best_columns(const float *s, int64_t rows, int32_t width, int32_t column, float *best, int32_t *at)
+{
+    vi first, here, lane_at;
+
+    for (int l = 0; l < LANES; l++)
+        first[l] = column + l;
+    for (int64_t r = 0; r < rows; r++) {
+        vf most = vf_load(best + r * 16);
+
+        memcpy(&lane_at, at + r * 16, sizeof lane_at);
+        here = first;
+        for (int32_t c = 0; c < width; c += LANES, here += LANES) {
+            vf v = vf_load(s + r * width + c);
+            vi more = (vi)(v > most);
+
+            most = vf_max(v, most);
+            lane_at = (here & more) | (lane_at & ~more);
+        }
+        vf_store(best + r * 16, most);
+        memcpy(at + r * 16, &lane_at, sizeof lane_at);
+    }
+}
+
+static void best_end(const float *best, const int32_t *at, int64_t rows, float *value, int32_t *column)
+{
+    for (int64_t r = 0; r < rows; r++, best += 16, at += 16) {
+        vf lanes = vf_load(best), most = vf_set(vf_largest(lanes));
+        vi equal = (vi)(lanes == most), lane_at;
+        int32_t first = INT32_MAX;
+
+        memcpy(&lane_at, at, sizeof lane_at);
+        lane_at = (lane_at & equal) | (INT32_MAX & ~equal);
+        for (int l = 0; l < LANES; l++)
+            first = lane_at[l] < first ? lane_at[l] : first;
+        value[r] = most[0];
+        column[r] = first;
     }
 }
 
@@ -327,6 +397,8 @@ const struct cpu_score_loops NAMED(CPU_ISA) = {
     .channel_ranges = channel_ranges,
     .deviations = deviations,
     .add_power = add_power,
+    .best_columns = best_columns,
+    .best_end = best_end,
     .add_floats = add_floats,
     .multiply = multiply,
     .spd_inverse = spd_inverse,
