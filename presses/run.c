@@ -274,6 +274,7 @@ static enum status run_edits(struct press_run *run, struct press_round *round, c
                              const struct chain_round *r, int64_t *first, struct err *err)
 {
     struct press_scratch mark = work_mark(&run->work);
+    int32_t channels = round->channels;
     enum status st = ST_OK;
 
     for (int32_t i = r->edits; i < r->end && st == ST_OK; i++) {
@@ -287,6 +288,9 @@ static enum status run_edits(struct press_run *run, struct press_round *round, c
             choose_all(run, &round->view, first);
         }
         st = stage->press->edit(stage, round, run->index, first, err);
+        if (st == ST_OK && round->channels < channels && i + 1 < part->stage_count)
+            run_clear_channels(round, run->index, first);
+        channels = round->channels;
         work_back(&run->work, mark);
     }
     return st;

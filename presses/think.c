@@ -5,7 +5,7 @@
  *      score[g][c] = (mean over the last w queries and the group of q^2) * (mean over kept rows of k^2)
  *      the trunc(D ratio) lowest channels of each head go: K rows become shorter, V rows stay as they are
  *
- * A round after it sees zeros in their place. Xu et al. 2024, arXiv:2407.21018, section 3.
+ * What comes after it sees zeros in their place (run.c). Xu et al. 2024, arXiv:2407.21018, section 3.
  */
 #include "common/base/bytes.h"
 #include "presses/scores.h"
@@ -50,23 +50,23 @@ static void query_squares(const struct press_stage *stage, struct press_round *r
     const int32_t heads = in->hp->q_heads, dim = in->hp->head_dim, group = heads / in->hp->kv_heads;
     int64_t window = ((const struct think_options *)stage->options)->window;
     int64_t rows = window < in->q_tail_rows ? window : in->q_tail_rows, width = (int64_t)heads * dim;
-    uint64_t bytes = dtype_bytes(round->be->act, (uint64_t)(rows * width));
-    char *raw = press_work_host(round, bytes);
-    float *q = press_work_host(round, (uint64_t)(rows * width) * sizeof *q);
+    uint64_t bytes = dtype_bytes(round->be->act, (uint64_t)width);
+    char *raw = press_work_host(round, (uint64_t)rows * bytes);
+    float *q = press_work_host(round, (uint64_t)width * sizeof *q);
 
-    round->be->ops->download(
-        round->be, LANE_PRESS, raw,
-        (const char *)in->q_tail + dtype_bytes(round->be->act, (uint64_t)((in->q_tail_rows - rows) * width)), bytes);
+    round->be->ops->download(round->be, LANE_PRESS, raw,
+                             (const char *)in->q_tail + (uint64_t)(in->q_tail_rows - rows) * bytes,
+                             (uint64_t)rows * bytes);
     round->be->ops->wait(round->be, LANE_PRESS);
-    dtype_to_f32(q, raw, round->be->act, (uint64_t)(rows * width));
     memset(squares, 0, (size_t)in->hp->kv_heads * (size_t)dim * sizeof *squares);
-    for (int64_t i = 0; i < rows; i++)
+    for (int64_t i = 0; i < rows; i++) {
+        dtype_to_f32(q, raw + (uint64_t)i * bytes, round->be->act, (uint64_t)width);
         for (int32_t a = 0; a < heads; a++)
-            for (int32_t c = 0; c < dim; c++) {
-                float x = q[i * width + a * dim + c];
-
-                squares[a / group * dim + c] += x * x / (float)(rows * group);
-            }
+            for (int32_t c = 0; c < dim; c++)
+                squares[a / group * dim + c] += q[a * dim + c] * q[a * dim + c];
+    }
+    for (int64_t i = 0; i < (int64_t)in->hp->kv_heads * dim; i++)
+        squares[i] /= (float)(rows * group);
 }
 
 static int ascending(const void *a, const void *b)
@@ -74,28 +74,6 @@ static int ascending(const void *a, const void *b)
     int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
 
     return (x > y) - (x < y);
-}
-
-/* Zeros where channels went, for a round that follows. */
-static void clear_channels(struct press_round *round, const int32_t *index, const int64_t *first)
-{
-    const struct kv_rows *view = &round->view;
-    const uint64_t bytes = dtype_bytes(view->dtype, 1);
-    const int32_t *rows = press_index_get(round, index, first[view->heads]);
-
-    for (int32_t g = 0; g < view->heads; g++)
-        for (int64_t i = first[g]; i < first[g + 1]; i++) {
-            char *k = (char *)(uintptr_t)view->k +
-                      dtype_bytes(view->dtype, (uint64_t)((view->first[g] + rows[i]) * view->dim));
-            const int32_t *stays = round->channel + g * round->channels;
-
-            for (int32_t c = 0, at = 0; c < view->dim; c++) {
-                if (at < round->channels && stays[at] == c)
-                    at++;
-                else
-                    memset(k + (uint64_t)c * bytes, 0, bytes);
-            }
-        }
 }
 
 static enum status think_edit(const struct press_stage *stage, struct press_round *round, const int32_t *index,
@@ -125,7 +103,6 @@ static enum status think_edit(const struct press_stage *stage, struct press_roun
         qsort(order, (size_t)round->channels, sizeof *order, ascending);
         memcpy(round->channel + g * round->channels, order, (size_t)round->channels * sizeof *order);
     }
-    clear_channels(round, index, first);
     return ST_OK;
 }
 
