@@ -134,9 +134,8 @@ struct cpu_score_loops {
     void (*columns_join)(float *max, const float *sum, int64_t blocks, int32_t width, const float *weight);
     /* out[r] += s[r] . factor */
     void (*rows_dot)(const float *s, int64_t rows, int32_t width, const float *factor, float *out);
-    /* sums[r] += the sum over the row of |s| (power 1) or of s^2 (power 2) */
-    void (*add_power)(const float *s, int64_t rows, int32_t width, int32_t power, float *sums);
-
+    /* parts [rows][16] += pieces of the sum over the row of |s| (power 1) or of s^2 (power 2): sixteen make a sum */
+    void (*add_power)(const float *s, int64_t rows, int32_t width, int32_t power, float *parts);
     /* The largest of each row so far, and its column (the first of equal ones), when s comes as columns [column, column +
      * width): best and at [rows][16] begin as -infinity and 0. best_end: of each row. A NaN is never the largest. */
     void (*best_columns)(const float *s, int64_t rows, int32_t width, int32_t column, float *best, int32_t *at);

@@ -241,17 +241,17 @@ static void deviations(const float *x, int64_t rows, int32_t dim, const float *l
 
 /* ---- columns of products ---------------------------------------------------------------------------------------------- */
 
-static void add_power(const float *s, int64_t rows, int32_t width, int32_t power, float *sums)
+static void add_power(const float *s, int64_t rows, int32_t width, int32_t power, float *parts)
 {
     for (int64_t r = 0; r < rows; r++) {
-        vf part = { 0 };
+        vf part = vf_load(parts + r * 16);
 
         for (int32_t c = 0; c < width; c += LANES) {
             vf v = vf_load(s + r * width + c);
 
             part += power == 1 ? vf_max(v, -v) : v * v;
         }
-        sums[r] += vf_sum(part);
+        vf_store(parts + r * 16, part);
     }
 }
 

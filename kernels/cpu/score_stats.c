@@ -45,8 +45,7 @@ static void mean_of(const struct stats *s, int64_t a, float *mean)
     double sum[KV_HEAD_DIM_MAX] = { 0 };
 
     for (int64_t t = 0; t < s->rows; t++)
-        for (int32_t d = 0; d < s->dim; d++)
-            sum[d] += s->q[(t * s->q_heads + a) * s->dim + d];
+        s->c->isa->score_loops->add_floats(sum, s->q + (t * s->q_heads + a) * s->dim, s->dim);
     for (int32_t d = 0; d < s->dim; d++)
         mean[d] = (float)(sum[d] / (double)s->rows);
 }
@@ -67,11 +66,11 @@ static void stats_task(void *arg, int64_t a, int worker)
     for (int64_t t = 0; t < s->rows; t += BLOCK) {
         int64_t count = s->rows - t < BLOCK ? s->rows - t : BLOCK;
 
-        for (int64_t i = 0; i < count; i++)
-            for (int32_t d = 0; d < dim; d++) {
-                x[i * dim + d] = s->q[((t + i) * s->q_heads + a) * dim + d] - mean[d];
-                turned[d * BLOCK + i] = x[i * dim + d];
-            }
+        for (int64_t i = 0; i < count; i++) {
+            memcpy(x + i * dim, s->q + ((t + i) * s->q_heads + a) * dim, (size_t)dim * 4);
+            s->c->loops->blend(x + i * dim, 1.0f, mean, -1.0f, dim);
+        }
+        s->c->isa->layout->panel_rows(x, (int64_t)dim * 4, (int32_t)count, dim, BLOCK, 0, turned);
         product_pack_rows(s->c, x, dim, dim, count, packed);
         product_run(s->c, turned, BLOCK, dim, packed, dim, count, sum, width, true);
     }
@@ -241,16 +240,17 @@ static void cap_gram(const struct stats *s, int64_t a, float *room, float *sum)
     int32_t head = (int32_t)(a / s->group), dim = s->dim;
     int64_t width = product_width(s->c, dim), n = s->in->rows[head];
     const float *w = s->logits + a * s->longest;
-    float *turned = room + BLOCK * dim, *packed = turned + BLOCK * dim;
+    float *turned = room + BLOCK * dim, *weighted = turned + BLOCK * dim, *packed = weighted + BLOCK * dim;
 
     memset(sum, 0, (size_t)(dim * width) * 4);
     for (int64_t row = s->from; row < n; row += BLOCK) {
         int64_t count = n - row < BLOCK ? n - row : BLOCK;
         const float *v = view_rows(s->c, s->in, true, head, row, count, room);
 
+        memcpy(weighted, v, (size_t)(count * dim) * 4);
         for (int64_t i = 0; i < count; i++)
-            for (int32_t d = 0; d < dim; d++)
-                turned[d * BLOCK + i] = (w[row + i] + s->eps) * v[i * dim + d];
+            s->c->loops->scale(weighted + i * dim, w[row + i] + s->eps, dim);
+        s->c->isa->layout->panel_rows(weighted, (int64_t)dim * 4, (int32_t)count, dim, BLOCK, 0, turned);
         product_pack_rows(s->c, v, dim, dim, count, packed);
         product_run(s->c, turned, BLOCK, dim, packed, dim, count, sum, width, true);
     }
@@ -278,7 +278,7 @@ static void cap_task(void *arg, int64_t a, int worker)
     int32_t head = (int32_t)(a / s->group), dim = s->dim;
     int64_t width = product_width(s->c, dim), n = s->in->rows[head];
     double *matrix = (double *)room_of(s, worker);
-    float *room = (float *)(matrix + 2 * dim * dim), *sum = room + 2 * BLOCK * dim + BLOCK * width;
+    float *room = (float *)(matrix + 2 * dim * dim), *sum = room + 3 * BLOCK * dim + BLOCK * width;
     float *inverse = sum + dim * width, *packed = s->packed + a * product_floats(s->c, dim, dim);
     float *w = s->logits + a * s->longest, forms[BLOCK];
 
@@ -310,7 +310,7 @@ void cpu_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, c
     s.tau = tau;
     s.eps = eps;
     s.longest += s.longest % 2; /* rooms begin with doubles */
-    floats = 4 * dim * dim + 2 * BLOCK * dim + BLOCK * width + dim * width + dim * dim;
+    floats = 4 * dim * dim + 3 * BLOCK * dim + BLOCK * width + dim * width + dim * dim;
     stats_reserve(c, &s, floats + floats % 2);
     pool_run(c->pool, q_heads, cap_task, &s);
     pool_run(c->pool, in->heads, group_task, &s);

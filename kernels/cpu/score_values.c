@@ -59,9 +59,9 @@ static void load_values(const struct norms *s, int32_t head, int64_t from, int32
     }
 }
 
-/* sums[r] += the power sum over the projection's columns of V rows [count] as operands, for query head a. */
+/* parts [count][16]: pieces of the power sums over the projection's columns of V rows as operands, for query head a. */
 static void add_columns(const struct norms *s, const char *operands, int32_t count, int32_t a, float *columns,
-                        float *sums)
+                        float *parts)
 {
     const struct cpu_math *math = s->c->math;
     const int32_t units = s->in->dim / cpu_unit_numbers(s->c);
@@ -83,13 +83,14 @@ static void add_columns(const struct norms *s, const char *operands, int32_t cou
             t.ahead[0] = row == 0 && panel + 1 < s->o->panels ? s->o->panel_bytes : 0;
             t.ahead[1] = t.ahead[0] + (t.ahead[0] ? 64 : 0);
             math->tile(&t);
-            s->c->isa->score_loops->add_power(columns, t.rows, math->panel, s->power, sums + row);
+            s->c->isa->score_loops->add_power(columns, t.rows, math->panel, s->power, parts + row * 16);
         }
     }
 }
 
 static void norms_task(void *arg, int64_t i, int worker)
 {
+    static const float ones[16] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
     const struct norms *s = arg;
     const int32_t head = (int32_t)(i / s->pieces);
     const int64_t from = i % s->pieces * NORM_ROWS, left = rows_of(s, head) - from, all = s->in->at[s->in->heads];
@@ -101,9 +102,10 @@ static void norms_task(void *arg, int64_t i, int worker)
         return;
     load_values(s, head, from, count, row, operands);
     for (int32_t h = 0; h < s->group; h++) {
-        float sums[NORM_ROWS] = { 0 }, *out = s->out + h * all + s->in->at[head];
+        float sums[NORM_ROWS] = { 0 }, parts[NORM_ROWS * 16] = { 0 }, *out = s->out + h * all + s->in->at[head];
 
-        add_columns(s, operands, count, head * s->group + h, columns, sums);
+        add_columns(s, operands, count, head * s->group + h, columns, parts);
+        s->c->isa->score_loops->rows_dot(parts, count, 16, ones, sums);
         for (int32_t r = 0; r < count; r++)
             out[row_of(s, head, from + r)] = s->power == 1 ? sums[r] : sqrtf(sums[r]);
     }
