@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """cost.py - what each press adds to a prefill on the CPU, ours and kvpress's on torch in turn; the table of docs/BENCH.md.
 
-    PYTHON cost.py run PLATEN MODEL.gguf RESULTS.json [--tokens 2048] [--rounds 3] [--only WORD] [--machine NAME]
+    PYTHON cost.py run PLATEN MODEL.gguf RESULTS.json [--tokens 2048] [--rounds 3] [--only WORD] [--lines 0:6] [--machine NAME]
     cost.py write RESULTS.json                      the table into docs/BENCH.md
 
+--only and --lines measure a part of the table; lines that RESULTS.json has already stay.
 PYTHON has what tests/golden/README.md says. For every press, one after the other and with all cores: `platen bench --prefill
 TOKENS --press TEXT --dtype f32`, its press_ms; and kvpress's own forward_hook over all layers of a recorded f32 prefill of the
 same tokens, medians of the rounds after one that warms up. Presses that read the context twice (kvzip, kvcompose) have their whole
@@ -120,20 +121,32 @@ class Peer:
         return statistics.median(runs[1:])
 
 
+def rows_before(path):
+    """What an earlier run has measured of the lines there are."""
+    if not os.path.exists(path):
+        return []
+    with open(path) as file:
+        return [row for row in json.load(file)["rows"] if row["press"] in PRESSES]
+
+
 def run(args):
     peer = Peer(args)
-    results = {"date": time.strftime("%Y-%m-%d"), "machine": args.machine or platform.processor() or platform.machine(),
-               "cores": os.cpu_count(), "tokens": args.tokens, "rounds": args.rounds, "model": os.path.basename(args.model),
-               "torch": peer.torch.__version__, "rows": []}
-    for text in PRESSES:
+    machine = args.machine or f"{os.cpu_count()} cores of {platform.processor() or platform.machine()}"
+    results = {"date": time.strftime("%Y-%m-%d"), "machine": machine, "tokens": args.tokens, "rounds": args.rounds,
+               "model": os.path.basename(args.model), "torch": peer.torch.__version__,
+               "rows": rows_before(args.results)}
+    begin, _, end = args.lines.partition(":")
+    for text in PRESSES[int(begin or 0):int(end or len(PRESSES))]:
         if args.only not in text:
             continue
         twice = text.startswith(SECOND_PASS)
-        _, plain, _ = ours(args, "")
-        added, _, total = ours(args, text)
+        added, plain, total = ours(args, text)
+        if twice:
+            plain = ours(args, "")[1]
         theirs = None if twice else peer.ms(text)
-        results["rows"].append({"press": text, "ms": total - plain if twice else added, "prefill_ms": plain, "torch_ms": theirs})
-        print(text, f"{results['rows'][-1]['ms']:.1f} ms of {plain:.0f}", "" if twice else f"torch {theirs:.1f} ms", flush=True)
+        row = {"press": text, "ms": total - plain if twice else added, "prefill_ms": plain, "torch_ms": theirs}
+        results["rows"] = sorted([r for r in results["rows"] if r["press"] != text] + [row], key=lambda r: PRESSES.index(r["press"]))
+        print(text, f"{row['ms']:.1f} ms of {plain:.0f}", "" if twice else f"torch {theirs:.1f} ms", flush=True)
         with open(args.results, "w") as out:
             json.dump(results, out, indent=1)
 
@@ -151,11 +164,12 @@ def line(row):
 
 def page(results):
     late = [row["press"] for row in results["rows"] if row["torch_ms"] is not None and row["torch_ms"] < 5 * row["ms"]]
+    rounds = f"medians of {results['rounds']} rounds" if results["rounds"] > 1 else "one round"
     missed = "The bar of 5 times is **missed** by " + ", ".join(f"`{press}`" for press in late) + "." if late else "The bar of 5 times holds for all."
     return f"""{BEGIN}
 ## What a press costs
-{results['date']}, {results['machine']}, {results['cores']} cores, {results['model']} in f32, {results['tokens']} tokens, ratio 0.5 where nothing else is said:
-`tests/bench/cost.py run` and `write`, medians of {results['rounds']}. Milliseconds for all layers, the share of the prefill beside which they were
+{results['date']}, {results['machine']}, {results['model']} in f32, {results['tokens']} tokens, ratio 0.5 where nothing else is said:
+`tests/bench/cost.py run` and `write`, {rounds}. Milliseconds for all layers, the share of the prefill beside which they were
 measured, kvpress 0.5.5 on torch {results['torch']} in the same run, and how many times longer that takes. {missed}
 
 | press | ms | of the prefill | kvpress, ms | times |
@@ -184,6 +198,7 @@ def main():
     one.add_argument("--tokens", type=int, default=2048)
     one.add_argument("--rounds", type=int, default=3)
     one.add_argument("--only", default="")
+    one.add_argument("--lines", default=":")
     one.add_argument("--machine", default="")
     one.set_defaults(do=run)
     two = commands.add_parser("write")

@@ -340,6 +340,21 @@ static void channels_that_go_are_those_of_the_reference(void **state)
             for (int c = 0; c < 4; c++)
                 assert_float_equal(k[(g * SMALL_TOKENS + t) * 4 + c],
                                    keys[(g * 2 * SMALL_TOKENS + t) * SMALL_D + stay[g][c]], 0);
+    assert_memory_equal(keys, small.k, sizeof keys); /* nothing follows that would look at them */
+}
+
+static void channels_that_went_are_zeros_for_the_next_round(void **state)
+{
+    static float k[SMALL_G * SMALL_TOKENS * SMALL_D], v[SMALL_G * SMALL_TOKENS * SMALL_D];
+    static const bool goes[SMALL_G][SMALL_D] = { { 1, 0, 0, 0, 1, 1, 1, 0 }, { 1, 0, 0, 1, 0, 1, 1, 0 } };
+    static int32_t token[SMALL_G * SMALL_TOKENS];
+
+    (void)state;
+    run_packed("think:ratio=0.5,window=8 | knorm | ratio=0.5", k, v, token);
+    for (int g = 0; g < SMALL_G; g++)
+        for (int t = 0; t < SMALL_TOKENS; t++)
+            for (int c = 0; c < SMALL_D; c++)
+                assert_true((small.k[(g * 2 * SMALL_TOKENS + t) * SMALL_D + c] == 0) == goes[g][c]);
     fresh_layer();
 }
 
@@ -444,6 +459,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(rerotated_keys_are_those_of_the_reference),
     cmocka_unit_test(merged_values_are_those_of_the_reference),
     cmocka_unit_test(channels_that_go_are_those_of_the_reference),
+    cmocka_unit_test(channels_that_went_are_zeros_for_the_next_round),
     cmocka_unit_test(capacities_of_the_paper_rule_are_rounded_half_to_even),
     cmocka_unit_test(head_scores_of_the_probe_are_those_of_the_reference),
 };
