@@ -26,15 +26,34 @@ enum { PANEL = 2 * LANES };
 
 enum unit { UNIT_F32, UNIT_BF16 };
 
+/* One number of every row, with whole vectors of b. */
+INLINE void number_steps(vf acc[STRIP][8], int rows, int vecs, const char *a, int64_t a_stride, const vf *col)
+{
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        float x;
+
+        memcpy(&x, a + r * a_stride, sizeof x);
+#pragma GCC unroll 16
+        for (int v = 0; v < vecs; v++)
+            acc[r][v] = col[v] * x + acc[r][v];
+    }
+}
+
 #if defined(__AVX512BF16__)
 enum { BF16_OPERAND_BYTES = 4 };
 
-INLINE vf pair_step(vf acc, const char *a, vu b)
+INLINE void pair_steps(vf acc[STRIP][8], int rows, int vecs, const char *a, int64_t a_stride, const vu *col)
 {
-    int32_t pair;
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; r++) {
+        int32_t pair;
 
-    memcpy(&pair, a, sizeof pair);
-    return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(pair), (__m512bh)b);
+        memcpy(&pair, a + r * a_stride, sizeof pair);
+#pragma GCC unroll 16
+        for (int v = 0; v < vecs; v++)
+            acc[r][v] = (vf)_mm512_dpbf16_ps((__m512)acc[r][v], (__m512bh)_mm512_set1_epi32(pair), (__m512bh)col[v]);
+    }
 }
 
 static void operand_bf16(const float *in, int64_t count, void *out)
@@ -52,14 +71,19 @@ static void operand_bf16(const float *in, int64_t count, void *out)
 #else
 enum { BF16_OPERAND_BYTES = 8 };
 
-INLINE vf pair_step(vf acc, const char *a, vu b)
+/* All first halves, then all second ones: with both of a row at once there are not enough of AVX2's 16 registers. */
+INLINE void pair_steps(vf acc[STRIP][8], int rows, int vecs, const char *a, int64_t a_stride, const vu *col)
 {
-    float even, odd;
+    vf half[8];
 
-    memcpy(&even, a, sizeof even);
-    memcpy(&odd, a + 4, sizeof odd);
-    acc = (vf)(b << 16) * even + acc;
-    return (vf)(b & 0xffff0000u) * odd + acc;
+#pragma GCC unroll 16
+    for (int v = 0; v < vecs; v++)
+        half[v] = (vf)(col[v] << 16);
+    number_steps(acc, rows, vecs, a, a_stride, half);
+#pragma GCC unroll 16
+    for (int v = 0; v < vecs; v++)
+        half[v] = (vf)(col[v] & 0xffff0000u);
+    number_steps(acc, rows, vecs, a + 4, a_stride, half);
 }
 
 /* Rounded as bf16, kept as f32: it saves the widening of a in the inner loop. */
@@ -74,16 +98,6 @@ static void operand_bf16(const float *in, int64_t count, void *out)
         to[i] = bf16_to_f32(f32_to_bf16(in[i]));
 }
 #endif
-
-INLINE vf unit_step(enum unit unit, vf acc, const char *a, vu b)
-{
-    float x;
-
-    if (unit == UNIT_BF16)
-        return pair_step(acc, a, b);
-    memcpy(&x, a, sizeof x);
-    return (vf)b * x + acc;
-}
 
 /* `rows` and `vecs` are constants where this is inlined; vector v belongs to panel p + v / 2. */
 INLINE void tile_panels(const struct tile *t, enum unit unit, int rows, int vecs, int32_t p)
@@ -107,11 +121,16 @@ INLINE void tile_panels(const struct tile *t, enum unit unit, int rows, int vecs
 #pragma GCC unroll 16
         for (int v = 0; v < vecs; v++)
             __builtin_prefetch(b + v / 2 * t->b_panel + t->ahead[v % 2], 0, 3);
-#pragma GCC unroll 16
-        for (int r = 0; r < rows; r++)
+        if (unit == UNIT_BF16) {
+            pair_steps(acc, rows, vecs, a, t->a_stride, col);
+        } else {
+            vf number[8];
+
 #pragma GCC unroll 16
             for (int v = 0; v < vecs; v++)
-                acc[r][v] = unit_step(unit, acc[r][v], a + r * t->a_stride, col[v]);
+                number[v] = (vf)col[v];
+            number_steps(acc, rows, vecs, a, t->a_stride, number);
+        }
         a += a_unit;
         b += t->b_stride;
     }
