@@ -8,6 +8,9 @@
 Every program gets the same token ids (100 + 7919 i mod 40000), the same threads and the same weights: the file is turned
 into bf16 once, beside --work. A round runs every program once; figures are medians over the rounds, tokens a second.
 llama.cpp runs with flash attention on and off and the faster counts. Prints one JSON object and a table.
+
+--only WORD runs the lines whose name begins so. --backend cpu:avx2 holds ours to one instruction set, beside a llama.cpp
+that was built for no more.
 """
 import argparse
 import json
@@ -55,8 +58,9 @@ def bf16_copy(path, out):
 
 
 class Platen:
-    def __init__(self, program, model, threads):
-        self.base = [program, "bench", "--model", model, "--dtype", "bf16", "--threads", str(threads), "--rounds", "1", "--json"]
+    def __init__(self, program, model, threads, backend):
+        self.base = [program, "bench", "--model", model, "--dtype", "bf16", "--threads", str(threads), "--rounds", "1", "--json",
+                     "--backend", backend]
 
     def run(self, *options):
         return json.loads(subprocess.run(self.base + [str(o) for o in options], check=True, capture_output=True).stdout)
@@ -154,10 +158,12 @@ def main():
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--work", default="/var/tmp")
     p.add_argument("--no-torch", action="store_true")
+    p.add_argument("--only", default="", help="the lines whose name begins so: prefill, \"decode 16\", ...")
+    p.add_argument("--backend", default="cpu", help="cpu, or cpu:NAME of one instruction set")
     o = p.parse_args()
 
     copy = bf16_copy(o.model, os.path.join(o.work, os.path.basename(o.model) + ".bf16.gguf"))
-    programs = {"platen": Platen(o.platen, copy, o.threads), "llama.cpp": Llama(copy, o.threads, False),
+    programs = {"platen": Platen(o.platen, copy, o.threads, o.backend), "llama.cpp": Llama(copy, o.threads, False),
                 "llama.cpp, flash": Llama(copy, o.threads, True)}
     if not o.no_torch:
         programs["torch"] = Torch(o.model, o.threads)
@@ -165,6 +171,8 @@ def main():
              "decode 1 at 512": lambda x: x.decode(1, 512, 48), "decode 16 at 512": lambda x: x.decode(16, 512, 24)}
     figures = {}
     for name, run in lines.items():
+        if not name.startswith(o.only):
+            continue
         able = [w for w in programs if hasattr(programs[w], name.split()[0])]
         got = {w: [] for w in able}
         for n in range(o.rounds + 1):  # the first warms up
