@@ -4,7 +4,8 @@
  *
  *      | chunk 0 | chunk 1 | ... |      each: score, then max(1, trunc(len (1 - ratio))) rows
  *
- * A chunk's queries are its own last tokens, rotated as if they were the context's last (as the reference does it).
+ * A chunk's queries are its own last tokens, rotated as if they were the context's last (as the reference does it). After a
+ * keep they are those of as many tokens of the whole context, also where the last chunk has fewer survivors.
  * From FINCH, Corallo and Papotti 2024, TACL 10.1162/tacl_a_00716.
  */
 #include "common/base/bytes.h"
@@ -54,7 +55,7 @@ static enum status chunk_choose(const struct press_stage *stage, struct press_ro
         struct kv_rows part = parts_view(&round->view, from, length);
 
         round->part_begin = from;
-        round->part_end = from + part.rows[0];
+        round->part_end = from + length < round->in->tokens ? from + length : round->in->tokens;
         st = press_rescore(round, stage, &part, round->score, err);
     }
     round->part_begin = 0;

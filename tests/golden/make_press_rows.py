@@ -129,6 +129,9 @@ CHAINS = """
 64 1000 ; cur:window=7 | criticaladakv:first=0.3 | ratio=0.6
 64 1000 ; kvzap:file=kvzap-mlp | ratio=0.6 | merge
 64 257 ; kvzap:file=kvzap-mlp | block:size=40 | ratio=0.5
+257 257 ; knorm | ratio=0.3 | tova | chunk:length=77 | rows=101
+257 257 ; knorm | ratio=0.333 | snapkv:window=5 | chunk:length=77 | ratio=0.5
+257 257 ; knorm | ratio=0.3 | expected | chunk:length=50 | ratio=0.5
 """
 
 PER_LAYER = {2: "0.1/0.6", 3: "0/0.3/0.8", 4: "0.2/0.4/0.6/0.8"}
