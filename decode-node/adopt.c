@@ -260,7 +260,9 @@ void adopt_open(struct order *o)
 {
     struct receiver_config config = { .shape = o->node->parts.shape, .codec = o->spec.codec, .sink = &o->at.sink };
 
-    config.rows_max = (int64_t)o->spec.tokens->count;
+    config.rows_max = config.position_min = config.position_max = (int64_t)o->spec.tokens->count;
+    if (o->spec.compact || (o->spec.chain && chain_rerotates(o->spec.chain))) /* it follows the longest head */
+        config.position_min = 1;
     o->at.sink = (struct receiver_sink){ .ctx = o,
                                          .accepted = on_accepted,
                                          .beat = on_beat,

@@ -188,10 +188,20 @@ static enum status on_chunk(struct receiver *r, const Platen__Internal__V1__Chun
     return p->filled == b->bytes ? piece_prove(r, layer, wire_sum_value(p->sum), err) : ST_OK;
 }
 
+/* The checksums do not cover it, and an answer from another place than the keys' would be a wrong one. */
+static enum status check_position(const struct receiver_config *c, int64_t position, struct err *err)
+{
+    if (c->position_max == 0 || (position >= c->position_min && position <= c->position_max))
+        return ST_OK;
+    return err_set(err, ST_EDATALOSS, "commit: next_position is %lld, %lld to %lld is possible", (long long)position,
+                   (long long)c->position_min, (long long)c->position_max);
+}
+
 static enum status on_commit(struct receiver *r, const Platen__Internal__V1__Commit *msg, struct err *err)
 {
     const struct receiver_sink *sink = r->config.sink;
     uint64_t rows = 0, bytes = 0;
+    enum status st;
 
     if (msg->layers != r->layers || r->arrived != r->layers)
         return err_set(err, ST_EDATALOSS, "commit: %d of %d layers arrived, %d were sent", r->arrived, r->layers,
@@ -206,9 +216,10 @@ static enum status on_commit(struct receiver *r, const Platen__Internal__V1__Com
                        (unsigned long long)msg->bytes);
     if (msg->checksum != wire_checksum_layers(r->checksums, (size_t)r->layers))
         return err_set(err, ST_EDATALOSS, "commit: the checksum over all layers differs");
-    if (sink->committed)
+    st = check_position(&r->config, msg->next_position, err);
+    if (st == ST_OK && sink->committed)
         sink->committed(sink->ctx, msg);
-    return ST_OK;
+    return st;
 }
 
 static enum status on_message(struct receiver *r, const Platen__Internal__V1__FromPrefill *m, struct err *err)

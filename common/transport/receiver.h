@@ -64,6 +64,8 @@ struct receiver_config {
     struct kv_shape shape;            /* of the model. A Transfer's blocks: `layers` is what Accepted says */
     enum kv_codec codec;              /* that was ordered */
     int64_t rows_max;                 /* rows a head can have at most: the tokens that were ordered */
+    int64_t position_min;             /* where a Commit may say that generation goes on: from here */
+    int64_t position_max;             /* to here; 0 for a Transfer, where nothing goes on */
     const struct receiver_sink *sink; /* borrowed */
 
     /* For transports beside the stream; both NULL for grpc. `ready` says Ready{layer, ticket} on the stream. */

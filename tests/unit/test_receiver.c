@@ -252,6 +252,28 @@ static void a_commit_that_differs_is_refused(void **state)
     free(other[3].data);
 }
 
+static void a_commit_says_a_position_that_answers_can_go_on_at(void **state)
+{
+    static const int64_t position[] = { MAKER_ROWS - 20, MAKER_ROWS - 21, MAKER_ROWS + 1, 0, -1, INT64_MAX };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof position / sizeof position[0]; i++) {
+        struct catcher c;
+        enum status st;
+
+        opened(&c);
+        for (int32_t l = 0; l < MAKER_LAYERS; l++) {
+            assert_int_equal(catcher_take(&c, maker_announce(&blocks[l])), ST_OK);
+            assert_int_equal(send_bytes(&c, &blocks[l], 65536), ST_OK);
+        }
+        st = catcher_take(&c, maker_commit_at(blocks, MAKER_LAYERS, position[i]));
+        assert_int_equal(st, i == 0 ? ST_OK : ST_EDATALOSS);
+        assert_int_equal(c.committed, i == 0);
+        assert_true(i == 0 || strstr(c.err.text, "next_position"));
+        catcher_close(&c);
+    }
+}
+
 static void messages_out_of_order_are_damage(void **state)
 {
     struct catcher c;
@@ -322,6 +344,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_place_may_come_later),
     cmocka_unit_test(a_block_without_rows_needs_no_bytes),
     cmocka_unit_test(a_commit_that_differs_is_refused),
+    cmocka_unit_test(a_commit_says_a_position_that_answers_can_go_on_at),
     cmocka_unit_test(messages_out_of_order_are_damage),
     cmocka_unit_test(more_layers_than_the_model_has_are_refused),
     cmocka_unit_test(beats_are_told_in_every_state),

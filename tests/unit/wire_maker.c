@@ -73,11 +73,17 @@ struct rpc_buffer *maker_chunk(int32_t layer, uint64_t offset, const void *data,
 
 struct rpc_buffer *maker_commit(const struct kv_block *blocks, int32_t layers)
 {
+    return maker_commit_at(blocks, layers, MAKER_ROWS);
+}
+
+struct rpc_buffer *maker_commit_at(const struct kv_block *blocks, int32_t layers, int64_t position)
+{
     Platen__Internal__V1__FromPrefill msg = PLATEN__INTERNAL__V1__FROM_PREFILL__INIT;
     Platen__Internal__V1__Commit commit = PLATEN__INTERNAL__V1__COMMIT__INIT;
     uint64_t sums[MAKER_LAYERS];
 
     commit.layers = layers;
+    commit.next_position = position;
     for (int32_t l = 0; l < layers; l++) {
         commit.rows += (uint64_t)kv_block_rows(&blocks[l]);
         commit.bytes += blocks[l].bytes;
@@ -139,7 +145,11 @@ static void on_committed(void *ctx, const Platen__Internal__V1__Commit *msg)
 
 void catcher_open(struct catcher *c)
 {
-    struct receiver_config config = { .shape = maker_shape, .codec = KV_PLAIN, .rows_max = MAKER_ROWS };
+    struct receiver_config config = { .shape = maker_shape,
+                                      .codec = KV_PLAIN,
+                                      .rows_max = MAKER_ROWS,
+                                      .position_min = MAKER_ROWS - 20,
+                                      .position_max = MAKER_ROWS };
 
     *c = (struct catcher){ .sink = { .ctx = c,
                                      .accepted = on_accepted,

@@ -24,8 +24,9 @@ struct rpc_buffer *maker_accepted(int32_t layers);
 struct rpc_buffer *maker_announce(const struct kv_block *b);
 struct rpc_buffer *maker_chunk(int32_t layer, uint64_t offset, const void *data, size_t bytes);
 
-/* The Commit of these blocks, all of them right. */
+/* The Commit of these blocks, all of them right, after which generation goes on at MAKER_ROWS; or at `position`. */
 struct rpc_buffer *maker_commit(const struct kv_block *blocks, int32_t layers);
+struct rpc_buffer *maker_commit_at(const struct kv_block *blocks, int32_t layers, int64_t position);
 
 /* A receiver and what it told. */
 struct catcher {
