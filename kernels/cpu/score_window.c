@@ -44,7 +44,7 @@ struct window {
     int32_t columns, pieces;
     int64_t blocks, held; /* of the longest head; of them at once */
     float *parts;         /* [pieces][rows of all heads] */
-    float *rooms;         /* per worker */
+    float *rooms;         /* per worker; of few columns, which are held for all rows, per head */
     int64_t room_floats;
     float *score;
     int64_t body[KV_HEADS_MAX]; /* rows of each head that are not among the last `window` tokens */
@@ -67,10 +67,10 @@ static int64_t room_size(const struct window *w)
     return (2 * WIDTH + BLOCK) * (int64_t)w->in->dim + WIDTH + 2 * (w->blocks + 1) * WIDTH + few;
 }
 
-static struct columns room_at(const struct window *w, int worker)
+static struct columns room_at(const struct window *w, int64_t room)
 {
     const int64_t dim = w->in->dim;
-    struct columns r = { .q = w->rooms + worker * w->room_floats };
+    struct columns r = { .q = w->rooms + room * w->room_floats };
 
     r.packed = r.q + WIDTH * dim;
     r.keys = r.packed + WIDTH * dim;
@@ -204,20 +204,18 @@ static void take_few(const struct window *w, struct columns *r, float *part)
 static void piece_task(void *arg, int64_t i, int worker)
 {
     const struct window *w = arg;
-    struct columns r = room_at(w, worker);
-    int32_t piece = (int32_t)(i / w->in->heads);
-    float *part;
+    const int32_t piece = (int32_t)(i / w->in->heads), head = (int32_t)(i % w->in->heads);
+    struct columns r = room_at(w, w->columns <= FEW ? head : worker);
+    float *part = w->parts + piece * w->in->at[w->in->heads] + w->in->at[head];
 
-    r.head = (int32_t)(i % w->in->heads);
-    part = w->parts + piece * w->in->at[w->in->heads] + w->in->at[r.head];
-    memset(part, 0, (size_t)w->body[r.head] * 4);
-    if (w->columns <= FEW) {
-        r.first = 0;
+    r.head = head;
+    r.first = 0;
+    memset(part, 0, (size_t)w->body[head] * 4);
+    if (w->columns <= FEW)
         take_few(w, &r, part);
-        return;
-    }
-    for (r.first = piece * WIDTH; r.first < w->columns; r.first += w->pieces * WIDTH)
-        take_columns(w, &r, part);
+    else
+        for (r.first = piece * WIDTH; r.first < w->columns; r.first += w->pieces * WIDTH)
+            take_columns(w, &r, part);
 }
 
 /* ---- pooling ------------------------------------------------------------------------------------------------------------- */
@@ -264,17 +262,18 @@ static void pad_window(const struct window *w, float pad)
 /* How the columns are shared out, and room for it. */
 static void plan(struct window *w, struct cpu *c)
 {
-    int32_t groups;
+    int32_t groups, rooms;
 
     w->columns = w->window * w->group;
+    rooms = w->columns <= FEW ? w->in->heads : c->threads;
     groups = (w->columns + WIDTH - 1) / WIDTH;
     w->pieces = groups < PIECES_MAX ? groups : PIECES_MAX;
     w->blocks = (view_longest(w->in) + BLOCK - 1) / BLOCK;
     w->held = w->blocks <= HELD_BLOCKS ? w->blocks : 1;
     w->room_floats = (room_size(w) + 15) / 16 * 16;
-    cpu_press_reserve(c, w->room_floats * c->threads + w->pieces * w->in->at[w->in->heads]);
+    cpu_press_reserve(c, w->room_floats * rooms + w->pieces * w->in->at[w->in->heads]);
     w->rooms = c->press;
-    w->parts = w->rooms + w->room_floats * c->threads;
+    w->parts = w->rooms + w->room_floats * rooms;
 }
 
 void cpu_score_window(struct backend *be, const struct kv_rows *in, const void *q, int32_t q_heads, int32_t window,
