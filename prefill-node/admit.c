@@ -48,9 +48,22 @@ static enum status check_identity(const struct prefill_node *n, const Platen__In
     return st;
 }
 
-static enum status check_tokens(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct err *err)
+/* Ids index the embedding. */
+static enum status check_ids(const struct prefill_node *n, const char *what, const int32_t *id, size_t count,
+                             struct err *err)
 {
     const int32_t vocab = n->parts.weights->hp.vocab;
+
+    for (size_t i = 0; i < count; i++) {
+        if (id[i] < 0 || id[i] >= vocab)
+            return err_set(err, ST_EINVAL, "order: %s %zu is %d; ids are 0 to %d", what, i, id[i], vocab - 1);
+    }
+    return ST_OK;
+}
+
+static enum status check_tokens(const struct prefill_node *n, const Platen__Internal__V1__Order *o, struct err *err)
+{
+    enum status st;
 
     if (o->n_token == 0)
         return err_set(err, ST_EINVAL, "order: the context is empty");
@@ -59,11 +72,8 @@ static enum status check_tokens(const struct prefill_node *n, const Platen__Inte
                        (long long)n->tokens_max);
     if (o->query_tokens < 0 || (uint64_t)o->query_tokens > o->n_token)
         return err_set(err, ST_EINVAL, "order: %lld query tokens of %zu", (long long)o->query_tokens, o->n_token);
-    for (size_t i = 0; i < o->n_token; i++) {
-        if (o->token[i] < 0 || o->token[i] >= vocab)
-            return err_set(err, ST_EINVAL, "order: token %zu is %d; ids are 0 to %d", i, o->token[i], vocab - 1);
-    }
-    return ST_OK;
+    st = check_ids(n, "token", o->token, o->n_token, err);
+    return st == ST_OK ? check_ids(n, "suffix token", o->suffix_token, o->n_suffix_token, err) : st;
 }
 
 static bool has_windows(const struct hparams *hp)
@@ -80,8 +90,7 @@ static void read_prompt(const struct prefill_node *n, const Platen__Internal__V1
 {
     job->suffix = mem_alloc((o->n_suffix_token + 1) * sizeof *job->suffix);
     for (size_t i = 0; i < o->n_suffix_token; i++)
-        job->suffix[i] =
-            o->suffix_token[i] >= 0 && o->suffix_token[i] < n->parts.weights->hp.vocab ? o->suffix_token[i] : 0;
+        job->suffix[i] = o->suffix_token[i];
     job->prompt = prompt_of(&n->texts, o->prefix_tokens, job->suffix, (int64_t)o->n_suffix_token);
 }
 
@@ -100,10 +109,10 @@ static enum status read_press(struct prefill_node *n, const Platen__Internal__V1
         return st;
     }
     chain_needs_of(job->chain, job->query_tokens, false, &job->needs);
-    if (job->needs.second_pass && o->prefix_tokens > job->tokens)
+    if (job->needs.second_pass && (o->prefix_tokens < 0 || o->prefix_tokens > job->tokens))
         return err_set(err, ST_EINVAL, "order: %lld prefix tokens of a context of %lld", (long long)o->prefix_tokens,
                        (long long)job->tokens);
-    if (job->needs.second_pass && o->prefix_tokens >= 0)
+    if (job->needs.second_pass)
         read_prompt(n, o, job);
     return ST_OK;
 }

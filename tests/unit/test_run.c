@@ -310,6 +310,28 @@ static void contexts_that_cannot_be_are_refused(void **state)
     o = order_of(10, "");
     o->order.query_tokens = -1;
     refused(o, ST_EINVAL, "query tokens");
+    o = order_of(10, "kvzip | ratio=0.5");
+    o->order.prefix_tokens = 11;
+    refused(o, ST_EINVAL, "11 prefix tokens");
+    o = order_of(10, "kvzip | ratio=0.5");
+    o->order.prefix_tokens = -1;
+    refused(o, ST_EINVAL, "prefix tokens");
+}
+
+static void suffix_tokens_that_cannot_be_are_refused(void **state)
+{
+    int32_t suffix[] = { 5, SMALL_VOCAB };
+    struct order *o = order_of(10, "");
+
+    (void)state;
+    o->order.suffix_token = suffix;
+    o->order.n_suffix_token = 2;
+    refused(o, ST_EINVAL, "suffix token 1 is 256");
+    suffix[1] = -1;
+    o = order_of(10, "");
+    o->order.suffix_token = suffix;
+    o->order.n_suffix_token = 2;
+    refused(o, ST_EINVAL, "suffix token 1 is -1");
 }
 
 static void presses_that_cannot_be_are_refused(void **state)
@@ -636,6 +658,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(compact_positions_go_on_at_the_kept_length),
     cmocka_unit_test(another_model_is_refused_field_by_field),
     cmocka_unit_test(contexts_that_cannot_be_are_refused),
+    cmocka_unit_test(suffix_tokens_that_cannot_be_are_refused),
     cmocka_unit_test(presses_that_cannot_be_are_refused),
     cmocka_unit_test(what_fits_at_the_door_fits_to_the_end_and_one_token_more_does_not),
     cmocka_unit_test(a_press_that_holds_too_much_is_refused_with_the_numbers),
