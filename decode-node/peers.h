@@ -21,7 +21,7 @@ extern "C" {
 struct peers;
 struct peer;
 
-enum { PEER_ADDRESS_MAX = 300, PEERS_TRIED_MAX = 3, PEER_CHANNELS_MAX = 16 };
+enum { PEER_ADDRESS_MAX = 300, PEER_CHANNELS_MAX = 16 };
 
 struct peers_config {
     struct rpc_client *client;

@@ -79,8 +79,7 @@ struct repressed {
     double held_sum;
 };
 
-/* repress_room.c: the most bytes that ask takes of the arena; the most rows of tail that the answer has at once. */
-uint64_t repress_bytes(const struct repress_ask *ask, const struct hparams *hp, const struct backend *be);
+/* repress_room.c: the most rows of tail that the answer has at once. */
 int32_t repress_tail_rows(const struct chain_decode *part, int32_t prompt_tokens, int32_t max_new);
 
 /* repress_room.c: whether such an answer can come to a compression at all; else it needs nothing of its own. */

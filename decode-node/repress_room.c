@@ -72,7 +72,7 @@ static void plan_queries(const struct repress_ask *ask, struct query_buffer *q, 
     q->room = ask->prompt_tokens + least(part.every, 2 * (q->calls + 1));
 }
 
-/* Lays the extent out: its bytes. a: where offsets go; NULL: only counted. */
+/* Lays the extent out: its bytes; offsets go into `a`. */
 static uint64_t lay_out(const struct repress_ask *ask, const struct hparams *hp, const struct backend *be,
                         struct repressed *a)
 {
@@ -85,23 +85,15 @@ static uint64_t lay_out(const struct repress_ask *ask, const struct hparams *hp,
     chain_decode_part(ask->context->chain, &part);
     plan_queries(ask, &queries, &wanted);
     for (int32_t l = 0; l < hp->layers; l++) {
-        if (a)
-            a->room[l] = own_bytes(ask, hp, be, l);
-        at += own_bytes(ask, hp, be, l);
+        a->room[l] = own_bytes(ask, hp, be, l);
+        at += a->room[l];
     }
     queries.offset = at;
     at += kv_align((uint64_t)hp->layers * (uint64_t)queries.room * query);
-    if (a) {
-        a->queries = queries;
-        a->queries_least = wanted;
-        a->turned_offset = at;
-    }
+    a->queries = queries;
+    a->queries_least = wanted;
+    a->turned_offset = at;
     return at + (part.cam_merge > 0 ? kv_align((uint64_t)hp->layers * query) : 0);
-}
-
-uint64_t repress_bytes(const struct repress_ask *ask, const struct hparams *hp, const struct backend *be)
-{
-    return lay_out(ask, hp, be, NULL);
 }
 
 /* Most rows of a layer before a compression, all heads. */

@@ -25,7 +25,6 @@ enum trace_what {
 #define TRACE(name, word, unit) TRACE_##name,
 #include "common/base/trace.def"
 #undef TRACE
-    TRACE_COUNT
 };
 
 struct trace;

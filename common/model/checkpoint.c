@@ -319,11 +319,6 @@ const struct gguf *checkpoint_gguf(const struct checkpoint *c)
     return c->is_gguf ? &c->gguf : NULL;
 }
 
-uint64_t checkpoint_weight_bytes(const struct checkpoint *c)
-{
-    return c->weights.bytes;
-}
-
 bool checkpoint_tensor(const struct checkpoint *c, enum slot slot, int32_t layer, struct tensor_ref *out)
 {
     const struct tensor_ref *ref;

@@ -71,9 +71,6 @@ const char *checkpoint_name(const struct checkpoint *c);
 const char *checkpoint_path(const struct checkpoint *c);
 const struct gguf *checkpoint_gguf(const struct checkpoint *c);
 
-/* Bytes of all weights as they stand in the files. */
-uint64_t checkpoint_weight_bytes(const struct checkpoint *c);
-
 /* The weight in a slot; false where this model has none (LM_HEAD of a tied head, biases, ...; hparams say the same).
  * `layer` is ignored for slots that are not per layer. */
 bool checkpoint_tensor(const struct checkpoint *c, enum slot slot, int32_t layer, struct tensor_ref *out);

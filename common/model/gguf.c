@@ -280,13 +280,6 @@ bool gguf_int(const struct gguf *g, const char *key, int64_t *out)
     return v && !v->is_array && v->type != GGUF_BOOL && read_int(v->type, v->data, out);
 }
 
-bool gguf_num(const struct gguf *g, const char *key, double *out)
-{
-    const struct gguf_value *v = gguf_find(g, key);
-
-    return v && !v->is_array && v->type != GGUF_BOOL && read_num(v->type, v->data, out);
-}
-
 bool gguf_bool(const struct gguf *g, const char *key, bool *out)
 {
     const struct gguf_value *v = gguf_find(g, key);

@@ -66,7 +66,6 @@ const struct gguf_value *gguf_find(const struct gguf *g, const char *key);
 
 /* Readers of one value: false when there is none or it has another type (integers of every width are one type). */
 bool gguf_int(const struct gguf *g, const char *key, int64_t *out);
-bool gguf_num(const struct gguf *g, const char *key, double *out); /* floats and integers */
 bool gguf_bool(const struct gguf *g, const char *key, bool *out);
 const char *gguf_string(const struct gguf *g, const char *key, size_t *bytes); /* not NUL-terminated; NULL: none */
 

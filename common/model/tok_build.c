@@ -22,7 +22,7 @@ struct tokenizer *tokenizer_new(void)
     struct tokenizer *t = mem_zero(1, sizeof *t);
 
     memset(t->byte_ids, 0xff, sizeof t->byte_ids);
-    t->unknown_id = t->bos_id = -1;
+    t->unknown_id = -1;
     return t;
 }
 
@@ -101,26 +101,6 @@ void tokenizer_make_pieces(struct tokenizer *t)
             make_byte_piece(t, b);
 }
 
-/* The text of a special token in tokenizer_config.json: a string, or an object with "content". */
-static const char *special_text(const json_t *config, const char *key)
-{
-    const json_t *v = json_object_get(config, key);
-
-    return json_is_object(v) ? json_string_value(json_object_get(v, "content")) : json_string_value(v);
-}
-
-static enum status find_bos(struct tokenizer *t, const char *dir, struct err *err)
-{
-    json_t *config;
-    enum status st = json_read_optional(&config, dir, "tokenizer_config.json", err);
-    const char *bos = special_text(config, "bos_token");
-
-    if (bos)
-        t->bos_id = tokenizer_find(t, bos, strlen(bos));
-    json_decref(config);
-    return st;
-}
-
 static enum status open_directory(struct tokenizer *t, const struct checkpoint *c, struct err *err)
 {
     const char *dir = checkpoint_path(c);
@@ -140,7 +120,7 @@ static enum status open_directory(struct tokenizer *t, const struct checkpoint *
     if (st != ST_OK)
         err_prefix(err, "%s", path);
     file_close(&f);
-    return st == ST_OK ? find_bos(t, dir, err) : st;
+    return st;
 }
 
 /* Ids of words index the embedding: none may lie beyond it. */

@@ -294,7 +294,6 @@ enum status tokenizer_from_gguf(struct tokenizer *t, const struct gguf *g, struc
     const char *model = gguf_string(g, "tokenizer.ggml.model", &bytes);
     bool byte_level = model && bytes == 4 && memcmp(model, "gpt2", 4) == 0;
     bool sentencepiece = model && bytes == 5 && memcmp(model, "llama", 5) == 0;
-    int64_t bos;
     enum status st;
 
     if (!byte_level && !sentencepiece)
@@ -305,7 +304,5 @@ enum status tokenizer_from_gguf(struct tokenizer *t, const struct gguf *g, struc
     if (st != ST_OK)
         return st;
     tokenizer_make_pieces(t);
-    if (gguf_int(g, "tokenizer.ggml.bos_token_id", &bos) && bos >= 0 && bos < t->vocab.size)
-        t->bos_id = (int32_t)bos;
     return ST_OK;
 }

@@ -26,11 +26,6 @@ void token_list_add(struct token_list *list, int32_t id)
     list->ids[list->count++] = id;
 }
 
-void token_list_clear(struct token_list *list)
-{
-    list->count = 0;
-}
-
 void token_list_fini(struct token_list *list)
 {
     free(list->ids);
@@ -280,9 +275,4 @@ int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t bytes
             if (both[k]->tokens[i].id == id)
                 return id;
     return -1;
-}
-
-int32_t tokenizer_bos(const struct tokenizer *t)
-{
-    return t->bos_id;
 }

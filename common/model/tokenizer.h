@@ -33,7 +33,6 @@ struct token_list {
 };
 
 void token_list_add(struct token_list *list, int32_t id);
-void token_list_clear(struct token_list *list); /* keeps the room */
 void token_list_fini(struct token_list *list);
 
 /* Bytes [from, to) of a text. */
@@ -73,9 +72,6 @@ bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 
 /* The id of the special or added token with this text, or -1. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t bytes);
-
-/* The beginning-of-text token, or -1. */
-int32_t tokenizer_bos(const struct tokenizer *t);
 
 /* 64 bits over everything that decides ids: vocabulary, merges, patterns, special tokens. The same on every machine. */
 uint64_t tokenizer_hash(const struct tokenizer *t);

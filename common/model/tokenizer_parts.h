@@ -43,7 +43,7 @@ struct tokenizer {
     bool strip_lead;       /* an answer loses one blank at its beginning */
 
     int32_t byte_ids[256]; /* the token of each byte, -1: none */
-    int32_t unknown_id, bos_id;
+    int32_t unknown_id;
 };
 
 /* An empty tokenizer: no ids, every choice off. */

@@ -280,7 +280,6 @@ enum status weights_bind(struct weights *out, struct tensors *tensors, const str
             enum status st = bind_one(&b, (enum slot)s, l, ref, err);
             if (st != ST_OK)
                 return st;
-            w.bytes += ref->bytes;
         }
     }
     *out = w;

@@ -17,7 +17,6 @@ extern "C" {
 /* refs[slot * layers + layer]; data is NULL where the model has no such weight. In the arena given to weights_bind. */
 struct weights {
     struct tensor_ref *refs;
-    uint64_t bytes;
 };
 
 /* Finds every weight that `h` asks for, with its shape, and marks its tensor as used. ST_EINVAL names the tensor that is

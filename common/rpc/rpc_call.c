@@ -49,7 +49,6 @@ void rpc_call_unref(struct rpc_call *call)
         grpc_slice_unref(call->metadata[i].value);
     pthread_cond_destroy(&call->room);
     pthread_mutex_destroy(&call->lock);
-    gpr_free(call->peer);
     free(call);
 }
 
@@ -62,11 +61,6 @@ void rpc_call_set_user(struct rpc_call *call, void *user, void (*free_user)(void
 void *rpc_call_user(const struct rpc_call *call)
 {
     return call->user;
-}
-
-const char *rpc_call_peer(const struct rpc_call *call)
-{
-    return call->peer != NULL ? call->peer : "";
 }
 
 bool rpc_call_header(const struct rpc_call *call, const char *key, struct rpc_span *value)
@@ -313,8 +307,6 @@ struct rpc_call *call_make(const struct call_setup *setup)
     call->meta_tag.run = on_meta;
     grpc_metadata_array_init(&call->initial);
     grpc_metadata_array_init(&call->trailing);
-    if (setup->server)
-        call->peer = grpc_call_get_peer(setup->core);
     if (setup->token != NULL) {
         snprintf(text, sizeof(text), "Bearer %s", setup->token);
         call->metadata[0].key = grpc_slice_from_static_string("authorization");

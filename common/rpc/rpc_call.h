@@ -65,9 +65,6 @@ void rpc_call_unref(struct rpc_call *call);
 void rpc_call_set_user(struct rpc_call *call, void *user, void (*free_user)(void *user));
 void *rpc_call_user(const struct rpc_call *call);
 
-/* "ipv4:127.0.0.1:40000"; "" at a client before it is connected. Borrowed. */
-const char *rpc_call_peer(const struct rpc_call *call);
-
 /* Server: the first value of a request header (lower-case key); false where there is none. In callbacks only. */
 bool rpc_call_header(const struct rpc_call *call, const char *key, struct rpc_span *value);
 

@@ -29,7 +29,6 @@ struct rpc_call {
     void (*free_user)(void *user);
     const ProtobufCMessageDescriptor *type;
     grpc_metadata_array headers;
-    char *peer;
     int64_t deadline_ns;
     size_t queue_bytes, queue_messages;
     struct call_list *list;

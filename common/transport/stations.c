@@ -203,14 +203,3 @@ enum status stations_choose(const struct stations *s, const char *const *offered
     return err_set(err, ST_EPRECONDITION, "no transport in common: %s",
                    note->bytes > 0 ? text_str(note) : "none was offered");
 }
-
-enum status stations_health(const struct stations *s, struct err *err)
-{
-    for (size_t i = 0; i < s->count; i++) {
-        const struct entry *e = &s->entries[i];
-
-        if (e->transport->health && e->transport->health(e->station, err) != ST_OK)
-            return ST_EINTERNAL;
-    }
-    return ST_OK;
-}

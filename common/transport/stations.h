@@ -52,9 +52,6 @@ bool stations_hello_of(const void *hello, size_t hello_bytes, const char *name, 
 enum status stations_choose(const struct stations *s, const char *const *offered, size_t count, const void *hello,
                             size_t hello_bytes, const struct transport **out, struct text *note, struct err *err);
 
-/* ST_OK, or what only a restart of this process helps against. Any thread. */
-enum status stations_health(const struct stations *s, struct err *err);
-
 #ifdef __cplusplus
 }
 #endif

@@ -194,7 +194,7 @@ static void single_words_stand_beside_what_is_no_word(void **state)
     assert_ids(t, "\xc2\xbd<w>-", 6, NULL, "4 0 7", 0); /* a fraction is no \w */
     assert_int_equal(tokenizer_encode(t, "\xe2\x85\xa7<w>", 6, NULL, &ids, NULL, NULL), ST_OK); /* a Roman numeral is */
     assert_int_equal(ids.ids[1], 1);
-    token_list_clear(&ids);
+    token_list_fini(&ids);
     assert_int_equal(tokenizer_encode(t, "<w>_", 4, NULL, &ids, NULL, NULL), ST_OK);
     assert_int_equal(ids.ids[0], 1);
     token_list_fini(&ids);
