@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <semaphore.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -165,12 +166,13 @@ static void on_open(struct rpc_call *call, void *owner)
 static enum status start(struct sending *s, const Platen__Internal__V1__Transfer *msg, struct err *err)
 {
     struct kv_shape shape = transfer_shape();
-    const char *offered[] = { msg->transport };
     pthread_t thread;
-    enum status st = transport_choose(&s->transport, "grpc", offered, 1, NULL, err);
+    enum status st;
 
-    if (st == ST_OK)
-        st = transfer_open(&s->transfer, &shape, msg->bytes, err);
+    if (strcmp(msg->transport, "grpc") != 0)
+        return err_set(err, ST_EPRECONDITION, "transport `%.32s` is asked for, this process has grpc", msg->transport);
+    s->transport = transport_find("grpc");
+    st = transfer_open(&s->transfer, &shape, msg->bytes, err);
     if (st != ST_OK)
         return st;
     rpc_call_ref(s->call);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * batcher_step.c - one step of the batch.
+ * batcher_step.c - stop 10 of 12: which rows the next step holds, and what it chose.    before: batcher.c   after: forward.c
  *
  *   every sequence that generates   1 row      its last token, taken on the device (token -1 - slot)
  *   questions, while rows are left  n rows     as many as fit; the rest in the next step

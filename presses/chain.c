@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * chain.c - a press as text becomes a list of stages; what it needs, whether it can be met, how much it may keep.
+ * chain.c - stop 6 of 12, before there is a layer: a press as text becomes a list of stages; what it needs, whether it can
+ * be met, how much it may keep. The layers are run.c's.
  *
  *      text ──parse.c──▶ words, options ──plan.c──▶ rounds ──▶ struct chain (never changes again)
  */

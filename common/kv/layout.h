@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * layout.h - the three shapes a layer's KV cache has on its way: dense, chosen, packed.
+ * layout.h - the two shapes a layer's KV cache has on its way: dense and packed.
  *
  *   kv_layer   K, V dense [G][T][D], as the forward pass made them (rotation applied to K)
- *   kv_choice  which rows stay: per KV head an ascending list of token numbers
- *   kv_block   exactly those rows, packed; the unit on the wire and in the cache
+ *   kv_block   exactly the rows that stay, packed; the unit on the wire and in the cache
  *
- * Read by host C, C++ and CUDA. Everything after the choice is ragged: head g of a block owns rows
+ * Read by host C, C++ and CUDA. Everything after the press is ragged: head g of a block owns rows
  * [first[g], first[g+1]), and no two heads need have the same number of them.
  */
 #ifndef PLATEN_KV_LAYOUT_H
@@ -31,15 +30,6 @@ struct kv_layer {
     int32_t dim;      /* D */
     int64_t tokens;   /* T */
     int64_t stride;   /* rows allotted to each head */
-};
-
-/* Which rows of a layer stay. Host memory; owned by whoever opened it (presses/choice.h).
- * Head g keeps token[first[g]] .. token[first[g+1]-1], ascending. */
-struct kv_choice {
-    int32_t heads;
-    int64_t first[KV_HEADS_MAX + 1];
-    int32_t *token;
-    int64_t room; /* entries allotted behind token */
 };
 
 /* How rows are coded in a block; codec.h says what the numbers mean. Numbers travel: never renumber. */

@@ -2,7 +2,7 @@
 /*
  * stations.h - the transports that this process may use, in its operator's order, each with its station.
  *
- *   decode node    offers all of them, with one hello          stations_offer
+ *   decode node    offers all of them, with one hello          stations_hello
  *   prefill node   takes the first that both can use           stations_choose
  *
  * A transport that the operator named and this machine does not have is left out and told; nothing is taken in its place

@@ -13,7 +13,7 @@
  *                      ipc (`pulls`): the receiver takes them from the sender's memory and then says Ready
  *
  * shipper.h and receiver.h are the two ends that use this table; nodes talk to those. Nothing here falls back: which
- * transport an order uses is chosen once, in transport_choose, and named in Accepted.
+ * transport an order uses is chosen once, in stations_choose, and named in Accepted.
  *
  * Threads: a link belongs to one thread (sender: the mover); `wake` may be called from any.
  */
@@ -127,14 +127,6 @@ const struct transport *transport_find(const char *name);
 
 /* The i-th of transport.def; NULL past the end. */
 const struct transport *transport_at(size_t i);
-
-/*
- * The first offered transport that this node may use. allowed: names separated by commas ("grpc"), in the operator's
- * order; offered: the peer's, best first. *note (may be NULL) tells, where it is not the first offered, why; it is empty
- * otherwise. ST_EPRECONDITION when there is none, naming both lists.
- */
-enum status transport_choose(const struct transport **out, const char *allowed, const char *const *offered,
-                             size_t count, struct text *note, struct err *err);
 
 /* ST_EINVAL when `allowed` names a transport that is not in this program. */
 enum status transport_list_check(const char *allowed, struct err *err);

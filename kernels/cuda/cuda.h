@@ -54,8 +54,8 @@ struct cuda {
     void *press;       /* grows to what the largest press asked for */
     uint64_t press_bytes;
     struct err starved;       /* under lock; ST_OK: every press found its room */
-    uint64_t *argmax_partial; /* [argmax_rows][CUDA_ARGMAX_PARTS] */
-    uint32_t *argmax_count;   /* [argmax_rows] zeros */
+    uint64_t *argmax_partial; /* [CUDA_ARGMAX_ROWS][CUDA_ARGMAX_PARTS] */
+    uint32_t *argmax_count;   /* [CUDA_ARGMAX_ROWS] zeros */
     int64_t *first_host;      /* pinned [KV_HEADS_MAX + 1] */
     int64_t *first_device;
     uint64_t *select_room;

@@ -3,7 +3,6 @@
  * probe.h - what this machine can do at most, so that a kernel's speed can be told as a share of it.
  *
  *   probe_<isa>(rounds)   multiply-adds on registers alone, as the instruction set does them best; gives operations done
- *   probe_read            sums memory that lies beyond the caches
  */
 #ifndef PLATEN_TESTS_BENCH_PROBE_H
 #define PLATEN_TESTS_BENCH_PROBE_H

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* test_transport.c - every row of transport.def, and which one an order gets. */
+/* test_transport.c - every row of transport.def, and the check of an operator's list. */
 #include "common/transport/transport.h"
 #include "tests/support/cmocka_main.h"
 
@@ -26,37 +26,6 @@ static void every_transport_has_what_the_table_asks(void **state)
     assert_null(transport_find(""));
 }
 
-static void the_first_that_both_have_is_taken(void **state)
-{
-    const char *const offered[] = { "nccl", "grpc", "loopback" };
-    const struct transport *t = NULL;
-    struct text note = { 0 };
-
-    (void)state;
-    assert_int_equal(transport_choose(&t, "grpc", offered, 3, &note, NULL), ST_OK);
-    assert_string_equal(t->name, "grpc");
-    assert_non_null(strstr(text_str(&note), "nccl"));
-    text_clear(&note);
-    assert_int_equal(transport_choose(&t, "loopback, grpc", offered + 1, 2, &note, NULL), ST_OK);
-    assert_string_equal(t->name, "grpc");
-    assert_string_equal(text_str(&note), "");
-    text_fini(&note);
-}
-
-static void nothing_in_common_names_both_lists(void **state)
-{
-    const char *const offered[] = { "nccl", "loopback" };
-    const struct transport *t;
-    struct err err = { 0 };
-
-    (void)state;
-    assert_int_equal(transport_choose(&t, "grpc", offered, 2, NULL, &err), ST_EPRECONDITION);
-    assert_non_null(strstr(err.text, "nccl,loopback"));
-    assert_non_null(strstr(err.text, "grpc"));
-    err_clear(&err);
-    assert_int_equal(transport_choose(&t, "grpc", NULL, 0, NULL, &err), ST_EPRECONDITION);
-}
-
 static void an_operators_list_is_checked(void **state)
 {
     struct err err = { 0 };
@@ -71,8 +40,6 @@ static void an_operators_list_is_checked(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_transport_has_what_the_table_asks),
-    cmocka_unit_test(the_first_that_both_have_is_taken),
-    cmocka_unit_test(nothing_in_common_names_both_lists),
     cmocka_unit_test(an_operators_list_is_checked),
 };
 
