@@ -8,91 +8,45 @@
 #include "common/base/arena.h"
 #include "common/base/clock.h"
 #include "common/base/text.h"
-#include "decode-node/batcher.h"
 #include "tests/support/allocations.h"
 #include "tests/support/cmocka_main.h"
+#include "tests/unit/small_decode.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { VOCAB = 256, PROMPT_MAX = 200, SLOTS = 8, WINDOW = 40 };
+enum { PROMPT_MAX = 200, WINDOW = 40, TAILS = 64 * 256 };
 
 struct world {
-    struct backend *be;
-    struct weights *weights;
-    struct metrics *metrics;
-    struct batcher *batcher;
+    struct small_decode d;
     struct context *context;
-    sem_t wake;
-    bool never;
 };
 
-static void small_model(struct hparams *hp)
+static struct context *empty_context(const struct small_decode *d)
 {
-    memset(hp, 0, sizeof *hp);
-    hp->layers = 3;
-    hp->dim = 64;
-    hp->q_heads = 4;
-    hp->kv_heads = 2;
-    hp->head_dim = 16;
-    hp->ff_dim = 96;
-    hp->vocab = VOCAB;
-    hp->max_positions = 4096;
-    hp->norm_eps = 1e-5f;
-    hp->attn_scale = 0.25f;
-    hp->embed_scale = 1;
-    hp->rope.dims = 16;
-    hp->bos_id = -1;
+    const struct hparams *hp = &d->weights->hp;
+    struct context *c = context_open(NULL, hp->layers);
+
+    for (int32_t l = 0; l < hp->layers; l++) {
+        struct kv_block *b = &c->block[l];
+
+        b->layer = l;
+        b->heads = hp->kv_heads;
+        b->dim = b->k_dim = hp->head_dim;
+        b->dtype = DT_F32;
+        b->data = c; /* no rows, so never read */
+    }
+    return c;
 }
 
-static void open_engine(struct world *w, int32_t rows_max)
-{
-    struct batcher_config config = { .be = w->be,
-                                     .weights = w->weights,
-                                     .slots = SLOTS,
-                                     .sequences_max = 32,
-                                     .tail_tokens = 64 * 256,
-                                     .tail_tokens_max = 1024,
-                                     .rows_max = rows_max,
-                                     .wake = &w->wake,
-                                     .metrics = w->metrics };
-
-    assert_int_equal(batcher_open(&w->batcher, &config, NULL), ST_OK);
-}
-
-/* The second layer sees `window` rows; 0: all, like the others. */
 static int open_with(void **state, int32_t window)
 {
     struct world *w = mem_zero(1, sizeof *w);
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
-    struct rope_tables tables = { .full = { .dims = 16, .tables = 1, .scale = 1 } };
-    struct hparams hp;
-    float inv_freq[8];
 
-    small_model(&hp);
-    hp.window[1] = window;
-    for (int i = 0; i < 8; i++)
-        inv_freq[i] = powf(10000.0f, -(float)i / 8);
-    if (backend_open(&w->be, "cpu", &config, NULL) != ST_OK)
-        return -1;
-    if (weights_open(&w->weights, w->be, &hp, NULL, NULL, 42, NULL) != ST_OK)
-        return -1;
-    tables.full.inv_freq = inv_freq;
-    if (weights_rope(w->weights, w->be, &tables, NULL) != ST_OK)
-        return -1;
-    sem_init(&w->wake, 0, 0);
-    w->metrics = metrics_open(64);
-    w->context = context_open(NULL, hp.layers);
-    for (int32_t l = 0; l < hp.layers; l++) {
-        struct kv_block *b = &w->context->block[l];
-        b->layer = l;
-        b->heads = hp.kv_heads;
-        b->dim = b->k_dim = hp.head_dim;
-        b->dtype = DT_F32;
-        b->data = w; /* no rows, so never read */
-    }
-    open_engine(w, 512);
+    small_decode_open(&w->d, window);
+    w->context = empty_context(&w->d);
+    small_decode_start(&w->d, 512, TAILS);
     *state = w;
     return 0;
 }
@@ -111,63 +65,35 @@ static int close_world(void **state)
 {
     struct world *w = *state;
 
-    batcher_close(w->batcher);
+    small_decode_close(&w->d);
     context_unref(w->context);
-    metrics_close(w->metrics);
-    weights_close(w->weights, w->be);
-    backend_close(w->be);
-    sem_destroy(&w->wake);
     free(w);
     return 0;
 }
 
-/* A question of `tokens` ids that depend on `seed`. */
 static struct sequence *ask(struct world *w, int seed, int32_t tokens, int32_t max_new)
 {
-    struct sequence *s = mem_zero(1, sizeof *s);
-    int32_t *prompt = mem_zero((size_t)tokens, sizeof *prompt);
-
-    for (int32_t i = 0; i < tokens; i++)
-        prompt[i] = (seed * 31 + i * 7 + i * i * seed) % VOCAB;
-    s->context = w->context;
-    s->prompt = prompt;
-    s->prompt_tokens = tokens;
-    s->max_new = max_new;
-    s->cancelled = &w->never;
-    s->deadline_ns = INT64_MAX;
-    s->made = mem_zero((size_t)max_new, sizeof *s->made);
-    assert_int_equal(batcher_reserve(w->batcher, sequence_tail_rows(tokens, max_new), NULL), ST_OK);
-    return s;
+    assert_int_equal(batcher_reserve(w->d.batcher, sequence_tail_rows(tokens, max_new), NULL), ST_OK);
+    return small_ask(&w->d, w->context, seed, tokens, max_new);
 }
 
 static enum finish await(struct world *w, struct sequence *s)
 {
-    int64_t until = clock_in_ms(30000);
+    enum finish how = small_await(s);
 
-    while (__atomic_load_n(&s->finish, __ATOMIC_ACQUIRE) == FINISH_NONE) {
-        assert_true(clock_now_ns() < until);
-        usleep(500);
-    }
-    batcher_release(w->batcher, sequence_tail_rows(s->prompt_tokens, s->max_new));
-    return (enum finish)s->finish;
-}
-
-static void drop(struct sequence *s)
-{
-    free((void *)s->prompt);
-    free(s->made);
-    free(s);
+    batcher_release(w->d.batcher, sequence_tail_rows(s->prompt_tokens, s->max_new));
+    return how;
 }
 
 static void run_alone(struct world *w, int seed, int32_t tokens, int32_t max_new, int32_t *made)
 {
     struct sequence *s = ask(w, seed, tokens, max_new);
 
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     assert_int_equal(await(w, s), FINISH_LENGTH);
     assert_int_equal(s->made_count, max_new);
     memcpy(made, s->made, (size_t)max_new * sizeof *made);
-    drop(s);
+    small_drop(s);
 }
 
 static void an_answer_does_not_depend_on_the_rest_of_the_batch(void **state)
@@ -178,7 +104,7 @@ static void an_answer_does_not_depend_on_the_rest_of_the_batch(void **state)
 
     for (int i = 0; i < 20; i++) {
         s[i] = ask(w, i + 1, 5 + i * 9, 20);
-        batcher_submit(w->batcher, s[i]);
+        batcher_submit(w->d.batcher, s[i]);
     }
     for (int i = 0; i < 20; i++)
         assert_int_equal(await(w, s[i]), FINISH_LENGTH);
@@ -187,9 +113,9 @@ static void an_answer_does_not_depend_on_the_rest_of_the_batch(void **state)
         assert_memory_equal(alone, s[i]->made, 20 * sizeof *alone);
     }
     for (int i = 0; i < 20; i++)
-        drop(s[i]);
-    assert_int_equal(batcher_sequences(w->batcher), 0);
-    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
+        small_drop(s[i]);
+    assert_int_equal(batcher_sequences(w->d.batcher), 0);
+    assert_int_equal(batcher_tail_tokens(w->d.batcher), 0);
 }
 
 static void a_question_fed_in_pieces_gets_the_same_answer(void **state)
@@ -198,10 +124,10 @@ static void a_question_fed_in_pieces_gets_the_same_answer(void **state)
     int32_t whole[24], pieces[24];
 
     run_alone(w, 3, PROMPT_MAX, 24, whole);
-    batcher_close(w->batcher);
-    metrics_close(w->metrics);
-    w->metrics = metrics_open(64);
-    open_engine(w, 13);
+    batcher_close(w->d.batcher);
+    metrics_close(w->d.metrics);
+    w->d.metrics = metrics_open(64);
+    small_decode_start(&w->d, 13, TAILS);
     run_alone(w, 3, PROMPT_MAX, 24, pieces);
     assert_memory_equal(whole, pieces, sizeof whole);
 }
@@ -213,13 +139,13 @@ static void a_cancelled_question_ends_and_gives_its_room_back(void **state)
     struct sequence *s = ask(w, 1, 10, 1000);
 
     s->cancelled = &cancelled;
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) == 0)
         usleep(200);
     __atomic_store_n(&cancelled, true, __ATOMIC_RELAXED);
     assert_int_equal(await(w, s), FINISH_CANCELLED);
-    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
-    drop(s);
+    assert_int_equal(batcher_tail_tokens(w->d.batcher), 0);
+    small_drop(s);
 }
 
 static void a_deadline_ends_an_answer(void **state)
@@ -228,9 +154,9 @@ static void a_deadline_ends_an_answer(void **state)
     struct sequence *s = ask(w, 1, 10, 1000);
 
     s->deadline_ns = clock_now_ns();
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     assert_int_equal(await(w, s), FINISH_DEADLINE);
-    drop(s);
+    small_drop(s);
 }
 
 static void an_end_token_stops_also_when_it_comes_first(void **state)
@@ -240,14 +166,14 @@ static void an_end_token_stops_also_when_it_comes_first(void **state)
     struct sequence *s;
 
     run_alone(w, 5, 12, 1, &first);
-    w->weights->hp.eos_count = 1;
-    w->weights->hp.eos_id[0] = first;
+    w->d.weights->hp.eos_count = 1;
+    w->d.weights->hp.eos_id[0] = first;
     s = ask(w, 5, 12, 30);
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     assert_int_equal(await(w, s), FINISH_STOP);
     assert_int_equal(s->made_count, 1);
     assert_int_equal(s->made[0], first);
-    drop(s);
+    small_drop(s);
 }
 
 static void more_than_promised_is_refused_at_the_door(void **state)
@@ -255,15 +181,15 @@ static void more_than_promised_is_refused_at_the_door(void **state)
     struct world *w = *state;
     struct err err = { 0 };
 
-    assert_int_equal(batcher_reserve(w->batcher, 1025, &err), ST_ERANGE);
+    assert_int_equal(batcher_reserve(w->d.batcher, 1025, &err), ST_ERANGE);
     err_clear(&err);
     for (int i = 0; i < 16; i++)
-        assert_int_equal(batcher_reserve(w->batcher, 1024, NULL), ST_OK);
-    assert_int_equal(batcher_reserve(w->batcher, 1, &err), ST_EEXHAUSTED);
+        assert_int_equal(batcher_reserve(w->d.batcher, 1024, NULL), ST_OK);
+    assert_int_equal(batcher_reserve(w->d.batcher, 1, &err), ST_EEXHAUSTED);
     assert_non_null(strstr(err.text, "tails"));
     for (int i = 0; i < 16; i++)
-        batcher_release(w->batcher, 1024);
-    assert_int_equal(batcher_sequences(w->batcher), 0);
+        batcher_release(w->d.batcher, 1024);
+    assert_int_equal(batcher_sequences(w->d.batcher), 0);
 }
 
 static void a_hundred_steps_allocate_nothing(void **state)
@@ -275,7 +201,7 @@ static void a_hundred_steps_allocate_nothing(void **state)
     if (!ALLOCATIONS_ARE_COUNTED)
         skip();
     s = ask(w, 2, 10, 400);
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 50)
         ;
     before = allocations_so_far();
@@ -285,7 +211,7 @@ static void a_hundred_steps_allocate_nothing(void **state)
     assert_true(before > 0); /* the counter counts */
     assert_int_equal(after, before);
     await(w, s);
-    drop(s);
+    small_drop(s);
 }
 
 /* A gauge of the metrics page. */
@@ -295,7 +221,7 @@ static int gauge(struct world *w, const char *name)
     const char *at;
     int value = -1;
 
-    metrics_print(w->metrics, &page);
+    metrics_print(w->d.metrics, &page);
     for (at = strstr(text_str(&page), name); at; at = strstr(at + 1, name))
         if (at > text_str(&page) && at[-1] == '\n')
             value = atoi(at + strlen(name) + 1);
@@ -309,7 +235,7 @@ static int ring_of_long_answer(struct world *w, int32_t *made)
     struct sequence *s = ask(w, 7, 150, 700);
     int most = 0, full = 0;
 
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     while (__atomic_load_n(&s->finish, __ATOMIC_ACQUIRE) == FINISH_NONE) {
         bool late = __atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) > 660;
         int ring = gauge(w, "platen_decode_ring_pages"), all = gauge(w, "platen_decode_tail_pages");
@@ -320,7 +246,7 @@ static int ring_of_long_answer(struct world *w, int32_t *made)
     assert_int_equal(await(w, s), FINISH_LENGTH);
     assert_true(full == 0 || full > most); /* 0: looked at too seldom, or after the end */
     memcpy(made, s->made, 700 * sizeof *made);
-    drop(s);
+    small_drop(s);
     return most;
 }
 
@@ -330,10 +256,10 @@ static void a_long_answer_holds_the_window_and_says_the_same(void **state)
     static int32_t wide[700], narrow[700];
 
     assert_true(ring_of_long_answer(w, wide) <= (WINDOW + 512 + 61) / 64 + 1); /* steps of 512 rows */
-    batcher_close(w->batcher);
-    metrics_close(w->metrics);
-    w->metrics = metrics_open(64);
-    open_engine(w, 8);
+    batcher_close(w->d.batcher);
+    metrics_close(w->d.metrics);
+    w->d.metrics = metrics_open(64);
+    small_decode_start(&w->d, 8, TAILS);
     assert_true(ring_of_long_answer(w, narrow) <= (WINDOW + 8 + 61) / 64 + 1); /* two pages of 64 for 849 rows */
     assert_memory_equal(wide, narrow, sizeof wide);
     assert_int_equal(gauge(w, "platen_decode_ring_pages"), 0);
@@ -344,11 +270,11 @@ static void closing_ends_what_runs(void **state)
     struct world *w = *state;
     struct sequence *s = ask(w, 2, 10, 1000);
 
-    batcher_submit(w->batcher, s);
-    batcher_close(w->batcher);
-    w->batcher = NULL;
+    batcher_submit(w->d.batcher, s);
+    batcher_close(w->d.batcher);
+    w->d.batcher = NULL;
     assert_int_equal(s->finish, FINISH_CANCELLED);
-    drop(s);
+    small_drop(s);
 }
 
 static const struct CMUnitTest tests[] = {

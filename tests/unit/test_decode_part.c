@@ -8,75 +8,30 @@
 #include "common/base/arena.h"
 #include "common/base/clock.h"
 #include "common/kv/block.h"
-#include "decode-node/batcher.h"
 #include "decode-node/repress.h"
 #include "presses/chain.h"
 #include "tests/support/allocations.h"
 #include "tests/support/cmocka_main.h"
+#include "tests/unit/small_decode.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-enum { VOCAB = 256, SLOTS = 8, CONTEXT = 90, WINDOW = 33, WINDOWED = 1, ARENA = 8 << 20 };
+enum { CONTEXT = 90, WINDOW = 33, WINDOWED = SMALL_WINDOWED, ARENA = 8 << 20, TAILS = 64 * 64 };
 
 struct world {
-    struct backend *be;
-    struct weights *weights;
-    struct metrics *metrics;
+    struct small_decode d;
     struct blocks *blocks;
-    struct batcher *batcher;
-    sem_t wake;
-    bool never;
 };
-
-static void small_model(struct hparams *hp)
-{
-    memset(hp, 0, sizeof *hp);
-    hp->layers = 3;
-    hp->dim = 64;
-    hp->q_heads = 4;
-    hp->kv_heads = 2;
-    hp->head_dim = 16;
-    hp->ff_dim = 96;
-    hp->vocab = VOCAB;
-    hp->max_positions = 4096;
-    hp->norm_eps = 1e-5f;
-    hp->attn_scale = 0.25f;
-    hp->embed_scale = 1;
-    hp->rope.dims = 16;
-    hp->bos_id = -1;
-    hp->window[WINDOWED] = WINDOW;
-}
 
 static int open_world(void **state)
 {
     struct world *w = mem_zero(1, sizeof *w);
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
-    struct batcher_config engine = {
-        .slots = SLOTS, .sequences_max = 32, .tail_tokens = 64 * 64, .tail_tokens_max = 1024, .rows_max = 48
-    };
-    struct rope_tables tables = { .full = { .dims = 16, .tables = 1, .scale = 1 },
-                                  .local = { .dims = 16, .tables = 1, .scale = 1 } };
-    struct hparams hp;
-    float inv_freq[8];
 
-    small_model(&hp);
-    for (int i = 0; i < 8; i++)
-        inv_freq[i] = powf(10000.0f, -(float)i / 8);
-    tables.full.inv_freq = tables.local.inv_freq = inv_freq;
-    if (backend_open(&w->be, "cpu", &config, NULL) != ST_OK ||
-        weights_open(&w->weights, w->be, &hp, NULL, NULL, 42, NULL) != ST_OK ||
-        weights_rope(w->weights, w->be, &tables, NULL) != ST_OK || blocks_open(&w->blocks, w->be, ARENA, NULL) != ST_OK)
-        return -1;
-    sem_init(&w->wake, 0, 0);
-    w->metrics = metrics_open(64);
-    engine.be = w->be;
-    engine.weights = w->weights;
-    engine.wake = &w->wake;
-    engine.metrics = w->metrics;
-    if (batcher_open(&w->batcher, &engine, NULL) != ST_OK)
-        return -1;
+    small_decode_open(&w->d, WINDOW);
+    assert_int_equal(blocks_open(&w->blocks, w->d.be, ARENA, NULL), ST_OK);
+    small_decode_start(&w->d, 48, TAILS);
     *state = w;
     return 0;
 }
@@ -86,14 +41,12 @@ static int close_world(void **state)
     struct world *w = *state;
 
     assert_int_equal(blocks_used(w->blocks), 0);
-    assert_int_equal(batcher_sequences(w->batcher), 0);
-    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
-    batcher_close(w->batcher);
+    assert_int_equal(batcher_sequences(w->d.batcher), 0);
+    assert_int_equal(batcher_tail_tokens(w->d.batcher), 0);
+    batcher_close(w->d.batcher);
+    w->d.batcher = NULL;
     blocks_close(w->blocks);
-    metrics_close(w->metrics);
-    weights_close(w->weights, w->be);
-    backend_close(w->be);
-    sem_destroy(&w->wake);
+    small_decode_close(&w->d);
     free(w);
     return 0;
 }
@@ -101,7 +54,7 @@ static int close_world(void **state)
 /* A context of CONTEXT random rows per head (fewer in odd heads where `uneven`), pressed as `text` says. */
 static struct context *make_context(struct world *w, const char *text, bool uneven)
 {
-    const struct hparams *hp = &w->weights->hp;
+    const struct hparams *hp = &w->d.weights->hp;
     struct context *c = context_open(w->blocks, hp->layers);
     uint64_t at = 0, room = 3 * kv_align((uint64_t)2 * 2 * CONTEXT * 16 * sizeof(float));
     struct err err = { 0 };
@@ -148,54 +101,37 @@ static int32_t tail_rows(const struct context *c, int32_t tokens, int32_t max_ne
     return repress_tail_rows(&part, tokens, max_new);
 }
 
-/* A question of `tokens` ids that depend on `seed`. */
 static struct sequence *ask(struct world *w, struct context *c, int seed, int32_t tokens, int32_t max_new)
 {
-    struct sequence *s = mem_zero(1, sizeof *s);
-    int32_t *prompt = mem_zero((size_t)tokens, sizeof *prompt);
+    struct sequence *s = small_ask(&w->d, c, seed, tokens, max_new);
     struct repress_ask room = ask_of(c, tokens, max_new);
     struct err err = { 0 };
 
-    for (int32_t i = 0; i < tokens; i++)
-        prompt[i] = (seed * 31 + i * 7 + i * i * seed) % VOCAB;
-    s->context = c;
-    s->prompt = prompt;
-    s->prompt_tokens = tokens;
-    s->max_new = max_new;
-    s->cancelled = &w->never;
-    s->deadline_ns = INT64_MAX;
-    s->made = mem_zero((size_t)max_new, sizeof *s->made);
-    assert_int_equal(batcher_reserve(w->batcher, tail_rows(c, tokens, max_new), NULL), ST_OK);
-    if (c->chain && batcher_repress(w->batcher, &room, &s->own, &err) != ST_OK)
+    assert_int_equal(batcher_reserve(w->d.batcher, tail_rows(c, tokens, max_new), NULL), ST_OK);
+    if (c->chain && batcher_repress(w->d.batcher, &room, &s->own, &err) != ST_OK)
         fail_msg("%s", err.text);
     return s;
 }
 
 static enum finish await(struct world *w, struct sequence *s)
 {
-    int64_t until = clock_in_ms(60000);
+    enum finish how = small_await(s);
 
-    while (__atomic_load_n(&s->finish, __ATOMIC_ACQUIRE) == FINISH_NONE) {
-        assert_true(clock_now_ns() < until);
-        usleep(500);
-    }
-    batcher_release(w->batcher, tail_rows(s->context, s->prompt_tokens, s->max_new));
-    return (enum finish)s->finish;
+    batcher_release(w->d.batcher, tail_rows(s->context, s->prompt_tokens, s->max_new));
+    return how;
 }
 
 static void drop(struct world *w, struct sequence *s)
 {
-    batcher_repressed_close(w->batcher, s->own);
-    free((void *)s->prompt);
-    free(s->made);
-    free(s);
+    batcher_repressed_close(w->d.batcher, s->own);
+    small_drop(s);
 }
 
 static struct sequence *answer(struct world *w, struct context *c, int seed, int32_t tokens, int32_t max_new)
 {
     struct sequence *s = ask(w, c, seed, tokens, max_new);
 
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     if (await(w, s) != FINISH_LENGTH)
         fail_msg("ended as %d: %s", s->finish, s->own ? s->own->failure.text : "");
     assert_int_equal(s->made_count, max_new);
@@ -294,7 +230,7 @@ static void answers_with_and_without_a_decode_part_share_a_batch(void **state)
 
     for (int i = 0; i < 24; i++) {
         s[i] = ask(w, c[i % 4], i, 5 + i * 4, 60);
-        batcher_submit(w->batcher, s[i]);
+        batcher_submit(w->d.batcher, s[i]);
     }
     for (int i = 0; i < 24; i++)
         assert_int_equal(await(w, s[i]), FINISH_LENGTH);
@@ -316,8 +252,8 @@ static void pages_of_a_long_answer_are_few(void **state)
     struct context *c = make_context(w, "; decode:every=64 | knorm | rows=64", false);
     struct sequence *s = ask(w, c, 2, 10, 1900); /* a tail of one sequence has room for 1024 rows */
 
-    assert_int_equal(batcher_tail_tokens(w->batcher), 128);
-    batcher_submit(w->batcher, s);
+    assert_int_equal(batcher_tail_tokens(w->d.batcher), 128);
+    batcher_submit(w->d.batcher, s);
     assert_int_equal(await(w, s), FINISH_LENGTH);
     assert_int_equal(s->own->held_max, 64 + 63);
     drop(w, s);
@@ -334,7 +270,7 @@ static void a_cancelled_answer_gives_everything_back(void **state)
 
     assert_true(blocks_used(w->blocks) > used);
     s->cancelled = &cancelled;
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 30)
         usleep(200);
     __atomic_store_n(&cancelled, true, __ATOMIC_RELAXED);
@@ -342,7 +278,7 @@ static void a_cancelled_answer_gives_everything_back(void **state)
     assert_true(s->own->compressions > 0);
     drop(w, s);
     assert_int_equal(blocks_used(w->blocks), used);
-    assert_int_equal(batcher_tail_tokens(w->batcher), 0);
+    assert_int_equal(batcher_tail_tokens(w->d.batcher), 0);
     context_unref(c);
 }
 
@@ -357,13 +293,13 @@ static void room_that_is_not_there_is_refused_at_the_door(void **state)
 
     room.next_position = 900;
     room.context_tokens = 900;
-    while (made < 64 && batcher_repress(w->batcher, &room, &a[made], &err) == ST_OK)
+    while (made < 64 && batcher_repress(w->d.batcher, &room, &a[made], &err) == ST_OK)
         made++;
     assert_in_range(made, 1, 63);
     assert_int_equal(err.code, ST_EEXHAUSTED);
     assert_non_null(strstr(err.text, "decode part"));
     while (made-- > 0)
-        batcher_repressed_close(w->batcher, a[made]);
+        batcher_repressed_close(w->d.batcher, a[made]);
     context_unref(c);
 }
 
@@ -382,11 +318,11 @@ static void own_blocks_may_be_moved_in_the_middle(void **state)
     struct sequence *still = answer(w, c, 4, 10, 200), *s = ask(w, c, 4, 10, 200);
     uint64_t place = s->own->own->extent->offset;
 
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 20)
         usleep(200);
     context_unref(hole);
-    assert_int_equal(batcher_call(w->batcher, move_blocks, w), ST_OK);
+    assert_int_equal(batcher_call(w->d.batcher, move_blocks, w), ST_OK);
     assert_int_equal(await(w, s), FINISH_LENGTH);
     assert_true(s->own->own->extent->offset < place);
     assert_memory_equal(s->made, still->made, 200 * sizeof *s->made);
@@ -422,7 +358,7 @@ static void compressions_allocate_nothing(void **state)
         struct sequence *s = ask(w, c, 2, 30, 400);
         int32_t before, after;
 
-        batcher_submit(w->batcher, s);
+        batcher_submit(w->d.batcher, s);
         while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 3)
             ;
         before = allocations_so_far();
@@ -446,14 +382,14 @@ static void metrics_tell_and_go_back(void **state)
     struct sequence *s = ask(w, c, 2, 10, 80);
     struct text page = { 0 };
 
-    metrics_print(w->metrics, &page);
+    metrics_print(w->d.metrics, &page);
     assert_non_null(strstr(text_str(&page), "platen_decode_own_blocks 1"));
-    batcher_submit(w->batcher, s);
+    batcher_submit(w->d.batcher, s);
     assert_int_equal(await(w, s), FINISH_LENGTH);
     drop(w, s);
     for (int64_t until = clock_in_ms(5000); clock_now_ns() < until; usleep(1000)) {
         text_clear(&page);
-        metrics_print(w->metrics, &page);
+        metrics_print(w->d.metrics, &page);
         if (strstr(text_str(&page), "platen_decode_part_head_rows_max 0"))
             break;
     }
