@@ -298,7 +298,7 @@ static enum status block_choose(const struct press_stage *stage, struct press_ro
     size = size < n ? size : n;
     if (score->press->needs)
         score->press->needs(score, round->in->query_tokens, &needs);
-    b.queries = needs.q_plain;
+    b.queries = needs.q_plain || needs.q_rotated;
     b.hidden = needs.hidden;
     if (b.queries && !round->in->weights)
         return err_set(err, ST_EINTERNAL, "block has no weights to make queries of");
@@ -328,8 +328,8 @@ static void block_needs(const struct press_stage *stage, int64_t query_tokens, s
 {
     (void)stage;
     (void)query_tokens;
-    needs->hidden = needs->hidden || needs->q_plain;
-    needs->q_plain = needs->q_plain || needs->q_tail > 0; /* windows at the end of every block */
+    needs->hidden = needs->hidden || needs->q_plain || needs->q_rotated;
+    needs->q_plain = needs->q_plain || needs->q_rotated || needs->q_tail > 0; /* every block turns its own */
 }
 
 static enum status block_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
@@ -349,11 +349,10 @@ const struct press press_block = {
     .source = "arXiv:2504.15364",
     .reference = "BlockPress",
     .cost = "the score's, (m + size) / size times",
-    .differs = "Candidates stand in ascending position. A score that looks at where a row stands (streaming, lagkv, "
-               "cur, snapkv "
-               "with kernel > 1) sees them by score in the reference, so the rows differ there; leverage sees each "
-               "row's own hidden "
-               "state, which the reference puts together from several.",
+    .differs =
+        "Candidates stand in ascending position. A score that looks at where a row stands (streaming, lagkv, "
+        "cur, noncausal, compactor, snapkv with kernel > 1) sees them by score in the reference, so the rows "
+        "differ there; leverage sees each row's own hidden state, which the reference puts together from several.",
     .options = block_table,
     .option_count = ARRAY_LEN(block_table),
     .options_bytes = sizeof(struct block_options),

@@ -31,7 +31,7 @@ static void chunk_needs(const struct press_stage *stage, int64_t query_tokens, s
 {
     (void)stage;
     (void)query_tokens;
-    needs->q_plain = needs->q_plain || needs->q_tail > 0; /* windows at the end of every chunk */
+    needs->q_plain = needs->q_plain || needs->q_rotated || needs->q_tail > 0; /* each chunk turns its own */
 }
 
 static enum status chunk_follows(const struct press_stage *stage, const struct press_stage *score, struct err *err)

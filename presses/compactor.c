@@ -112,7 +112,7 @@ static enum status compactor_score(const struct press_stage *stage, struct press
     if (st == ST_OK && part.rows[0] > 0)
         st = leverage_part(round, &part, from, o->sketch, o->seed, leverage, err);
     if (st == ST_OK && part.rows[0] > 0)
-        st = noncausal_part(round, &part, from, o->chunk, score, err);
+        st = noncausal_part(round, &part, round->q_part ? o->sink : from, o->tail, o->chunk, score, err);
     if (st != ST_OK)
         return st;
     host = press_scores_get(round, view, score);

@@ -9,9 +9,10 @@
 extern "C" {
 #endif
 
-/* `from`: the token of the view's row 0, where the view has no token map. */
-enum status noncausal_part(struct press_round *round, const struct kv_rows *view, int64_t from, int64_t chunk,
-                           float *score, struct err *err);
+/* `from`: the token of the view's row 0, where the view has no token map (its place among the part's queries, where block
+ * has made some). behind: rows of the part after the view's last. */
+enum status noncausal_part(struct press_round *round, const struct kv_rows *view, int64_t from, int64_t behind,
+                           int64_t chunk, float *score, struct err *err);
 enum status leverage_part(struct press_round *round, const struct kv_rows *view, int64_t from, int64_t sketch,
                           int64_t seed, float *score, struct err *err);
 /* Whether a stage is a compactor whose blend is the round's ratio. */

@@ -35,7 +35,7 @@ static uint64_t scratch_bytes(const struct backend *be, const struct hparams *hp
 {
     const uint64_t q_width = (uint64_t)hp->q_heads * (uint64_t)hp->head_dim, dim = (uint64_t)hp->dim;
     const uint64_t heads = (uint64_t)hp->q_heads + (uint64_t)hp->kv_heads;
-    const uint64_t row = dtype_bytes(be->act, q_width + dim) + NUMBERS_PER_HEAD * heads * sizeof(float);
+    const uint64_t row = dtype_bytes(be->act, 2 * q_width + dim) + NUMBERS_PER_HEAD * heads * sizeof(float);
     const uint64_t statistics = 2 * q_width * ((uint64_t)hp->head_dim + 1) * sizeof(float);
     const uint64_t piece = PIECE_ROWS * (6 * q_width + dim) * sizeof(float);
 

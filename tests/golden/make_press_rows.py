@@ -132,6 +132,7 @@ CHAINS = """
 257 257 ; knorm | ratio=0.3 | tova | chunk:length=77 | rows=101
 257 257 ; knorm | ratio=0.333 | snapkv:window=5 | chunk:length=77 | ratio=0.5
 257 257 ; knorm | ratio=0.3 | expected | chunk:length=50 | ratio=0.5
+257 257 ; noncausal:chunk=25 | chunk:length=50 | ratio=0.333
 """
 
 PER_LAYER = {2: "0.1/0.6", 3: "0/0.3/0.8", 4: "0.2/0.4/0.6/0.8"}
