@@ -34,12 +34,16 @@ struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int3
         .group = group,
         .window = window,
         .scale = scale,
+        .columns = ATTEND_TOKENS,
     };
 }
 
-const struct cpu_direct *attend_direct(const struct cpu *c, int32_t dim)
+void attend_directly(struct attend *a)
 {
-    return c->base.kv == DT_BF16 && dim % 32 == 0 ? c->isa->direct : NULL;
+    if (a->c->base.kv != DT_BF16 || a->dim % 32 != 0 || !a->c->isa->direct)
+        return;
+    a->direct = a->c->isa->direct;
+    a->columns = DIRECT_TOKENS;
 }
 
 static void operand_row(const struct attend *a, const float *in, int32_t count, char *out)
@@ -83,12 +87,12 @@ static const void *weights_of(const struct attend *a, struct cpu_room *room, int
 {
     const struct cpu_math *math = a->c->math;
 
-    *stride = ATTEND_TOKENS * 4;
+    *stride = a->columns * 4;
     if (!math->operand)
         return room->scores;
-    *stride = (int64_t)ATTEND_TOKENS / cpu_unit_numbers(a->c) * math->operand_bytes;
+    *stride = (int64_t)a->columns / cpu_unit_numbers(a->c) * math->operand_bytes;
     for (int32_t r = 0; r < rows; r++)
-        math->operand(room->scores + r * ATTEND_TOKENS, units * cpu_unit_numbers(a->c),
+        math->operand(room->scores + r * a->columns, units * cpu_unit_numbers(a->c),
                       (char *)room->weights + r * *stride);
     return room->weights;
 }
@@ -119,7 +123,7 @@ void attend_scores(const struct attend *a, struct cpu_room *room, int32_t row, i
         .b_stride = math->panel * 4,
         .b_panel = (int64_t)a->units * math->panel * 4,
         .c = room->scores,
-        .c_stride = ATTEND_TOKENS,
+        .c_stride = a->columns,
         .rows = rows,
         .panels = (count + math->panel - 1) / math->panel,
         .units = a->units,
@@ -175,9 +179,9 @@ static void add_values(const struct attend *a, struct cpu_room *room, const void
 }
 
 /* Columns of scores or weights times the scale of their row. */
-static void scale_columns(float *scores, int32_t rows, const float *scale, int32_t count)
+static void scale_columns(const struct attend *a, float *scores, int32_t rows, const float *scale, int32_t count)
 {
-    for (int32_t r = 0; r < rows; r++, scores += ATTEND_TOKENS)
+    for (int32_t r = 0; r < rows; r++, scores += a->columns)
         for (int32_t t = 0; t < count; t++)
             scores[t] *= scale[t];
 }
@@ -211,7 +215,7 @@ static void direct_scores(const struct attend *a, struct cpu_room *room, const s
 {
     const int64_t q_bytes = (int64_t)a->units * a->c->math->operand_bytes;
 
-    a->direct->scores(&l->k, (const char *)room->q + row * q_bytes, q_bytes, rows, room->scores, ATTEND_TOKENS);
+    a->direct->scores(&l->k, (const char *)room->q + row * q_bytes, q_bytes, rows, room->scores, a->columns);
 }
 
 static void direct_values(const struct attend *a, struct cpu_room *room, const struct laid *l, int32_t row,
@@ -242,11 +246,11 @@ void attend_tokens(const struct attend *a, struct cpu_room *room, const struct a
         else
             attend_scores(a, room, row, here, c->count);
         if (c->k_scale)
-            scale_columns(room->scores, here, c->k_scale, c->count);
-        a->c->loops->softmax(room->scores, ATTEND_TOKENS, here, c->count, a->scale, &mask, room->max + row,
+            scale_columns(a, room->scores, here, c->k_scale, c->count);
+        a->c->loops->softmax(room->scores, a->columns, here, c->count, a->scale, &mask, room->max + row,
                              room->sum + row, room->out + (int64_t)row * a->width, a->width);
         if (c->v_scale)
-            scale_columns(room->scores, here, c->v_scale, c->count);
+            scale_columns(a, room->scores, here, c->v_scale, c->count);
         if (a->direct)
             direct_values(a, room, &l, row, here);
         else

@@ -22,14 +22,15 @@ struct attend {
     int32_t group;  /* query heads to a KV head */
     int32_t window; /* 0: none */
     float scale;
+    int32_t columns;                 /* of scores: cache rows taken at once at most */
     const struct cpu_direct *direct; /* takes the cache's rows where they stand; NULL: they become panels first */
 };
 
-/* Panels pay when many rows share them: `direct` is set by who has few. */
 struct attend attend_shape(const struct cpu *c, int32_t dim, int32_t group, int32_t window, float scale);
 
-/* What takes rows of this dtype and dim where they stand; NULL: nothing here. */
-const struct cpu_direct *attend_direct(const struct cpu *c, int32_t dim);
+/* Panels pay when many rows share them. Who has few takes the cache's rows where they stand, where this dtype, size and
+ * instruction set allow it, and up to DIRECT_TOKENS of them at once. */
+void attend_directly(struct attend *a);
 
 /* Takes `tokens` tokens' queries of KV head `head` (q f32 [token][q_heads][D]) into the room: row i * group + h is query
  * head h of token i. tokens * group <= ATTEND_ROWS. Forgets what was summed up. */
@@ -43,7 +44,7 @@ void attend_reset(const struct attend *a, struct cpu_room *room, int32_t rows);
 void attend_load_keys(const struct attend *a, struct cpu_room *room, const void *k, int32_t count, int64_t ahead);
 void attend_scores(const struct attend *a, struct cpu_room *room, int32_t row, int32_t rows, int32_t count);
 
-/* Cache rows that are attended to at once: k and v [count][D] of the cache's dtype, count <= ATTEND_TOKENS. */
+/* Cache rows that are attended to at once: k and v [count][D] of the cache's dtype, count <= columns. */
 struct attend_rows {
     const void *k, *v;
     int32_t count;

@@ -102,11 +102,16 @@ static void take_plain(const struct cpu *c, const struct slot_block *b, int64_t 
     rows->v = b->part[KV_PART_V] + row * row_bytes(c, c->cache->config.dim);
 }
 
+int32_t coded_rows_max(const struct slot_block *b)
+{
+    return b->codec == KV_PLAIN && !b->masked ? INT32_MAX : ATTEND_TOKENS;
+}
+
 /* hot */
 void coded_rows(const struct cpu *c, struct cpu_room *room, const struct slot_block *b, int32_t head, int64_t at,
                 struct attend_rows *rows)
 {
-    assert(rows->count <= ATTEND_TOKENS && b->first[head] + at + rows->count <= b->first[head + 1]);
+    assert(rows->count <= coded_rows_max(b) && b->first[head] + at + rows->count <= b->first[head + 1]);
     if (b->codec == KV_PLAIN)
         take_plain(c, b, b->first[head] + at, rows);
     else if (b->codec == KV_INT4)

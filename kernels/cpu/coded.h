@@ -12,7 +12,10 @@
 extern "C" {
 #endif
 
-/* Rows [at, at + rows->count) of a head's block, count <= ATTEND_TOKENS, with all channels. Where the block's own bytes
+/* Rows that coded_rows gives at once: those that go through the room are few. */
+int32_t coded_rows_max(const struct slot_block *b);
+
+/* Rows [at, at + rows->count) of a head's block, no more than that, with all channels. Where the block's own bytes
  * will not do, the rows stand in the room until the next call. hot. */
 void coded_rows(const struct cpu *c, struct cpu_room *room, const struct slot_block *b, int32_t head, int64_t at,
                 struct attend_rows *rows);

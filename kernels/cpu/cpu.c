@@ -25,8 +25,8 @@ static void room_open(struct cpu_room *room, int64_t block_rows)
     room->q = mem_aligned(ATTEND_ROWS * dim * unit);
     room->k_panels = mem_aligned(ATTEND_TOKENS * dim * 4);
     room->v_rows = mem_aligned(ATTEND_TOKENS * dim * 4);
-    room->scores = mem_aligned((size_t)STRIP_MAX * ATTEND_TOKENS * 4);
-    room->weights = mem_aligned((size_t)STRIP_MAX * ATTEND_TOKENS * unit);
+    room->scores = mem_aligned((size_t)STRIP_MAX * DIRECT_TOKENS * 4);
+    room->weights = mem_aligned((size_t)STRIP_MAX * DIRECT_TOKENS * unit);
     room->max = mem_aligned(ATTEND_ROWS * 4);
     room->sum = mem_aligned(ATTEND_ROWS * 4);
     room->out = mem_aligned(ATTEND_ROWS * dim * 4);

@@ -22,8 +22,9 @@ extern "C" {
 #endif
 
 enum {
-    ATTEND_TOKENS = 64, /* cache rows taken at once; a page of the tail */
-    ATTEND_ROWS = 256,  /* query rows that a worker keeps at once */
+    ATTEND_TOKENS = 64,  /* cache rows taken at once; a page of the tail */
+    DIRECT_TOKENS = 256, /* ... of those that are attended to where they stand */
+    ATTEND_ROWS = 256,   /* query rows that a worker keeps at once */
     PANEL_MAX = 32,
     STRIP_MAX = 32,
     FEW_PANELS = 4 /* panels that a few rows take at once */
@@ -35,7 +36,7 @@ struct cpu_room {
     void *q;          /* [ATTEND_ROWS][D] as operands */
     void *k_panels;   /* ATTEND_TOKENS rows of K as panels */
     void *v_rows;     /* ATTEND_TOKENS rows of V as units */
-    float *scores;    /* [STRIP_MAX][ATTEND_TOKENS] */
+    float *scores;    /* [STRIP_MAX][ATTEND_TOKENS or DIRECT_TOKENS] */
     void *weights;    /* the same as operands */
     float *max, *sum; /* [ATTEND_ROWS] */
     float *out;       /* [ATTEND_ROWS][D] */

@@ -86,9 +86,10 @@ static void attend_chunk(const struct decode *d, struct cpu_room *room, const st
     const int64_t from = (tail ? chunk - p->block_chunks : chunk) * CHUNK_ROWS;
     const int64_t limit = tail ? p->tail_rows : p->block_rows,
                   end = from + CHUNK_ROWS < limit ? from + CHUNK_ROWS : limit;
+    const int32_t most = tail || coded_rows_max(p->block) < d->a.columns ? ATTEND_TOKENS : d->a.columns;
 
-    for (int64_t at = from; at < end; at += ATTEND_TOKENS) {
-        struct attend_rows rows = { .count = (int32_t)(end - at < ATTEND_TOKENS ? end - at : ATTEND_TOKENS) };
+    for (int64_t at = from; at < end; at += most) {
+        struct attend_rows rows = { .count = (int32_t)(end - at < most ? end - at : most) };
         int64_t seen = p->block_rows + p->seq->tail + token + 1 - (tail ? p->block_rows + at : at);
 
         if (d->a.window > 0 && seen - d->a.window >= rows.count)
@@ -280,7 +281,7 @@ void cpu_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t q
     };
 
     assert(q_heads == cache->config.q_heads);
-    d.a.direct = attend_direct(c, d.a.dim);
+    attend_directly(&d.a);
     d.task_tokens = tokens_per_task(c, &d);
     pool_run(c->pool, plan(&d, cache), decode_task, &d);
     if (d.pairs < MERGE_IN_CALLER)
