@@ -10,7 +10,7 @@ import contextlib
 import kvpress as kv
 import torch
 from chains import SCORES, parse
-from pressing import match, press_rows, tie_rule
+from pressing import match, tie_rule
 
 
 def decode_press(part, context):
@@ -78,21 +78,3 @@ def feed(model, follow, ids):
                    logits_to_keep=1).logits[0, -1]
     follow.next += len(ids)
     return logits
-
-
-def decode_rows(prefill, chain, context, ids, first=8):
-    """Rows left after feeding ids: the first eight at once (as a question is), then one by one."""
-    before, part = split(chain)
-    pressed = press_rows(prefill, before, context)
-    pressed.arm()
-    model = prefill.model
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(model.dtype)
-    try:
-        with following(model, pressed, decode_press(part, context)) as follow:
-            feed(model, follow, ids[:first])
-            for token in ids[first:]:
-                feed(model, follow, [token])
-    finally:
-        torch.set_default_dtype(default)
-    return follow.pos

@@ -3,8 +3,7 @@
 
 Every chain below runs on four models (groups of 1, 2, 3 and 4; heads of 64 and 128) and contexts of 64, 257 and 1000
 tokens, as far as it is built for that length. Presses that draw random numbers (random, leverage, compactor,
-cur:random=on) are not here. `decode` items feed fixed tokens one by one after the context, the first eight at
-once, and tell the rows that are left in the cache at the end.
+cur:random=on) are not here.
 """
 import os
 import sys
@@ -16,7 +15,6 @@ ref.install_ragged_attention()
 import tiny  # noqa: E402
 import torch  # noqa: E402
 from chains import Context  # noqa: E402
-from decoding import decode_rows  # noqa: E402
 from pressing import Prefill, context_copy, edges_of  # noqa: E402
 
 LENGTHS = (64, 257, 1000)
@@ -137,22 +135,6 @@ CHAINS = """
 
 PER_LAYER = {2: "0.1/0.6", 3: "0/0.3/0.8", 4: "0.2/0.4/0.6/0.8"}
 
-# length, steps, chain
-DECODE = """
-64 48 ; ; decode:every=8 | knorm | rows=48
-64 48 ; ; decode:every=8 | keydiff | rows=48
-64 48 ; ; decode:every=8 | tova | rows=48
-64 48 ; ; decode:every=8 | expected | rows=48
-64 48 ; ; decode:every=10 | knorm | ratio=0.5
-64 48 ; ; decode:every=10,buffer=4 | tova | ratio=0.3
-64 48 ; ; decode:every=12,buffer=9 | expected:future=64 | rows=40
-64 48 ; snapkv:window=8 | ratio=0.5 ; decode:every=8 | knorm | rows=40
-257 48 ; knorm | ratio=0.5 ; decode:every=16 | keydiff | rows=100
-257 48 ; ; decode:every=16 | knorm | rows=300
-257 300 ; ; decode:every=128 | knorm | rows=256
-257 48 ; ; decode:every=16 | expected | ratio=0.5
-"""
-
 
 def number(x):
     return float(f"{float(x):.7g}")
@@ -179,7 +161,7 @@ def sample(pressed, chain, original):
 
 
 def run(names, lengths):
-    items, decodes = [], []
+    items = []
     for name in names:
         single, double = tiny.model(name), tiny.model(name, torch.float64)
         c32 = Context(single, window=16, suffix_ids=tiny.encode("\n"), encode=tiny.encode, files=tiny.files(name))
@@ -207,21 +189,10 @@ def run(names, lengths):
                 if pressed.next != length:
                     items[-1]["next"] = pressed.next
                 count, edged = count + 1, edged + bool(edges)
-            for line in DECODE.strip().splitlines():
-                bounds, _, chain = line.partition(" ; ")
-                first, steps = (int(part) for part in bounds.split())
-                if first == length:
-                    rows = decode_rows(plain[0], chain.strip(), c32, tiny.context(name, length + steps)[length:])
-                    also = decode_rows(plain[1], chain.strip(), c64, tiny.context(name, length + steps)[length:])
-                    edge = [[sorted(set(a) ^ set(b)) for a, b in zip(*pair)] for pair in zip(rows, also)]
-                    kept, edges = ref.layers_text(rows, edge, length + steps)
-                    decodes.append({"model": name, "tokens": length, "steps": steps, "chain": chain.strip(),
-                                    "layers": kept, "edge": edges})
-                    count, edged = count + 1, edged + bool(edges)
             print(name, length, count, "chains,", edged, "with edges", flush=True)
     models = {name: dict(m, config=tiny.hf_config(name)) for name, m in tiny.MODELS.items()}
     head = {"versions": ref.versions(), "weights": tiny.__doc__.split("Parameter files")[0].strip(), "models": models}
-    ref.write_json(os.path.join(ref.HERE, "press_rows.json"), head, rows=items, decode=decodes)
+    ref.write_json(os.path.join(ref.HERE, "press_rows.json"), head, rows=items)
 
 
 if __name__ == "__main__":
