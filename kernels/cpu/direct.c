@@ -107,7 +107,7 @@ INLINE void last_rows(const char *rows, int32_t count, int64_t bytes, vu q[FEW][
     char room[ROWS * SLICE_BYTES] = { 0 };
 
     for (int32_t r = 0; r < count; r++)
-        memcpy(room + r * SLICE_BYTES, rows + r * bytes, (size_t)(parts * HALF_BYTES));
+        memcpy(room + r * SLICE_BYTES, rows + r * bytes, (size_t)parts * HALF_BYTES);
     sixteen_rows(room, SLICE_BYTES, 0, q, few, parts, add, out, out_stride);
 }
 
