@@ -31,7 +31,7 @@ static const struct opt rows[] = {
     { "random", OPT_TEXT, AT(random), 0, 0, NULL, NULL, "SHAPE",
       "random weights instead: llama-8b, llama-1b, smollm2, tiny", false },
     { "dtype", OPT_WORD, AT(dtype), 0, 0, "bf16|f32", "bf16", "f32|bf16", "type of products and of the cache", false },
-    { "backend", OPT_TEXT, AT(backend), 0, 0, NULL, "cpu", "NAME", "cpu, or cuda[:N]", false },
+    { "backend", OPT_TEXT, AT(backend), 0, 0, NULL, "cpu", "NAME", "cpu, cpu:ISA, or cuda[:N]", false },
     { "threads", OPT_INT, AT(threads), 0, 1024, NULL, "0", "N", "threads of the cpu back end; 0: all cores", false },
     { "prefill", OPT_INT, AT(prefill), 1, 1 << 24, NULL, NULL, "N", "measures the prefill of N tokens", false },
     { "decode", OPT_INT, AT(decode), 1, 1 << 20, NULL, NULL, "N", "measures N steps", false },

@@ -47,7 +47,7 @@ static const struct opt rows[] = {
       "adds the N largest logits after the last token of the plain prefill", false },
     { "json", OPT_FLAG, AT(json), 0, 0, NULL, "off", NULL, "prints one object", false },
     { "html", OPT_TEXT, AT(html), 0, 0, NULL, NULL, "OUT", "writes one self-contained page with a heat map", false },
-    { "backend", OPT_TEXT, AT(backend), 0, 0, NULL, "cpu", "NAME", "cpu, or cuda[:N]", false },
+    { "backend", OPT_TEXT, AT(backend), 0, 0, NULL, "cpu", "NAME", "cpu, cpu:ISA, or cuda[:N]", false },
     { "threads", OPT_INT, AT(threads), 0, 1024, NULL, "0", "N", "threads of the cpu back end; 0: all cores", false },
     { "press-plugin", OPT_LIST, AT(plugins), 0, 0, NULL, NULL, "FILE", "loads a shared object with presses", false },
 };

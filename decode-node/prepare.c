@@ -123,6 +123,8 @@ static enum status take_context(struct request *r, const struct ask *a, struct e
     if (a->has_max_context && (int64_t)r->tokens.count > a->max_context) {
         f->truncated_tokens = (int64_t)r->tokens.count - a->max_context;
         r->tokens.count = (size_t)a->max_context;
+        if (r->prefix_tokens > a->max_context)
+            r->prefix_tokens = a->max_context;
     }
     st = take_query(r, a, &dropped, err);
     f->dropped_bytes = (int64_t)dropped;
