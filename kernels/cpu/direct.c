@@ -225,46 +225,45 @@ INLINE void values_few(const struct direct_rows *v, const char *weights, int64_t
         values_of(v, at, 1, weights, weights_stride, few, out, out_stride);
 }
 
+/* `from` are query rows for scores and weights for values. A constant where it is inlined: `values`. */
+INLINE void some_rows(bool values, const struct direct_rows *rows, const char *from, int64_t stride, int few,
+                      float *out, int64_t out_stride)
+{
+    if (values)
+        values_few(rows, from, stride, few, out, out_stride);
+    else
+        scores_few(rows, from, stride, few, out, out_stride);
+}
+
+INLINE void all_rows(bool values, const struct direct_rows *rows, const char *from, int64_t stride, int32_t q_rows,
+                     float *out, int64_t out_stride)
+{
+    for (; q_rows > 0; q_rows -= FEW, from += FEW * stride, out += FEW * out_stride)
+        switch (q_rows) {
+        case 1:
+            some_rows(values, rows, from, stride, 1, out, out_stride);
+            break;
+        case 2:
+            some_rows(values, rows, from, stride, 2, out, out_stride);
+            break;
+        case 3:
+            some_rows(values, rows, from, stride, 3, out, out_stride);
+            break;
+        default:
+            some_rows(values, rows, from, stride, 4, out, out_stride);
+        }
+}
+
 static void direct_scores(const struct direct_rows *k, const void *q, int64_t q_stride, int32_t q_rows, float *out,
                           int64_t out_stride)
 {
-    const char *from = q;
-
-    for (; q_rows > 0; q_rows -= FEW, from += FEW * q_stride, out += FEW * out_stride)
-        switch (q_rows) {
-        case 1:
-            scores_few(k, from, q_stride, 1, out, out_stride);
-            break;
-        case 2:
-            scores_few(k, from, q_stride, 2, out, out_stride);
-            break;
-        case 3:
-            scores_few(k, from, q_stride, 3, out, out_stride);
-            break;
-        default:
-            scores_few(k, from, q_stride, 4, out, out_stride);
-        }
+    all_rows(false, k, q, q_stride, q_rows, out, out_stride);
 }
 
 static void direct_values(const struct direct_rows *v, const void *weights, int64_t weights_stride, int32_t q_rows,
                           float *out, int64_t out_stride)
 {
-    const char *from = weights;
-
-    for (; q_rows > 0; q_rows -= FEW, from += FEW * weights_stride, out += FEW * out_stride)
-        switch (q_rows) {
-        case 1:
-            values_few(v, from, weights_stride, 1, out, out_stride);
-            break;
-        case 2:
-            values_few(v, from, weights_stride, 2, out, out_stride);
-            break;
-        case 3:
-            values_few(v, from, weights_stride, 3, out, out_stride);
-            break;
-        default:
-            values_few(v, from, weights_stride, 4, out, out_stride);
-        }
+    all_rows(true, v, weights, weights_stride, q_rows, out, out_stride);
 }
 
 const struct cpu_direct cpu_direct_avx512_bf16 = { .scores = direct_scores, .values = direct_values };

@@ -63,16 +63,7 @@ static float square_sum(const float *x, int32_t count)
 
 static float dot(const float *x, const float *y, int32_t count)
 {
-    vf part = { 0 };
-    float sum;
-    int32_t i = 0;
-
-    for (; i + LANES <= count; i += LANES)
-        part += vf_load(x + i) * vf_load(y + i);
-    sum = vf_sum(part);
-    for (; i < count; i++)
-        sum += x[i] * y[i];
-    return sum;
+    return vf_dot(x, y, count);
 }
 
 static void rms_norm(const float *x, const float *w, float eps, int32_t dim, float *out)

@@ -90,24 +90,10 @@ static void rows_dot(const float *s, int64_t rows, int32_t width, const float *f
 
 /* ---- rows ------------------------------------------------------------------------------------------------------------- */
 
-INLINE float dot_of(const float *x, const float *y, int32_t dim)
-{
-    vf part = { 0 };
-    float sum;
-    int32_t d = 0;
-
-    for (; d + LANES <= dim; d += LANES)
-        part += vf_load(x + d) * vf_load(y + d);
-    sum = vf_sum(part);
-    for (; d < dim; d++)
-        sum += x[d] * y[d];
-    return sum;
-}
-
 static void squares(const float *x, int64_t rows, int32_t dim, float *out)
 {
     for (int64_t r = 0; r < rows; r++)
-        out[r] = dot_of(x + r * dim, x + r * dim, dim);
+        out[r] = vf_dot(x + r * dim, x + r * dim, dim);
 }
 
 static void dots(const float *x, int64_t rows, int32_t dim, const float *vector, int32_t vectors, int64_t stride,
@@ -115,7 +101,7 @@ static void dots(const float *x, int64_t rows, int32_t dim, const float *vector,
 {
     for (int64_t r = 0; r < rows; r++)
         for (int32_t v = 0; v < vectors; v++)
-            out[v * stride + r] = dot_of(x + r * dim, vector + v * dim, dim);
+            out[v * stride + r] = vf_dot(x + r * dim, vector + v * dim, dim);
 }
 
 /* Channels of a vector wait for the row before; AT_ONCE vectors of them hide that. */

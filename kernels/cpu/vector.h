@@ -154,6 +154,20 @@ INLINE float vf_sum(vf v)
 #endif
 }
 
+INLINE float vf_dot(const float *x, const float *y, int32_t count)
+{
+    vf part = { 0 };
+    float sum;
+    int32_t i = 0;
+
+    for (; i + LANES <= count; i += LANES)
+        part += vf_load(x + i) * vf_load(y + i);
+    sum = vf_sum(part);
+    for (; i < count; i++)
+        sum += x[i] * y[i];
+    return sum;
+}
+
 INLINE float vf_largest(vf v)
 {
 #if LANES == 16

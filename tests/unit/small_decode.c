@@ -12,25 +12,6 @@
 
 enum { ROPE_PAIRS = 8 };
 
-static void small_model(struct hparams *hp, int32_t window)
-{
-    memset(hp, 0, sizeof *hp);
-    hp->layers = SMALL_LAYERS;
-    hp->dim = 64;
-    hp->q_heads = 4;
-    hp->kv_heads = 2;
-    hp->head_dim = 2 * ROPE_PAIRS;
-    hp->ff_dim = 96;
-    hp->vocab = SMALL_VOCAB;
-    hp->max_positions = 4096;
-    hp->norm_eps = 1e-5f;
-    hp->attn_scale = 0.25f;
-    hp->embed_scale = 1;
-    hp->rope.dims = 2 * ROPE_PAIRS;
-    hp->bos_id = -1;
-    hp->window[SMALL_WINDOWED] = window;
-}
-
 void small_decode_open(struct small_decode *d, int32_t window)
 {
     const struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = 512 };
@@ -43,7 +24,8 @@ void small_decode_open(struct small_decode *d, int32_t window)
     enum status st;
 
     memset(d, 0, sizeof *d);
-    small_model(&hp, window);
+    small_model(&hp, SMALL_LAYERS);
+    hp.window[SMALL_WINDOWED] = window;
     for (int i = 0; i < ROPE_PAIRS; i++)
         inv_freq[i] = powf(10000.0f, -(float)i / ROPE_PAIRS);
     st = backend_open(&d->be, "cpu", &config, NULL);

@@ -4,11 +4,12 @@
 #define PLATEN_TESTS_SMALL_DECODE_H
 
 #include "decode-node/batcher.h"
+#include "tests/unit/small_model.h"
 
 #include <semaphore.h>
 #include <stdbool.h>
 
-enum { SMALL_LAYERS = 3, SMALL_WINDOWED = 1, SMALL_VOCAB = 256, SMALL_SLOTS = 8 };
+enum { SMALL_LAYERS = 3, SMALL_WINDOWED = 1, SMALL_SLOTS = 8 };
 
 struct small_decode {
     struct backend *be;

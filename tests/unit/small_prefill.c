@@ -9,27 +9,6 @@
 #include <string.h>
 #include <time.h>
 
-static void small_model(struct hparams *hp, int32_t window)
-{
-    memset(hp, 0, sizeof *hp);
-    hp->layers = SMALL_LAYERS;
-    hp->dim = 64;
-    hp->q_heads = 4;
-    hp->kv_heads = 2;
-    hp->head_dim = 16;
-    hp->ff_dim = 96;
-    hp->vocab = SMALL_VOCAB;
-    hp->max_positions = SMALL_TOKENS_MAX;
-    hp->norm_eps = 1e-5f;
-    hp->attn_scale = 0.25f;
-    hp->embed_scale = 1;
-    hp->rope.dims = 16;
-    hp->rope.theta = 10000;
-    hp->rope.factor = 1;
-    hp->bos_id = -1;
-    hp->window[1] = hp->window[3] = window;
-}
-
 void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_tokens)
 {
     struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5 };
@@ -45,7 +24,8 @@ void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_to
     n->tokens_max = SMALL_TOKENS_MAX;
     n->parts.metrics = metrics_open(64);
     stats_open(&n->stats, n->parts.metrics);
-    small_model(&hp, window);
+    small_model(&hp, SMALL_LAYERS);
+    hp.window[1] = hp.window[3] = window;
     config.rows_max = prefill_rows("cpu", SMALL_TOKENS_MAX);
     st = backend_open(&n->parts.be, "cpu", &config, NULL);
     assert(st == ST_OK);

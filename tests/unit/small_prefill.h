@@ -4,8 +4,9 @@
 #define PLATEN_TESTS_SMALL_PREFILL_H
 
 #include "prefill-node/node.h"
+#include "tests/unit/small_model.h"
 
-enum { SMALL_LAYERS = 6, SMALL_VOCAB = 256, SMALL_TOKENS_MAX = 4096 };
+enum { SMALL_LAYERS = 6, SMALL_TOKENS_MAX = SMALL_POSITIONS };
 
 /* Windows: layers 1 and 3 see only so many rows; 0: none do. queue_tokens: as the option. */
 void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_tokens);
