@@ -233,27 +233,40 @@ INLINE void mask_row(float *s, int32_t width, int32_t from, int32_t to)
     }
 }
 
-INLINE void softmax_row(float *s, int32_t width, float factor, float *max, float *sum, float *o, int32_t o_width)
+INLINE float row_largest(const float *s, int32_t width, float factor)
 {
-    vf top = vf_set(-INFINITY), part = { 0 };
-    float largest, correction;
+    vf top = vf_set(-INFINITY);
 
     for (int32_t i = 0; i < width; i += LANES)
         top = vf_max(vf_load(s + i) * factor, top);
-    largest = vf_largest(top);
-    largest = largest > *max ? largest : *max;
+    return vf_largest(top);
+}
+
+/* s = exp(s factor - largest); the lanes' sums. */
+INLINE vf row_exp(float *s, int32_t width, float factor, float largest)
+{
+    vf part = { 0 };
+
     for (int32_t i = 0; i < width; i += LANES) {
         vf p = vf_exp(vf_load(s + i) * factor - largest);
         part += p;
         vf_store(s + i, p);
     }
+    return part;
+}
+
+/* The row's *max is `largest` from now on: what was summed before it shrinks. */
+INLINE void row_add(float part, float largest, float *max, float *sum, float *o, int32_t o_width)
+{
+    float correction;
+
     if (largest == *max) {
-        *sum += vf_sum(part);
+        *sum += part;
         return;
     }
     correction = exp_one(*max - largest);
     *max = largest;
-    *sum = *sum * correction + vf_sum(part);
+    *sum = *sum * correction + part;
     for (int32_t i = 0; i < o_width; i += LANES)
         vf_store(o + i, vf_load(o + i) * correction);
 }
@@ -263,23 +276,45 @@ INLINE int32_t clamp(int64_t x, int32_t limit)
     return x < 0 ? 0 : x > limit ? limit : (int32_t)x;
 }
 
+/* Masks a row; false: it sees nothing, and its weights are zero. */
+INLINE bool row_sees(float *row, int32_t cols, int32_t width, int32_t r, const struct score_mask *mask)
+{
+    int64_t end = mask->seen + (mask->row + r) / mask->group;
+    int32_t to = clamp(end, cols), from = mask->window > 0 ? clamp(end - mask->window, cols) : 0;
+
+    if (from >= to)
+        memset(row, 0, (size_t)width * sizeof *row);
+    else if (from > 0 || to < width)
+        mask_row(row, width, from, to);
+    return from < to;
+}
+
+/* Several rows go through each step together: one alone would wait between its steps for the sum over its lanes. */
 static void softmax(float *s, int64_t s_stride, int32_t rows, int32_t cols, float factor, const struct score_mask *mask,
                     float *max, float *sum, float *o, int32_t o_width)
 {
+    enum { AT_ONCE = 8 };
     int32_t width = (cols + 31) / 32 * 32;
 
-    for (int32_t r = 0; r < rows; r++) {
-        int64_t end = mask->seen + (mask->row + r) / mask->group;
-        int32_t to = clamp(end, cols), from = mask->window > 0 ? clamp(end - mask->window, cols) : 0;
-        float *row = s + r * s_stride;
+    for (int32_t begin = 0; begin < rows; begin += AT_ONCE) {
+        int32_t end = begin + AT_ONCE < rows ? begin + AT_ONCE : rows;
+        float largest[AT_ONCE];
+        vf part[AT_ONCE];
+        bool sees[AT_ONCE];
 
-        if (from >= to) {
-            memset(row, 0, (size_t)width * sizeof *row);
-            continue;
+        for (int32_t r = begin, i = 0; r < end; r++, i++) {
+            float top;
+
+            sees[i] = row_sees(s + r * s_stride, cols, width, r, mask);
+            top = row_largest(s + r * s_stride, width, factor);
+            largest[i] = top > max[r] ? top : max[r];
         }
-        if (from > 0 || to < width)
-            mask_row(row, width, from, to);
-        softmax_row(row, width, factor, max + r, sum + r, o + (int64_t)r * o_width, o_width);
+        for (int32_t r = begin, i = 0; r < end; r++, i++)
+            if (sees[i])
+                part[i] = row_exp(s + r * s_stride, width, factor, largest[i]);
+        for (int32_t r = begin, i = 0; r < end; r++, i++)
+            if (sees[i])
+                row_add(vf_sum(part[i]), largest[i], max + r, sum + r, o + (int64_t)r * o_width, o_width);
     }
 }
 
