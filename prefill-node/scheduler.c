@@ -81,24 +81,33 @@ static int64_t retry_after(const struct scheduler *s, const struct scheduler_loa
     return ms < 100 ? 100 : ms > 60000 ? 60000 : (int64_t)ms;
 }
 
+/* Whether so many more tokens may wait; a node that has nothing to do takes any. */
+static enum status queue_admits(const struct scheduler *s, const struct scheduler_load *load, int64_t tokens,
+                                struct err *err)
+{
+    const int64_t waiting = load->queued_tokens + s->reserved_tokens, orders = load->queued + s->reserved_orders;
+
+    if (orders == 0 && load->running == 0)
+        return ST_OK;
+    if (orders >= s->config.queue_orders)
+        return err_set(err, ST_EEXHAUSTED, "%lld orders wait here, more are too many (limit %lld orders)",
+                       (long long)orders, (long long)s->config.queue_orders);
+    if (waiting + tokens > s->config.queue_tokens)
+        return err_set(err, ST_EEXHAUSTED, "%lld tokens wait here, %lld more are too many (limit %lld tokens)",
+                       (long long)waiting, (long long)tokens, (long long)s->config.queue_tokens);
+    return ST_OK;
+}
+
 enum status scheduler_reserve(struct scheduler *s, int64_t tokens, int64_t *ahead, int64_t *retry_ms, struct err *err)
 {
-    const int64_t limit = s->config.queue_tokens;
     struct scheduler_load load;
-    int64_t waiting, orders;
-    enum status st = ST_OK;
+    enum status st;
 
     pthread_mutex_lock(&s->lock);
     look(s, &load);
-    waiting = load.queued_tokens + s->reserved_tokens;
-    orders = load.queued + s->reserved_orders;
     *ahead = load.left_tokens;
     *retry_ms = retry_after(s, &load);
-    if (s->stopped)
-        st = err_set(err, ST_EUNAVAILABLE, "this node is going away");
-    else if ((orders > 0 || load.running > 0) && (waiting + tokens > limit || orders >= s->config.queue_orders))
-        st = err_set(err, ST_EEXHAUSTED, "%lld orders with %lld tokens wait here, %lld more are too many (limit %lld)",
-                     (long long)orders, (long long)waiting, (long long)tokens, (long long)limit);
+    st = s->stopped ? err_set(err, ST_EUNAVAILABLE, "this node is going away") : queue_admits(s, &load, tokens, err);
     if (st == ST_OK) {
         s->reserved_tokens += tokens;
         s->reserved_orders++;
