@@ -93,6 +93,23 @@ static void a_full_queue_refuses_at_once_and_says_when(void **state)
     scheduler_close(s);
 }
 
+static void a_queue_full_of_orders_says_so(void **state)
+{
+    const struct scheduler_config config = { .queue_tokens = 1000, .queue_orders = 1 };
+    struct scheduler *s = scheduler_open(&config);
+    int64_t ahead, retry_ms;
+    struct err err = { 0 };
+
+    (void)state;
+    assert_int_equal(scheduler_reserve(s, 10, &ahead, &retry_ms, NULL), ST_OK);
+    assert_int_equal(scheduler_reserve(s, 10, &ahead, &retry_ms, &err), ST_EEXHAUSTED);
+    assert_non_null(strstr(err.text, "limit 1 orders"));
+    scheduler_revoke(s, 10);
+    assert_int_equal(scheduler_reserve(s, 10, &ahead, &retry_ms, NULL), ST_OK);
+    scheduler_revoke(s, 10);
+    scheduler_close(s);
+}
+
 static void what_is_reserved_counts_until_it_is_revoked(void **state)
 {
     struct scheduler *s = opened(100);
@@ -336,6 +353,7 @@ static void estimates_follow_what_is_measured(void **state)
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(an_idle_node_takes_any_order),
     cmocka_unit_test(a_full_queue_refuses_at_once_and_says_when),
+    cmocka_unit_test(a_queue_full_of_orders_says_so),
     cmocka_unit_test(what_is_reserved_counts_until_it_is_revoked),
     cmocka_unit_test(a_short_context_passes_a_long_one),
     cmocka_unit_test(a_longer_one_does_not_pass),
