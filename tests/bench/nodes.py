@@ -144,6 +144,7 @@ class Bench:
         self.begun = time.monotonic()
         self.folder = tempfile.mkdtemp(prefix="platen-nodes-")
         self.use_shape(o.shape)
+        self.transport = ["--transport", o.transport] if o.transport else []
         self.files = {}
 
     def use_shape(self, name):
@@ -205,7 +206,7 @@ class Bench:
         longest = max(self.o.contexts) + 64
         self.prefills = [self.prefill(i, self.gpu(i), longest) for i in range(p)]
         block_mib = 512 if self.o.cpu else self.o.block_mib
-        self.decodes = [self.decode(j, self.gpu(p + j), self.prefills, block_mib) for j in range(d)]
+        self.decodes = [self.decode(j, self.gpu(p + j), self.prefills, block_mib, self.transport) for j in range(d)]
         for node in [self.prefills[0], *self.decodes]:
             node.start()
         for node in [self.prefills[0], *self.decodes]:
@@ -528,6 +529,7 @@ def options():
     p.add_argument("--ratios", default="0,0.5,0.75")
     p.add_argument("--parts", default="links,equal,ttft,goodput,kill")
     p.add_argument("--block-mib", type=int, default=36864)
+    p.add_argument("--transport", metavar="LIST", help="decode nodes' --transport, but for the part `equal`, which tries each")
     p.add_argument("--trace-dir", metavar="DIR", help="every node's trace, and pictures of single orders")
     p.add_argument("--cpu", action="store_true")
     p.add_argument("--keep", action="store_true", help="keeps the folder with logs")
