@@ -389,6 +389,10 @@ struct backend_ops {
     /* out [G][D] = mean of k^2 over the chosen rows (index, first as select leaves them) */
     void (*channel_squares)(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
                             float *out);
+    /* The chosen rows' keys become 0 in place, but for the channels that stay: channel host [G][k_dim], ascending. Writes
+     * into the rows of `in`. */
+    void (*keep_channels)(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                          const int32_t *channel, int32_t k_dim);
     /* mean [H][D] and covariance [H][D][D] (divisor rows; NULL: not wanted), f32, of q act [rows][H][D] */
     void (*query_stats)(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
                         float *cov);

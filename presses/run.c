@@ -289,7 +289,7 @@ static enum status run_edits(struct press_run *run, struct press_round *round, c
         }
         st = stage->press->edit(stage, round, run->index, first, err);
         if (st == ST_OK && round->channels < channels && i + 1 < part->stage_count)
-            run_clear_channels(round, run->index, first);
+            run->be->ops->keep_channels(run->be, &round->view, run->index, first, run->channel, round->channels);
         channels = round->channels;
         work_back(&run->work, mark);
     }

@@ -62,9 +62,6 @@ int32_t run_survivors(const struct chain *chain, bool compact);
 void run_hold_begin(struct press_run *run);
 void run_hold_end(struct press_run *run);
 
-/* channels.c: zeros where channels of the rows that stay went. Back ends whose memory the host reaches. */
-void run_clear_channels(struct press_round *round, const int32_t *index, const int64_t *first);
-
 /* run_hold.c: score and budget of a held layer, as settled. */
 void run_hold_take(struct press_run *run, struct press_round *round);
 

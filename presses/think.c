@@ -108,9 +108,10 @@ static enum status think_edit(const struct press_stage *stage, struct press_roun
 
 static enum status think_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
-    if (!door->ops->host_is_device)
-        return err_set(err, ST_EUNIMPLEMENTED, "think cannot run here: the back end %s does not drop channels",
-                       door->ops->name);
+    enum status st = press_admit_op(stage, door, door->ops->keep_channels != NULL, "keep_channels", err);
+
+    if (st != ST_OK)
+        return st;
     return press_admit_op(stage, door, door->ops->channel_squares != NULL, "channel_squares", err);
 }
 

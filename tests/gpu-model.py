@@ -31,7 +31,7 @@ CHAINS = [
     "expected:eps=0.01 | adakv", "cap", "noncausal", "leverage", "compactor", "random", "snapkv:window=32 | adakv",
     "keydiff | adakv", "snapkv:window=32 | critical", "snapkv:window=32 | criticaladakv", "snapkv:window=16 | pyramid",
     "knorm | chunk:length=100", "snapkv:window=32 | chunkkv", "keydiff | block", "kvzip", "kvcompose",
-    "snapkv:window=32 | merge",
+    "snapkv:window=32 | ratio=0.5 | merge", "snapkv:window=32 | ratio=0.3 | think | keydiff | ratio=0.3",
 ]
 
 
@@ -232,7 +232,8 @@ def jobs():
             yield f"rows.{item['context']}.{item['chain']}", golden_rows_job, (item, ids[item["context"]])
     for chain in CHAINS:
         for context in ("recipe", "minutes"):
-            yield f"rows.cpu.{context}.{chain} | ratio=0.5", rows_job, (ids[context], f"{chain} | ratio=0.5")
+            text = chain if "ratio=" in chain else f"{chain} | ratio=0.5"
+            yield f"rows.cpu.{context}.{text}", rows_job, (ids[context], text)
 
 
 def run(name, job, arguments):

@@ -205,6 +205,7 @@ const struct backend_ops backend_cpu_ops = {
     .score_key_dot = cpu_score_key_dot,
     .score_lag = cpu_score_lag,
     .channel_squares = cpu_channel_squares,
+    .keep_channels = cpu_keep_channels,
     .query_stats = cpu_query_stats,
     .rotate_stats = cpu_rotate_stats,
     .score_weigh = cpu_score_weigh,

@@ -199,6 +199,8 @@ void cpu_score_key_dot(struct backend *be, const struct kv_rows *in, const float
 void cpu_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score);
 void cpu_channel_squares(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
                          float *out);
+void cpu_keep_channels(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                       const int32_t *channel, int32_t k_dim);
 
 /* score_stats.c */
 void cpu_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,

@@ -338,3 +338,35 @@ void cpu_channel_squares(struct backend *be, const struct kv_rows *in, const int
         }
     }
 }
+
+/* gone[dim - k_dim] = the channels that `stays` does not name; both ascending. */
+static int32_t channels_gone(const int32_t *stays, int32_t k_dim, int32_t dim, int32_t *gone)
+{
+    int32_t count = 0;
+
+    for (int32_t c = 0, at = 0; c < dim; c++)
+        if (at < k_dim && stays[at] == c)
+            at++;
+        else
+            gone[count++] = c;
+    return count;
+}
+
+void cpu_keep_channels(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                       const int32_t *channel, int32_t k_dim)
+{
+    const uint64_t bytes = dtype_bytes(in->dtype, 1), row_bytes = bytes * (uint64_t)in->dim;
+    int32_t gone[KV_HEAD_DIM_MAX];
+
+    (void)be;
+    for (int32_t g = 0; g < in->heads; g++) {
+        const int32_t count = channels_gone(channel + g * k_dim, k_dim, in->dim, gone);
+
+        for (int64_t i = first[g]; i < first[g + 1]; i++) {
+            char *k = (char *)(uintptr_t)in->k + (uint64_t)(in->first[g] + index[i]) * row_bytes;
+
+            for (int32_t c = 0; c < count; c++)
+                memset(k + (uint64_t)gone[c] * bytes, 0, bytes);
+        }
+    }
+}

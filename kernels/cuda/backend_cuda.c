@@ -276,6 +276,7 @@ const struct backend_ops backend_cuda_ops = {
     .score_key_dot = cuda_score_key_dot,
     .score_lag = cuda_score_lag,
     .channel_squares = cuda_channel_squares,
+    .keep_channels = cuda_keep_channels,
     .query_stats = cuda_query_stats,
     .rotate_stats = cuda_rotate_stats,
     .score_weigh = cuda_score_weigh,

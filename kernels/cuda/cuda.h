@@ -195,6 +195,9 @@ struct rows_view press_view(const struct kv_rows *in);
  * cuda_press_room says so. */
 bool press_reserve(struct cuda *c, uint64_t bytes);
 enum status cuda_press_room(struct backend *be, struct err *err);
+/* masks [heads][ceil(dim / 8)] = the channels that are kept, as in a block's masks: channel host [heads][k_dim]. */
+void channel_masks(const int32_t *channel, int32_t heads, int32_t k_dim, int32_t dim,
+                   uint8_t masks[KV_HEADS_MAX * (KV_HEAD_DIM_MAX / 8)]);
 void cuda_row_squares(struct backend *be, const struct kv_rows *in, const float *sketch, int32_t sketch_dim, float *k2,
                       float *v2);
 void cuda_score_key_diff(struct backend *be, const struct kv_rows *in, float *score);
@@ -202,6 +205,8 @@ void cuda_score_key_dot(struct backend *be, const struct kv_rows *in, const floa
 void cuda_score_lag(struct backend *be, const struct kv_rows *in, int64_t from, int64_t lag, float *score);
 void cuda_channel_squares(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
                           float *out);
+void cuda_keep_channels(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                        const int32_t *channel, int32_t k_dim);
 void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
                       float *cov);
 void cuda_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,

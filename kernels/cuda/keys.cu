@@ -204,6 +204,24 @@ __global__ void channel_squares_kernel(const __grid_constant__ struct rows_view 
     out[g * dim + c] = count > 0 ? (float)(sum / (double)count) : 0.0f;
 }
 
+/* Zeros in the keys of chosen rows, where the mask has no channel. A warp owns a row. grid: stretches of chosen rows, heads */
+template <typename T>
+__global__ void keep_channels_kernel(const __grid_constant__ struct rows_view in, const int32_t *index,
+                                     const __grid_constant__ struct head_firsts first, const uint8_t *mask)
+{
+    const int lane = threadIdx.x & 31;
+    const int32_t g = blockIdx.y, dim = in.dim;
+    const int64_t begin = first.at[g] + (int64_t)blockIdx.x * STRETCH, end = min(begin + STRETCH, first.at[g + 1]);
+
+    mask += g * ((dim + 7) / 8);
+    for (int64_t i = begin + (threadIdx.x >> 5); i < end; i += WARPS) {
+        T *k = const_cast<T *>(key_row<T>(in, g, index[i]));
+        for (int32_t c = lane; c < dim; c += 32)
+            if (!(mask[c / 8] >> c % 8 & 1))
+                k[c] = rounded<T>(0.0f);
+    }
+}
+
 /* A warp owns a row of x and OUTS outputs at a time. */
 template <typename T>
 __global__ void linear_kernel(const T *x, int64_t rows, int64_t cols, const float *w, const float *bias, int32_t outs,
@@ -305,6 +323,23 @@ cudaError_t launch_channel_squares(struct cuda_queue q, enum dtype t, const stru
         channel_squares_kernel<float><<<(unsigned)in->heads, threads, 0, q.stream>>>(*in, index, *first, out);
     else
         channel_squares_kernel<bf16><<<(unsigned)in->heads, threads, 0, q.stream>>>(*in, index, *first, out);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_keep_channels(struct cuda_queue q, enum dtype t, const struct rows_view *in, const int32_t *index,
+                                 const struct head_firsts *first, const uint8_t *mask)
+{
+    int64_t kept = 0;
+
+    for (int32_t g = 0; g < in->heads; g++)
+        kept = first->at[g + 1] - first->at[g] > kept ? first->at[g + 1] - first->at[g] : kept;
+    if (kept == 0)
+        return cudaSuccess;
+    const dim3 grid(int_ceil(kept, STRETCH), (unsigned)in->heads);
+    if (t == DT_F32)
+        keep_channels_kernel<float><<<grid, THREADS, 0, q.stream>>>(*in, index, *first, mask);
+    else
+        keep_channels_kernel<bf16><<<grid, THREADS, 0, q.stream>>>(*in, index, *first, mask);
     return cudaGetLastError();
 }
 

@@ -348,6 +348,9 @@ cudaError_t launch_lag(struct cuda_queue q, enum dtype t, const struct rows_view
                        float *room, float *score);
 cudaError_t launch_channel_squares(struct cuda_queue q, enum dtype t, const struct rows_view *in, const int32_t *index,
                                    const struct head_firsts *first, float *out);
+/* mask [heads][ceil(dim / 8)]: bit c % 8 of byte c / 8 for each channel c that stays */
+cudaError_t launch_keep_channels(struct cuda_queue q, enum dtype t, const struct rows_view *in, const int32_t *index,
+                                 const struct head_firsts *first, const uint8_t *mask);
 cudaError_t launch_linear(struct cuda_queue q, enum dtype t, const void *x, int64_t rows, int64_t cols, const float *w,
                           const float *bias, int32_t outs, float *out);
 

@@ -173,16 +173,25 @@ static void pad_part(struct cuda *c, const struct kv_block *block, uint64_t from
         cuda_failed(c, cudaMemsetAsync((char *)block->data + from, 0, to - from, c->stream[LANE_PRESS]), "pack");
 }
 
+void channel_masks(const int32_t *channel, int32_t heads, int32_t k_dim, int32_t dim,
+                   uint8_t masks[KV_HEADS_MAX * (KV_HEAD_DIM_MAX / 8)])
+{
+    const int32_t bytes = (dim + 7) / 8;
+
+    memset(masks, 0, (size_t)heads * (size_t)bytes);
+    for (int32_t i = 0; i < heads * k_dim; i++)
+        masks[i / k_dim * bytes + channel[i] / 8] |= (uint8_t)(1u << channel[i] % 8);
+}
+
 /* The channels that K rows keep go up, as numbers for the kernel and as the block's masks. */
 static const int32_t *channels_up(struct cuda *c, const int32_t *channel, const struct kv_block *block, uint8_t *mask)
 {
     const uint64_t count = (uint64_t)block->heads * (uint64_t)block->k_dim, bytes = (uint64_t)(block->dim + 7) / 8;
-    uint8_t masks[KV_HEADS_MAX * (KV_HEAD_DIM_MAX / 8)] = { 0 };
+    uint8_t masks[KV_HEADS_MAX * (KV_HEAD_DIM_MAX / 8)];
 
     if (!press_reserve(c, count * sizeof *channel))
         return NULL;
-    for (uint64_t i = 0; i < count; i++)
-        masks[i / (uint64_t)block->k_dim * bytes + (uint64_t)channel[i] / 8] |= (uint8_t)(1u << channel[i] % 8);
+    channel_masks(channel, block->heads, block->k_dim, block->dim, masks);
     /* from pageable memory: taken when the calls return */
     cuda_upload(&c->base, LANE_PRESS, mask, masks, (uint64_t)block->heads * bytes);
     cuda_upload(&c->base, LANE_PRESS, c->press, channel, count * sizeof *channel);

@@ -62,6 +62,24 @@ void cuda_channel_squares(struct backend *be, const struct kv_rows *in, const in
     cuda_failed(c, launch_channel_squares(press(c), in->dtype, &v, index, &firsts, out), "channel_squares");
 }
 
+void cuda_keep_channels(struct backend *be, const struct kv_rows *in, const int32_t *index, const int64_t *first,
+                        const int32_t *channel, int32_t k_dim)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+    const uint64_t bytes = (uint64_t)in->heads * (uint64_t)((in->dim + 7) / 8);
+    uint8_t masks[KV_HEADS_MAX * (KV_HEAD_DIM_MAX / 8)];
+    struct head_firsts firsts;
+
+    assert(in->dtype == be->kv && k_dim > 0);
+    if (!press_reserve(c, bytes))
+        return;
+    channel_masks(channel, in->heads, k_dim, in->dim, masks);
+    cuda_upload(be, LANE_PRESS, c->press, masks, bytes); /* from pageable memory: taken when the call returns */
+    memcpy(firsts.at, first, (size_t)(in->heads + 1) * sizeof *first);
+    cuda_failed(c, launch_keep_channels(press(c), in->dtype, &v, index, &firsts, c->press), "keep_channels");
+}
+
 void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,
                       float *cov)
 {

@@ -156,6 +156,44 @@ static void check_channels_of(struct ops *o, const struct layer_view *w)
     view_judge(o, "squares of channels", out, want, w->rows.heads * dim, 1e-5);
 }
 
+/* Keys of the chosen rows without some channels; all others as they were. */
+static void check_kept_channels_of(struct ops *o, const struct layer_view *w)
+{
+    const int32_t dim = w->rows.dim, heads = w->rows.heads, k_dim = dim / 2 + 1;
+    const int64_t numbers = w->rows.first[heads - 1] * dim + w->rows.rows[heads - 1] * dim;
+    const uint64_t bytes = dtype_bytes(o->be->kv, (uint64_t)numbers);
+    int32_t *index = arena_array(&o->arena, (size_t)w->scores + 1, sizeof *index);
+    int32_t *channel = arena_array(&o->arena, (size_t)(heads * k_dim), sizeof *channel);
+    int64_t first[KV_HEADS_MAX + 1] = { 0 };
+    char *want = arena_alloc(&o->arena, bytes), *got = arena_alloc(&o->arena, bytes);
+
+    if (!o->be->ops->keep_channels)
+        return;
+    dtype_from_f32(want, o->be->kv, w->k, (uint64_t)numbers);
+    for (int32_t g = 0; g < heads; g++) {
+        first[g + 1] = first[g];
+        for (int32_t c = 0, at = 0; c < dim; c++)
+            if (at < k_dim && ops_below(o, dim - c) < k_dim - at)
+                channel[g * k_dim + at++] = c;
+        for (int64_t r = g % 2; r < w->rows.rows[g]; r += 3) {
+            const int64_t row = (w->rows.first[g] + r) * dim;
+
+            index[first[g + 1]++] = (int32_t)r;
+            for (int32_t c = 0, at = 0; c < dim; c++) {
+                if (at < k_dim && channel[g * k_dim + at] == c)
+                    at++;
+                else
+                    memset(want + dtype_bytes(o->be->kv, (uint64_t)(row + c)), 0, dtype_bytes(o->be->kv, 1));
+            }
+        }
+    }
+    o->be->ops->keep_channels(o->be, &w->rows, ops_up_bytes(o, index, sizeof *index * (size_t)w->scores), first,
+                              channel, k_dim);
+    o->be->ops->download(o->be, LANE_PRESS, got, w->rows.k, bytes);
+    o->be->ops->wait(o->be, LANE_PRESS);
+    ops_equal_bytes(o, "kept channels", got, want, bytes);
+}
+
 /* Mean and covariance of q in double. */
 static void ref_stats(const float *q, int32_t heads, int32_t dim, int64_t rows, double *mean, double *cov)
 {
@@ -473,6 +511,7 @@ void check_statistics(struct ops *o)
         check_columns_of(o, &w, cases[i].q_heads, false, true);
         check_norms_of(o, &w, cases[i].q_heads, 1);
         check_norms_of(o, &w, cases[i].q_heads, 2);
+        check_kept_channels_of(o, &w); /* changes the keys */
     }
     check_linear_of(o);
 }
