@@ -130,6 +130,7 @@ static void on_tick(void *ctx)
 
     contexts_expire(n->contexts);
     orders_tick(n->orders);
+    stations_tick(n->parts.stations);
     if (batcher_health(n->batcher, NULL) != ST_OK)
         update_health(n, 0);
 }

@@ -7,7 +7,7 @@
  *
  * The decode node copies, on a stream of its own: so nobody but it ever writes into its arena, and an order that ends in
  * the middle has let go of its place as soon as the copy has passed. Mappings are kept for the next block; a process has
- * few slots.
+ * few slots. They are not kept for long: memory of a process that died stays on its device while somebody maps it.
  */
 #include "common/transport/transport.h"
 
@@ -20,7 +20,14 @@
 #include <string.h>
 #include <time.h>
 
-enum { MAPPINGS_MAX = 64, REFUSED_MAX = 32, TICKET_BYTES = CUDA_IPC_BYTES + 16, GRACE_MS = 2000, NAP_NS = 20000 };
+enum {
+    MAPPINGS_MAX = 64,
+    REFUSED_MAX = 32,
+    TICKET_BYTES = CUDA_IPC_BYTES + 16,
+    GRACE_MS = 2000,
+    NAP_NS = 20000,
+    KEEP_MS = 2500
+};
 
 /* Memory of another process. */
 struct mapping {
@@ -36,6 +43,7 @@ struct station {
     struct mapping mappings[MAPPINGS_MAX];
     uint8_t refused[REFUSED_MAX][PROCESS_BYTES]; /* processes whose memory the driver does not map here; under lock */
     int32_t refused_count;
+    int64_t keep_ns;
 };
 
 struct link {
@@ -69,6 +77,7 @@ static enum status ipc_open(struct station **out, const struct station_config *c
     enum status st = device_place_open(&s->place, config, err);
 
     pthread_mutex_init(&s->lock, NULL);
+    s->keep_ns = (config->keep_ms > 0 ? config->keep_ms : KEEP_MS) * NS_PER_MS;
     if (st != ST_OK) {
         ipc_shut(s);
         return st;
@@ -182,6 +191,24 @@ static void mapping_give(struct station *s, struct mapping *m)
 {
     pthread_mutex_lock(&s->lock);
     m->users--;
+    m->used_ns = clock_now_ns();
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void ipc_tick(struct station *s)
+{
+    const int64_t before = clock_now_ns() - s->keep_ns;
+
+    s->place.cuda->context_set(s->place.context);
+    pthread_mutex_lock(&s->lock);
+    for (int i = 0; i < MAPPINGS_MAX; i++) {
+        struct mapping *m = &s->mappings[i];
+
+        if (!m->at || m->users > 0 || m->used_ns > before)
+            continue;
+        s->place.cuda->ipc_close(m->at);
+        m->at = NULL;
+    }
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -333,6 +360,7 @@ const struct transport transport_ipc = {
     .pulls = true,
     .open = ipc_open,
     .shut = ipc_shut,
+    .tick = ipc_tick,
     .hello = ipc_hello,
     .meets = ipc_meets,
     .answer = ipc_answer,

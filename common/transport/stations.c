@@ -92,6 +92,14 @@ void stations_close(struct stations *s)
     free(s);
 }
 
+void stations_tick(const struct stations *s)
+{
+    for (size_t i = 0; i < s->count; i++) {
+        if (s->entries[i].transport->tick)
+            s->entries[i].transport->tick(s->entries[i].station);
+    }
+}
+
 const struct transport *stations_at(const struct stations *s, size_t i)
 {
     return i < s->count ? s->entries[i].transport : NULL;

@@ -31,6 +31,9 @@ enum status stations_open(struct stations **out, const char *allowed, const stru
                           void (*missing)(void *ctx, const char *name, const char *why), void *ctx, struct err *err);
 void stations_close(struct stations *s); /* after every link; NULL is fine */
 
+/* About once a second: each lets go of what nobody has used for some time. It may wait for the device. Any thread. */
+void stations_tick(const struct stations *s);
+
 /* The CUDA ordinal of a back end's name ("cuda", "cuda:1"); -1: its memory is the host's. */
 int32_t stations_device(const char *backend);
 

@@ -55,6 +55,7 @@ struct station_config {
     const struct cuda_table *cuda; /* NULL: the machine's own libraries; tests bring theirs */
     const struct nccl_table *nccl;
     const struct nccl_times *times; /* NULL: nccl_times_default */
+    int64_t keep_ms;                /* what is kept of a peer that nobody uses; 0: some seconds */
 };
 
 /* What a link needs. All borrowed; the link must be closed before any of them goes. */
@@ -80,6 +81,10 @@ struct transport {
 
     /* ST_OK, or what is wrong with this process that only a restart helps. NULL: nothing can be. Any thread. */
     enum status (*health)(struct station *station, struct err *err);
+
+    /* About once a second: lets go of what nobody has used for some time; a peer that is no more needs it most. It may
+     * wait for the device. NULL: nothing is kept. Any thread. */
+    void (*tick)(struct station *station);
 
     /* Receiver: appends what the peer needs to meet this station; NULL: nothing. */
     enum status (*hello)(struct station *station, struct text *out, struct err *err);

@@ -116,6 +116,33 @@ struct end {
 
 static const struct nccl_table *nccl_of_ends; /* NULL: the machine's; leak puts its own */
 
+/* $GPU_WIRE_NCCL "BLOCKING CTAS": communicators made otherwise than ours, to see what that costs; both processes read it. */
+static struct {
+    struct nccl_table table;
+    int (*open)(void **comm, int ranks, struct nccl_id id, int rank, struct nccl_config *config);
+    int blocking, ctas;
+} tried;
+
+static int open_tried(void **comm, int ranks, struct nccl_id id, int rank, struct nccl_config *config)
+{
+    config->blocking = tried.blocking;
+    config->ctas_max = tried.ctas;
+    return tried.open(comm, ranks, id, rank, config);
+}
+
+static void try_otherwise(const char *words)
+{
+    struct err err = { 0 };
+
+    if (sscanf(words, "%d %d", &tried.blocking, &tried.ctas) != 2)
+        die("GPU_WIRE_NCCL: two numbers");
+    if (nccl_table_fill(&tried.table, &err) != ST_OK)
+        die(err.text);
+    tried.open = tried.table.comm_open;
+    tried.table.comm_open = open_tried;
+    nccl_of_ends = &tried.table;
+}
+
 struct message {
     uint32_t bytes; /* of the block; 0: the last */
     uint32_t layer;
@@ -558,15 +585,30 @@ static int64_t kill_round(struct kills *k, enum moment m, bool apart)
     return ms;
 }
 
+/* As a node does about once a second. */
+static void tick(const struct kills *k)
+{
+    if (k->e.t->tick)
+        k->e.t->tick(k->e.station);
+}
+
+static void nap_and_tick(const struct kills *k, int64_t ms)
+{
+    for (int64_t i = 0; i < ms; i += 500) {
+        nap_ms(500);
+        tick(k);
+    }
+}
+
 /* Waits until the device has no more in use than `bytes` and a little; milliseconds, or -1 after five seconds. */
-static int64_t settled_ms(size_t bytes, size_t *now)
+static int64_t settled_ms(const struct kills *k, size_t bytes, size_t *now)
 {
     const int64_t begin = clock_now_ns();
 
     while ((*now = used_bytes()) > bytes + ((size_t)8 << 20)) {
         if (ms_since(begin) >= 5000)
             return -1;
-        nanosleep(&(struct timespec){ 0, 20 * NS_PER_MS }, NULL);
+        nap_and_tick(k, 500);
     }
     return ms_since(begin);
 }
@@ -590,18 +632,30 @@ static void kills_open(struct kills *k, const char *name, int side, const int de
     end_open(&k->e, name, side == 0, devices[side], (size_t)KILL_MIB << 20);
 }
 
-static void tell_kills(const struct kills *k, int side, size_t before, size_t after, int64_t settled, int threads)
+static void tell_kills(const struct kills *k, int side, const size_t memory[3], int64_t settled, int threads)
 {
     printf(
         "{\"kill\":\"%s\",\"transport\":\"%s\",\"rounds\":%u,\"moved_blocks_in\":%u,\"blocks\":%u,\"worst_ms\":%lld,",
         side == 0 ? "receiver" : "sender", k->name, k->rounds, k->met, k->blocks, (long long)k->worst_ms);
     for (int m = 0; m < LEAVES; m++)
         printf("\"%s\":%u,", moment_words[m], k->at[m]);
-    printf("\"memory_before_mib\":%zu,\"memory_after_mib\":%zu,\"settled_ms\":%lld,\"threads_more\":%d,\"early\":%u,"
+    printf("\"memory_before_mib\":%zu,\"memory_half_mib\":%zu,\"memory_after_mib\":%zu,\"settled_ms\":%lld,\"threads_"
+           "more\":%d,\"early\":%u,"
            "\"holds\":%s}\n",
-           before >> 20, after >> 20, (long long)settled, threads, k->early,
+           memory[0] >> 20, memory[1] >> 20, memory[2] >> 20, (long long)settled, threads, k->early,
            k->worst_ms < 2000 && settled >= 0 && k->early == 0 ? "true" : "false");
     fflush(stdout);
+}
+
+/* What the first communicators make for good is the baseline: two that moved blocks before their peer died. */
+static void baseline(struct kills *k, bool apart, size_t *memory, int *threads)
+{
+    for (int i = 0; i < 2; i++)
+        kill_round(k, MIDDLE, apart);
+    nap_and_tick(k, DOUBT_MS);
+    *memory = used_bytes();
+    *threads = threads_now();
+    k->blocks = k->rounds = k->met = k->early = k->at[MIDDLE] = 0;
 }
 
 /* kill NAME SENDER RECEIVER ROUNDS SEED [SECONDS]: rounds of each side, or as many as fit into half of the seconds. */
@@ -614,23 +668,21 @@ static int run_kill(char **argv, int argc)
     srand((unsigned)atoi(argv[6]));
     for (int side = 0; side < 2; side++) {
         const int64_t end = clock_now_ns() + ms * NS_PER_MS;
-        size_t before = 0, after = 0;
+        size_t before = 0, half = 0, after = 0;
         int threads = 0;
         int64_t settled;
         struct kills k;
 
         kills_open(&k, argv[2], side, devices);
+        baseline(&k, devices[0] != devices[1], &before, &threads);
         while (k.rounds < rounds && clock_now_ns() < end) {
             kill_round(&k, (enum moment)(rand() % LEAVES), devices[0] != devices[1]);
-            if (k.rounds == 1) { /* what the first communicator makes for good is the baseline */
-                nap_ms(DOUBT_MS);
-                before = used_bytes();
-                threads = threads_now();
-            }
+            if (k.rounds == rounds / 2)
+                half = used_bytes();
         }
         no_more_peers(&k);
-        settled = settled_ms(before, &after);
-        tell_kills(&k, side, before, after, settled, threads_now() - threads);
+        settled = settled_ms(&k, before, &after);
+        tell_kills(&k, side, (size_t[]){ before, half, after }, settled, threads_now() - threads);
         k.e.t->shut(k.e.station);
     }
     return 0;
@@ -770,25 +822,20 @@ static int run_leak(char **argv, int argc)
         struct kills k;
 
         kills_open(&k, "nccl", side, devices);
-        for (int r = 0; r < rounds; r++) {
+        baseline(&k, true, &before, &threads);
+        for (int r = 0; r < rounds; r++)
             kill_round(&k, m, true);
-            if (r == 0) {
-                nap_ms(DOUBT_MS);
-                before = used_bytes();
-                threads = threads_now();
-            }
-        }
         no_more_peers(&k);
-        nap_ms(DOUBT_MS);
+        nap_and_tick(&k, DOUBT_MS);
         after = used_bytes();
         printf(
             "{\"leak\":\"%s\",\"with\":\"%s\",\"moment\":\"%s\",\"survivor\":\"%s\",\"rounds\":%d,\"mib_a_round\":%.1f,"
             "\"threads_a_round\":%.1f,\"pairs\":%d,\"ending\":%d,\"aborts\":%d,\"aborts_failed\":%d,\"last_result\":%d,"
             "\"worst_ms\":%lld}\n",
             argv[5], argc > 7 ? argv[7] : "", argv[6], side == 0 ? "sender" : "receiver", rounds,
-            ((double)after - (double)before) / (1 << 20) / (rounds - 1),
-            (double)(threads_now() - threads) / (rounds - 1), nccl_pairs(k.e.station), nccl_ending(k.e.station),
-            variant.aborts, variant.failed, variant.last, (long long)k.worst_ms);
+            ((double)after - (double)before) / (1 << 20) / rounds, (double)(threads_now() - threads) / rounds,
+            nccl_pairs(k.e.station), nccl_ending(k.e.station), variant.aborts, variant.failed, variant.last,
+            (long long)k.worst_ms);
         fflush(stdout);
         variant.aborts = variant.failed = variant.last = 0;
         k.e.t->shut(k.e.station);
@@ -799,6 +846,8 @@ static int run_leak(char **argv, int argc)
 int main(int argc, char **argv)
 {
     signal(SIGPIPE, SIG_IGN);
+    if (getenv("GPU_WIRE_NCCL"))
+        try_otherwise(getenv("GPU_WIRE_NCCL"));
     if (argc == 7 && strcmp(argv[1], "peer") == 0)
         return run_peer(argv);
     if (argc >= 7 && strcmp(argv[1], "bench") == 0)

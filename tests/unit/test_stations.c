@@ -86,6 +86,49 @@ static struct link *ipc_link(struct stations *s, bool sends, const struct text *
     return l;
 }
 
+/* A killed process's memory stays on its device while we map it. */
+static void a_mapping_that_nobody_uses_is_given_back(void **state)
+{
+    const struct transport *ipc = transport_find("ipc");
+    const struct station_config config = { .device = 1, .cuda = &fake_cuda, .nccl = &fake_nccl, .keep_ms = 40 };
+    struct kv_block from = maker_block(0, 40, 40), into = maker_block(0, 40, 40);
+    struct text hello = { 0 }, answer = { 0 };
+    struct link *sender, *receiver;
+    struct ticket ticket = { 0 };
+    struct stations *gpu0, *gpu1;
+
+    (void)state;
+    fake_reset();
+    gpu0 = open_on(0, NULL);
+    assert_int_equal(stations_open(&gpu1, "ipc", &config, NULL, NULL, NULL), ST_OK);
+    assert_int_equal(ipc->hello(stations_of(gpu1, ipc, NULL), &hello, NULL), ST_OK);
+    sender = ipc_link(gpu0, true, &hello);
+    assert_int_equal(ipc->answer(sender, &answer, NULL), ST_OK);
+    receiver = ipc_link(gpu1, false, &answer);
+    fake_memory(from.data, from.bytes);
+    assert_int_equal(ipc->lend(sender, &from, &ticket, NULL), ST_OK);
+    assert_int_equal(ipc->recv(receiver, &into, &ticket, NULL), ST_OK);
+    nanosleep(&(struct timespec){ 0, 50 * NS_PER_MS }, NULL);
+    stations_tick(gpu1);
+    assert_int_equal(fake_mapped(), 1); /* a copy is under way */
+    while (ipc->poll(receiver, NULL) == ST_AGAIN)
+        ;
+    stations_tick(gpu1);
+    assert_int_equal(fake_mapped(), 1); /* the next block comes soon */
+    nanosleep(&(struct timespec){ 0, 50 * NS_PER_MS }, NULL);
+    stations_tick(gpu1);
+    assert_int_equal(fake_mapped(), 0);
+    ipc->close(receiver);
+    ipc->close(sender);
+    stations_close(gpu1);
+    stations_close(gpu0);
+    fake_reset();
+    text_fini(&answer);
+    text_fini(&hello);
+    free(into.data);
+    free(from.data);
+}
+
 /* Two devices of one machine that do not reach each other: the driver says so when it is asked to map, once. */
 static void memory_that_cannot_be_mapped_is_not_tried_again(void **state)
 {
@@ -358,6 +401,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_hello_of_nonsense_is_no_hello),
     cmocka_unit_test(a_context_goes_over_nccl),
     cmocka_unit_test(a_context_goes_over_ipc),
+    cmocka_unit_test(a_mapping_that_nobody_uses_is_given_back),
     cmocka_unit_test(bytes_damaged_on_the_way_are_found),
     cmocka_unit_test(a_ticket_past_the_end_is_refused),
 };
