@@ -270,13 +270,15 @@ void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t 
     struct cuda *c = cuda_of(be);
     struct cuda_cache *cache = c->cache;
     const struct decode_shape d = cuda_layer_shape(c, layer);
+    struct cuda_queue queue = c->queue[LANE_COMPUTE];
 
     assert(q_heads == cache->config.q_heads);
-    if (!cache->planned)
+    if (!cache->planned) {
         plan(c, &(struct embed_args){ .rows = 0 });
+        queue.chained = false; /* it reads the plan before it waits: right behind the plan it may not begin early */
+    }
     c->memory_idles = cache->rows_pad <= CUDA_SKINNY_ROWS_MAX;
-    cuda_failed(c, launch_decode(c->queue[LANE_COMPUTE], be->kv, &d, cache->rows_pad, layer, q, scale, window, out),
-                "attn_decode");
+    cuda_failed(c, launch_decode(queue, be->kv, &d, cache->rows_pad, layer, q, scale, window, out), "attn_decode");
 }
 
 /* hot */
