@@ -124,13 +124,15 @@ __global__ void __launch_bounds__(THREADS)
 #pragma unroll
         for (int d = 8; d > 0; d >>= 1)
             most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, d));
-        if (c.count < a.chunk) /* zero keys fill the chunk */
+        const int32_t zeros = a.chunk - c.count; /* keys that fill the chunk */
+        if (zeros > 0)
             most = fmaxf(most, 0.0f);
         float total = top[i] == -CUDART_INF_F ? 0.0f : sum[i] * expf(top[i] - most);
 #pragma unroll
         for (int d = 8; d > 0; d >>= 1)
             total += __shfl_xor_sync(0xffffffffu, total, d);
-        total += (float)(a.chunk - c.count) * expf(-most);
+        if (zeros > 0) /* without them exp(-most) may be infinite */
+            total += (float)zeros * expf(-most);
         const int32_t r = c.at + ty * 4 + i;
         if (tx == 0 && r < c.count)
             a.lse[h * a.stride + in.at[g] + c.row0 + r] = most + logf(total);
