@@ -370,6 +370,11 @@ struct backend_ops {
     /* out [rows][heads][D] = in [rows][heads][D] (act) rotated as position + i * step for row i. out may be in. */
     void (*rotate_rows)(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,
                         int64_t position, int64_t step, int64_t rows, void *out);
+    /* out act [rows][cols], put together slice by slice: columns are cut into `slices` of cols / slices (the last takes
+     * what is over), and slice g of row s is that of x's row index[g][s]. index device int32 [slices][rows]; x act
+     * [.][cols]; out is not x. 1 <= slices <= cols. */
+    void (*mix_rows)(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows,
+                     int32_t cols, void *out);
 
     /* What single presses need; a back end may leave any of these NULL, and chains that want it are refused. `rows of
      * in` are counted by their place r in each head; scores of other rows are left alone. */

@@ -116,83 +116,62 @@ static struct kv_rows gather(struct blocks *b)
     return out;
 }
 
-/* out[count][dim]: channel slice g of row s is that of head g's s-th candidate. */
-static void mix_hidden(const struct blocks *b, int64_t from, int64_t rows, const char *hidden, char *out)
-{
-    const struct press_layer *in = b->round->in;
-    int32_t heads = b->round->view.heads, dim = in->hp->dim;
-
-    for (int64_t s = 0; s < rows; s++)
-        for (int32_t g = 0; g < heads; g++) {
-            int64_t begin = (int64_t)dim / heads * g, width = g == heads - 1 ? dim - begin : dim / heads;
-            int64_t row = b->rows[g * b->count + from + s];
-            enum dtype act = b->round->be->act;
-
-            memcpy(out + dtype_bytes(act, (uint64_t)(s * dim + begin)),
-                   hidden + dtype_bytes(act, (uint64_t)(row * dim + begin)), dtype_bytes(act, (uint64_t)width));
-        }
-}
-
-/* Plain queries of the mixed hidden states, into round->q_part. */
-static enum status make_queries(struct blocks *b, struct err *err)
+/* x device [count][dim]: the hidden states that the reference puts together: slice g of row s is that of head g's s-th
+ * candidate. NULL where nobody looks at them. */
+static enum status mix_hidden(struct blocks *b, void **x, struct err *err)
 {
     struct press_round *round = b->round;
     const struct press_layer *in = round->in;
-    const struct backend_ops *ops = round->be->ops;
-    const struct hparams *hp = in->hp;
-    const struct layer_weights *w = &in->weights->layer[in->layer];
-    struct qkv_shape shape = block_qkv_shape(in->weights, in->layer);
-    uint64_t q_row = dtype_bytes(round->be->act, (uint64_t)hp->q_heads * (uint64_t)hp->head_dim);
-    uint64_t qkv_row = dtype_bytes(round->be->act, (uint64_t)(hp->q_heads + 2 * hp->kv_heads) * (uint64_t)hp->head_dim);
-    uint64_t x_row = dtype_bytes(round->be->act, (uint64_t)hp->dim);
-    uint64_t kv_bytes = dtype_bytes(round->be->kv, (uint64_t)hp->kv_heads * ROWS_AT_ONCE * (uint64_t)hp->head_dim);
-    struct rope_table none = { .scale = 1.0f };
-    struct kv_layer kv = { .dtype = round->be->kv,
-                           .heads = hp->kv_heads,
-                           .dim = hp->head_dim,
-                           .tokens = ROWS_AT_ONCE,
-                           .stride = ROWS_AT_ONCE };
-    void *x, *qkv, *plain, *rotated, *position;
-    enum status st = press_work_device(round, ROWS_AT_ONCE * x_row, &x, err);
+    enum status st;
 
-    if (st == ST_OK)
-        st = press_work_device(round, ROWS_AT_ONCE * qkv_row, &qkv, err);
-    if (st == ST_OK)
-        st = press_work_device(round, ROWS_AT_ONCE * q_row, &rotated, err);
-    if (st == ST_OK)
-        st = press_work_device(round, (uint64_t)b->count * q_row, &plain, err);
-    if (st == ST_OK)
-        st = press_work_device(round, 2 * kv_bytes, &kv.k, err);
-    if (st == ST_OK)
-        st = press_work_device(round, ROWS_AT_ONCE * sizeof(int32_t), &position, err);
+    *x = NULL;
+    if (!by_score(b))
+        return ST_OK;
+    st = press_work_device(round, dtype_bytes(round->be->act, (uint64_t)(b->count * in->hp->dim)), x, err);
     if (st != ST_OK)
         return st;
-    kv.v = (char *)kv.k + kv_bytes;
-    memset(position, 0, ROWS_AT_ONCE * sizeof(int32_t));
+    press_index_put(round, b->index, b->rows, b->count * round->view.heads); /* packing is done with it */
+    round->be->ops->mix_rows(round->be, in->hidden, b->index, round->view.heads, b->count, in->hp->dim, *x);
+    return ST_OK;
+}
+
+/* Plain queries of the mixed hidden states, into round->q_part. */
+static enum status make_queries(struct blocks *b, const char *x, struct err *err)
+{
+    struct press_round *round = b->round;
+    const struct backend_ops *ops = round->be->ops;
+    const struct hparams *hp = round->in->hp;
+    const struct layer_weights *w = &round->in->weights->layer[round->in->layer];
+    const struct qkv_shape shape = block_qkv_shape(round->in->weights, round->in->layer);
+    const uint64_t q_row = dtype_bytes(round->be->act, (uint64_t)hp->q_heads * (uint64_t)hp->head_dim);
+    const uint64_t qkv_row =
+        dtype_bytes(round->be->act, (uint64_t)(hp->q_heads + 2 * hp->kv_heads) * (uint64_t)hp->head_dim);
+    const uint64_t x_row = dtype_bytes(round->be->act, (uint64_t)hp->dim);
+    void *qkv, *plain;
+    enum status st = press_work_device(round, ROWS_AT_ONCE * qkv_row, &qkv, err);
+
+    if (st == ST_OK)
+        st = press_work_device(round, (uint64_t)b->count * q_row, &plain, err);
+    if (st != ST_OK)
+        return st;
+    ops->wait(round->be, LANE_PRESS); /* products are on a lane of their own */
     for (int64_t row = 0; row < b->count; row += ROWS_AT_ONCE) {
         int64_t rows = b->count - row < ROWS_AT_ONCE ? b->count - row : ROWS_AT_ONCE;
 
-        mix_hidden(b, row, rows, in->hidden, x);
-        ops->matmul(round->be, w->qkv, w->qkv_bias, x, rows, qkv, false);
-        ops->qkv_to_layer(round->be, &shape, &none, qkv, position, rows, rotated, (char *)plain + (uint64_t)row * q_row,
-                          &kv, 0);
+        ops->matmul(round->be, w->qkv, w->qkv_bias, x + (uint64_t)row * x_row, rows, qkv, false);
+        ops->queries_plain(round->be, &shape, qkv, rows, (char *)plain + (uint64_t)row * q_row);
     }
+    ops->wait(round->be, LANE_COMPUTE);
     round->q_part = plain;
     round->q_part_rows = b->count;
     return ST_OK;
 }
 
-/* Hidden states of the candidates, as the reference puts them together, into round->x_part. */
-static enum status make_hidden(struct blocks *b, struct err *err)
+/* The mixed hidden states go into round->x_part, and which of them each candidate looks at. */
+static void show_hidden(struct blocks *b, const void *x)
 {
     struct press_round *round = b->round;
-    void *x;
-    enum status st =
-        press_work_device(round, dtype_bytes(round->be->act, (uint64_t)(b->count * round->in->hp->dim)), &x, err);
 
-    if (st != ST_OK)
-        return st;
-    mix_hidden(b, 0, b->count, round->in->hidden, x);
     for (int32_t g = 0; g < round->view.heads; g++) {
         for (int64_t i = 0; i < b->count; i++)
             b->slot_of[b->rows[g * b->count + i]] = (int32_t)i;
@@ -202,7 +181,6 @@ static enum status make_hidden(struct blocks *b, struct err *err)
     round->x_part = x;
     round->x_part_rows = b->count;
     round->x_slot = b->slot;
-    return ST_OK;
 }
 
 /* The best m of every head, best first. */
@@ -242,13 +220,14 @@ static enum status keep_best(struct blocks *b, struct err *err)
     struct press_round *round = b->round;
     struct press_scratch mark = press_scratch_mark(round);
     struct kv_rows view = gather(b);
-    enum status st = ST_OK;
+    void *x;
+    enum status st = mix_hidden(b, &x, err);
 
     round->part_end = b->end;
-    if (b->queries)
-        st = make_queries(b, err);
+    if (st == ST_OK && b->queries)
+        st = make_queries(b, x, err);
     if (st == ST_OK && b->hidden)
-        st = make_hidden(b, err);
+        show_hidden(b, x);
     if (st == ST_OK)
         st = press_rescore(round, b->self, &view, b->score, err);
     round->q_part = round->x_part = NULL;
@@ -334,12 +313,11 @@ static void block_needs(const struct press_stage *stage, int64_t query_tokens, s
 
 static enum status block_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
-    if (!door->ops->host_is_device)
-        return err_set(err, ST_EUNIMPLEMENTED,
-                       "block cannot run here: it gathers hidden states on the host, which the back "
-                       "end %s does not allow",
-                       door->ops->name);
-    return press_admit_op(stage, door, door->ops->rotate_rows != NULL, "rotate_rows", err);
+    enum status st = press_admit_op(stage, door, door->ops->rotate_rows != NULL, "rotate_rows", err);
+
+    if (st == ST_OK)
+        st = press_admit_op(stage, door, door->ops->mix_rows != NULL, "mix_rows", err);
+    return st == ST_OK ? press_admit_op(stage, door, door->ops->queries_plain != NULL, "queries_plain", err) : st;
 }
 
 const struct press press_block = {

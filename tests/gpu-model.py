@@ -30,7 +30,7 @@ CHAINS = [
     "knorm", "streaming", "keydiff", "lagkv:lag=32", "cur", "snapkv:window=32", "tova", "observed", "expected",
     "expected:eps=0.01 | adakv", "cap", "noncausal", "leverage", "compactor", "random", "snapkv:window=32 | adakv",
     "keydiff | adakv", "snapkv:window=32 | critical", "snapkv:window=32 | criticaladakv", "snapkv:window=16 | pyramid",
-    "knorm | chunk:length=100", "snapkv:window=32 | chunkkv", "keydiff | block", "kvzip", "kvcompose",
+    "knorm | chunk:length=100", "snapkv:window=32 | chunkkv", "keydiff | block", "expected | block", "kvzip", "kvcompose",
     "snapkv:window=32 | ratio=0.5 | merge", "snapkv:window=32 | ratio=0.3 | think | keydiff | ratio=0.3",
 ]
 

@@ -199,6 +199,7 @@ const struct backend_ops backend_cpu_ops = {
     .select = cpu_select,
     .pack = cpu_pack,
     .rotate_rows = cpu_rotate_rows,
+    .mix_rows = cpu_mix_rows,
     .checksum = cpu_checksum,
     .row_squares = cpu_row_squares,
     .score_key_diff = cpu_score_key_diff,

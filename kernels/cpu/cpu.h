@@ -142,6 +142,8 @@ void cpu_rms_norm(struct backend *be, const void *x, const struct weight *w, flo
 void cpu_add(struct backend *be, void *x, const void *y, int64_t count);
 void cpu_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
 void cpu_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
+void cpu_mix_rows(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows, int32_t cols,
+                  void *out);
 void cpu_argmax(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids);
 
 /* rotate.c */

@@ -23,7 +23,7 @@ struct row_loop {
     const struct weight *w;
     const int32_t *index;
     float number;
-    int32_t dim;
+    int32_t dim, slices;
     enum activation kind;
 };
 
@@ -127,6 +127,36 @@ void cpu_gather_rows(struct backend *be, const void *x, const int32_t *index, in
         .c = cpu_of(be), .body = gathered_rows, .rows = count, .in = x, .index = index, .dim = dim, .out = out
     };
 
+    run_rows(&l);
+}
+
+static void mixed_rows(const struct row_loop *l, int64_t row, int64_t rows)
+{
+    const int32_t width = l->dim / l->slices;
+
+    for (int64_t s = row; s < row + rows; s++)
+        for (int32_t g = 0; g < l->slices; g++) {
+            const int32_t begin = g * width, end = g == l->slices - 1 ? l->dim : begin + width;
+
+            memcpy((float *)l->out + s * l->dim + begin,
+                   (const float *)l->in + (int64_t)l->index[g * l->rows + s] * l->dim + begin,
+                   (size_t)(end - begin) * 4);
+        }
+}
+
+void cpu_mix_rows(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows, int32_t cols,
+                  void *out)
+{
+    struct row_loop l = { .c = cpu_of(be),
+                          .body = mixed_rows,
+                          .rows = rows,
+                          .in = x,
+                          .index = index,
+                          .slices = slices,
+                          .dim = cols,
+                          .out = out };
+
+    assert(slices >= 1 && slices <= cols);
     run_rows(&l);
 }
 

@@ -271,6 +271,7 @@ const struct backend_ops backend_cuda_ops = {
     .select = cuda_select,
     .pack = cuda_pack,
     .rotate_rows = cuda_rotate_rows,
+    .mix_rows = cuda_mix_rows,
     .row_squares = cuda_row_squares,
     .score_key_diff = cuda_score_key_diff,
     .score_key_dot = cuda_score_key_dot,

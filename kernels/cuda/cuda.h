@@ -153,6 +153,8 @@ bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x,
                   struct skinny_args *args);
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
 void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
+void cuda_mix_rows(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows, int32_t cols,
+                   void *out);
 void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids);
 void cuda_qkv_to_layer(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
                        const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,

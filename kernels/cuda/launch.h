@@ -41,6 +41,9 @@ cudaError_t launch_gated(struct cuda_queue q, enum dtype t, enum activation kind
                          int32_t ff, void *out);
 cudaError_t launch_gather_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int64_t count,
                                int32_t dim, void *out);
+/* As mix_rows of backend.h. */
+cudaError_t launch_mix_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int32_t slices,
+                            int64_t rows, int32_t cols, void *out);
 
 /* Where a chosen token goes. */
 struct chosen {

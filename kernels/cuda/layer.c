@@ -208,6 +208,15 @@ void cuda_attn_prefill(struct backend *be, const struct attn_span *span, int32_t
         attend_span(c, &span[i], q, q_heads, scale, window, out, lse, lse_stride);
 }
 
+void cuda_mix_rows(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows, int32_t cols,
+                   void *out)
+{
+    struct cuda *c = cuda_of(be);
+
+    assert(slices >= 1 && slices <= cols);
+    cuda_failed(c, launch_mix_rows(c->queue[LANE_PRESS], be->act, x, index, slices, rows, cols, out), "mix_rows");
+}
+
 void cuda_rotate_rows(struct backend *be, const void *in, int32_t heads, int32_t dim, const struct rope_table *rope,
                       int64_t position, int64_t step, int64_t rows, void *out)
 {

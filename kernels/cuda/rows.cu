@@ -99,6 +99,17 @@ template <typename T> __global__ void gather_kernel(const T *x, const int32_t *i
         out[(int64_t)blockIdx.x * dim + c] = from[c];
 }
 
+/* Slice g of a row comes from the row that index[g] names. grid: rows */
+template <typename T> __global__ void mix_kernel(const T *x, const int32_t *index, int32_t slices, int32_t cols, T *out)
+{
+    const int32_t width = cols / slices;
+
+    for (int32_t c = threadIdx.x; c < cols; c += THREADS) {
+        const int64_t row = index[(int64_t)min(c / width, slices - 1) * gridDim.x + blockIdx.x];
+        out[(int64_t)blockIdx.x * cols + c] = x[row * cols + c];
+    }
+}
+
 /* Larger value first, then smaller column: one 64-bit number that compares so. */
 __device__ __forceinline__ uint64_t candidate(float value, int32_t column)
 {
@@ -276,6 +287,19 @@ cudaError_t launch_gather_rows(struct cuda_queue q, enum dtype t, const void *x,
     return t == DT_F32
                ? launch_chained(q, grid, block, 0, gather_kernel<float>, (const float *)x, index, dim, (float *)out)
                : launch_chained(q, grid, block, 0, gather_kernel<bf16>, (const bf16 *)x, index, dim, (bf16 *)out);
+}
+
+cudaError_t launch_mix_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int32_t slices,
+                            int64_t rows, int32_t cols, void *out)
+{
+    if (rows == 0)
+        return cudaSuccess;
+    if (t == DT_F32)
+        mix_kernel<float>
+            <<<(unsigned)rows, THREADS, 0, q.stream>>>((const float *)x, index, slices, cols, (float *)out);
+    else
+        mix_kernel<bf16><<<(unsigned)rows, THREADS, 0, q.stream>>>((const bf16 *)x, index, slices, cols, (bf16 *)out);
+    return cudaGetLastError();
 }
 
 cudaError_t launch_argmax(struct cuda_queue q, enum dtype t, const void *logits, int64_t rows, int32_t vocab,

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* check_rows.c - memory, embed, rms_norm, add, gated, gather_rows, argmax, rotate_rows: rows by themselves. */
+/* check_rows.c - memory, embed, rms_norm, add, gated, gather_rows, mix_rows, argmax, rotate_rows: rows by themselves. */
 #include "tests/ops/ops.h"
 #include "tests/ops/reference.h"
 
+#include "common/base/bytes.h"
 #include "common/base/clock.h"
 
 #include <math.h>
@@ -161,6 +162,36 @@ void check_gather_rows(struct ops *o)
     got = ops_down(o, LANE_COMPUTE, out, COUNT * DIM);
     for (int i = 0; i < COUNT; i++)
         ops_equal_bytes(o, "a gathered row", got + i * DIM, x + index[i] * DIM, DIM * sizeof *x);
+}
+
+void check_mix_rows(struct ops *o)
+{
+    static const struct {
+        int32_t slices, cols;
+        int64_t rows;
+    } cases[] = { { 1, 64, 1 }, { 3, 130, 77 }, { 8, 576, 200 }, { 5, 5, 40 }, { 4, 7, 3 } };
+    enum { ROWS = 60 };
+
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        const int32_t slices = cases[i].slices, cols = cases[i].cols;
+        const int64_t rows = cases[i].rows, count = rows * cols;
+        float *x = ops_random(o, ROWS * cols, 1.0f);
+        double *want = ops_doubles(o, count), *tolerance = ops_doubles(o, count);
+        int32_t *index = arena_array(&o->arena, (size_t)(slices * rows), sizeof *index);
+        void *out = ops_poisoned_act(o, count);
+
+        for (int64_t n = 0; n < slices * rows; n++)
+            index[n] = (int32_t)ops_below(o, ROWS);
+        for (int64_t n = 0; n < count; n++) {
+            const int64_t c = n % cols, slice = c / (cols / slices);
+
+            want[n] = x[index[(slice < slices ? slice : slices - 1) * rows + n / cols] * cols + c];
+        }
+        o->be->ops->mix_rows(o->be, ops_up(o, x, ROWS * cols),
+                             ops_up_bytes(o, index, (uint64_t)(slices * rows) * sizeof *index), slices, rows, cols,
+                             out);
+        ops_near(o, "mixed rows", ops_down(o, LANE_PRESS, out, count), want, tolerance, count);
+    }
 }
 
 void check_argmax(struct ops *o)
