@@ -14,6 +14,7 @@
 
 #include <assert.h>
 #include <dirent.h>
+#include <malloc.h>
 #include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -264,6 +265,14 @@ static long resident_pages(void)
     return second != NULL ? strtol(second, NULL, 10) : 0;
 }
 
+/* What is allocated and not yet freed. Resident memory also holds what is kept to be used again, and so shows a leak late. */
+static size_t heap_bytes(void)
+{
+    const struct mallinfo2 m = mallinfo2();
+
+    return m.uordblks + m.hblkhd;
+}
+
 static void print_process(struct text *out)
 {
     struct timespec cpu;
@@ -273,6 +282,7 @@ static void print_process(struct text *out)
                       (double)cpu.tv_sec + (double)cpu.tv_nsec * 1e-9);
     print_process_row(out, "process_resident_memory_bytes", "resident memory", "gauge",
                       (double)resident_pages() * (double)sysconf(_SC_PAGESIZE));
+    print_process_row(out, "process_heap_bytes", "heap memory in use", "gauge", (double)heap_bytes());
     print_process_row(out, "process_open_fds", "open descriptors", "gauge", (double)folder_entries("/proc/self/fd"));
     print_process_row(out, "process_threads", "threads", "gauge", (double)folder_entries("/proc/self/task"));
 }

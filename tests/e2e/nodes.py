@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 START_S = 60  # under the sanitizers, with other tests beside
+POOL_MIN_KIB = 512 << 10  # the default --block-mib is 1024; a thread's heap reserves 64 MiB
 DRAIN_S = 120  # what a test waits for may be slow where many run; how long a drain takes is not this limit's to say
 
 
@@ -115,11 +116,24 @@ class Node:
             now = self.work()
             raise AssertionError(f"{late}: {({n: (baseline.get(n), v) for n, v in now.items() if v != baseline.get(n)})}")
 
+    def status(self, name):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return int(re.search(rf"^{name}:\s+(\d+)", status.read(), re.M).group(1))
+
+    def resident(self):
+        """Bytes, but for the room for contexts: reserved at open in one piece, its pages become resident when a context
+        first lies there, as many as --block-mib says."""
+        with open(f"/proc/{self.process.pid}/smaps") as maps:
+            pieces = re.findall(r"^Size:\s+(\d+) kB\n.*?^Rss:\s+(\d+) kB$", maps.read(), re.M | re.S)
+        return sum(int(rss) for size, rss in pieces if int(size) < POOL_MIN_KIB) << 10
+
     def process_counts(self):
-        """Resident bytes, threads and descriptors."""
-        status = open(f"/proc/{self.process.pid}/status").read()
-        field = lambda name: int(re.search(rf"^{name}:\s+(\d+)", status, re.M).group(1))
-        return field("VmRSS") * 1024, field("Threads"), len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        """Resident bytes as above, threads and descriptors."""
+        return self.resident(), self.status("Threads"), len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def heap(self):
+        """Bytes allocated and not freed."""
+        return self.metrics()["process_heap_bytes"]
 
 
 class Asked:

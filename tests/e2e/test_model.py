@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The default model, as quickstart uses it: real answers about a real document."""
 import os
-import re
 import subprocess
 import sys
 
@@ -10,8 +9,7 @@ from nodes import Pace, Skip
 
 def peak(node):
     """The most that was ever resident, in bytes."""
-    status = open(f"/proc/{node.process.pid}/status").read()
-    return int(re.search(r"^VmHWM:\s+(\d+)", status, re.M).group(1)) * 1024
+    return node.status("VmHWM") * 1024
 
 
 def pair(scene):
@@ -62,7 +60,7 @@ def test_a_prefill_holds_layers_of_its_context_and_never_the_model(scene):
     presses = "snapkv:window=64 | adakv | ratio=0.5", "none"
     for press in presses:
         ask(600, press)
-    before = prefill.process_counts()[0]
+    before = prefill.status("VmRSS") * 1024
     for press in presses:
         r = ask(8000, press)
         grown, layer, residual = peak(prefill) - before, r["dense_bytes"] / 30, (8000 - 600) * 576 * 4

@@ -2,9 +2,12 @@
 /* test_metrics.c - what is counted is what is shown. */
 #include "tests/support/cmocka_main.h"
 
+#include "common/base/arena.h"
 #include "common/metrics/metrics.h"
+#include "tests/support/allocations.h"
 
 #include <pthread.h>
+#include <stdlib.h>
 
 /* The page has this line. */
 static void shows(const struct metrics *m, const char *line)
@@ -122,6 +125,44 @@ static void the_process_is_shown(void **state)
     metrics_close(m);
 }
 
+static double heap_shown(const struct metrics *m)
+{
+    struct text out = { 0 };
+    const char *row;
+    double bytes = 0;
+
+    metrics_print(m, &out);
+    row = strstr(text_str(&out), "\nprocess_heap_bytes ");
+    assert_non_null(row);
+    assert_int_equal(sscanf(row, " process_heap_bytes %lf", &bytes), 1);
+    text_fini(&out);
+    return bytes;
+}
+
+static void what_is_allocated_is_shown_and_what_is_freed_is_not(void **state)
+{
+    enum { PIECE = 100000, PIECES = 20, LARGE = 64 << 20, SLACK = 16384 };
+    struct metrics *m = metrics_open(1);
+    void *piece[PIECES], *large;
+    double before, held;
+
+    (void)state;
+    if (!ALLOCATIONS_ARE_COUNTED)
+        skip(); /* a sanitizer's allocator is not the C library's */
+    before = heap_shown(m);
+    for (int i = 0; i < PIECES; i++)
+        piece[i] = mem_zero(1, PIECE);
+    large = mem_zero(1, LARGE);
+    held = heap_shown(m) - before;
+    assert_true(held >= PIECE * PIECES + LARGE && held < PIECE * PIECES + LARGE + SLACK);
+    for (int i = 0; i < PIECES; i++)
+        free(piece[i]);
+    free(large);
+    held = heap_shown(m) - before;
+    assert_true(held < SLACK && held > -SLACK);
+    metrics_close(m);
+}
+
 static void *add_many(void *arg)
 {
     for (int i = 0; i < 100000; i++)
@@ -152,6 +193,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_histogram_counts_up_to_each_bound),
         cmocka_unit_test(a_read_gauge_is_read_when_shown),
         cmocka_unit_test(the_process_is_shown),
+        cmocka_unit_test(what_is_allocated_is_shown_and_what_is_freed_is_not),
         cmocka_unit_test(no_addition_is_lost_between_threads),
     };
 
