@@ -167,6 +167,8 @@ static void add_device(struct text *out, const struct bench_run *r)
     text_puts(out, ",\"device\":");
     text_json(out, r->o->backend, strlen(r->o->backend));
     text_printf(out, ",\"device_bytes\":%llu", all);
+    if (r->result.step_launches > 0)
+        text_printf(out, ",\"step_launches\":%d", r->result.step_launches);
 }
 
 static void print_json(const struct bench_run *r)

@@ -32,6 +32,7 @@ struct bench_result {
     double prefill_ms, press_ms, decode_ms, total_ms;
     double kv_bytes; /* cache bytes that a step reads, mean over the steps */
     int32_t first_token;
+    int32_t step_launches; /* of a recorded step; 0: nothing was recorded */
 };
 
 /* What the device did in the probes: the best of all that were taken. Zero-initialise. */

@@ -241,6 +241,7 @@ enum status bench_decode(const struct bench *b, struct bench_result *out, struct
         out->decode_ms = out->total_ms = bench_median(ms, b->rounds);
         out->first_token = d.first_token;
         out->kv_bytes = d.block_bytes + tail_bytes(b);
+        out->step_launches = d.be->ops->step_launches ? d.be->ops->step_launches(d.be) : 0;
     }
     decoding_close(&d);
     return st;

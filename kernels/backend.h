@@ -317,6 +317,8 @@ struct backend_ops {
     /* hot: argmax of logits act [count][vocab], remembered as each slot's token. */
     void (*step_choose)(struct backend *be, const void *logits, int32_t vocab);
     void (*step_end)(struct backend *be); /* hot */
+    /* Kernels and copies that the largest recorded step launches; 0: none was recorded. NULL where nothing is launched. */
+    int32_t (*step_launches)(struct backend *be);
     /* Waits for the step begun `behind` steps ago (0: the last one) and gives the chosen id of each wanted sequence, in
      * the order of step.output. ids host [seqs]; -1 where none was wanted. */
     void (*step_result)(struct backend *be, int32_t behind, int32_t *ids);

@@ -138,6 +138,8 @@ def step(job, shape, bar, *words):
     """A decode step against weights and KV at copy speed."""
     r = job.model(shape, "--decode", 32, *words)
     ideal = r["bytes_per_step"] / (r["copy_gb_s"] * 1e6)
+    if shape == "llama-8b":
+        tell(job, f"launches of a step {' '.join(map(str, words))}", r["step_launches"], "", 5 * 32 + 3, at_most=True)
     tell(job, f"{shape} step {' '.join(map(str, words))}", ideal / r["step_ms"], f"of copy, {r['step_ms']:.3f} ms, {r['decode_tok_s']:.0f} tokens/s",
          bar, result=r)
     return r

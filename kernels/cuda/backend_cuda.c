@@ -258,6 +258,7 @@ const struct backend_ops backend_cuda_ops = {
     .step_outputs = cuda_step_outputs,
     .step_choose = cuda_step_choose,
     .step_end = cuda_step_end,
+    .step_launches = cuda_step_launches,
     .step_result = cuda_step_result,
     .slot_gather = cuda_slot_gather,
     .queries_plain = cuda_queries_plain,

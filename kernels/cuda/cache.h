@@ -16,6 +16,7 @@ struct step_graph {
     int32_t rows, outputs; /* padded */
     bool seen;             /* ran once as it is; the next one is recorded */
     cudaGraphExec_t exec;
+    size_t nodes; /* what it launches */
 };
 
 /* One step on its way: what the host wrote, what came back. */

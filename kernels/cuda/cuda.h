@@ -183,6 +183,7 @@ bool cuda_normed_outputs(struct backend *be, const struct normed_product *p, con
 void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out);
 void cuda_step_choose(struct backend *be, const void *logits, int32_t vocab);
 void cuda_step_end(struct backend *be);
+int32_t cuda_step_launches(struct backend *be);
 void cuda_step_result(struct backend *be, int32_t behind, int32_t *ids);
 void cuda_slot_gather(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
 void cuda_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);

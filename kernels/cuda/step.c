@@ -118,7 +118,7 @@ static struct step_graph *graph_of(struct cuda_cache *cache)
             return &cache->graph[i];
     if (cache->graphs == GRAPHS_MAX)
         return NULL; /* rare shapes run as they are */
-    cache->graph[cache->graphs] = (struct step_graph){ cache->rows_pad, cache->outputs_pad, false, NULL };
+    cache->graph[cache->graphs] = (struct step_graph){ cache->rows_pad, cache->outputs_pad, false, NULL, 0 };
     return &cache->graph[cache->graphs++];
 }
 
@@ -142,6 +142,7 @@ static void record_end(struct cuda *c)
     cache->recording = false;
     if (cuda_failed(c, cudaStreamEndCapture(c->stream[LANE_COMPUTE], &graph), "recording a step"))
         return;
+    cuda_failed(c, cudaGraphGetNodes(graph, NULL, &cache->current->nodes), "recording a step");
     if (!cuda_failed(c, cudaGraphInstantiate(&cache->current->exec, graph, 0), "recording a step"))
         cuda_failed(c, cudaGraphLaunch(cache->current->exec, c->stream[LANE_COMPUTE]), "a recorded step");
     (void)cudaGraphDestroy(graph);
@@ -336,6 +337,16 @@ void cuda_step_end(struct backend *be)
     if (c->cache->recording)
         record_end(c);
     step_finish(c);
+}
+
+int32_t cuda_step_launches(struct backend *be)
+{
+    const struct cuda_cache *cache = cuda_of(be)->cache;
+    size_t most = 0;
+
+    for (int32_t i = 0; cache && i < cache->graphs; i++)
+        most = cache->graph[i].nodes > most ? cache->graph[i].nodes : most;
+    return (int32_t)most;
 }
 
 void cuda_step_result(struct backend *be, int32_t behind, int32_t *ids)

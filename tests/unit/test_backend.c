@@ -19,7 +19,8 @@ static void a_back_end_is_found_by_its_name(void **state)
 static bool is_for_devices(size_t at)
 {
     return at == offsetof(struct backend_ops, normed_qkv_to_tail) || at == offsetof(struct backend_ops, normed_gated) ||
-           at == offsetof(struct backend_ops, normed_outputs) || at == offsetof(struct backend_ops, press_room);
+           at == offsetof(struct backend_ops, normed_outputs) || at == offsetof(struct backend_ops, press_room) ||
+           at == offsetof(struct backend_ops, step_launches);
 }
 
 static void every_operation_of_the_cpu_is_there(void **state)
