@@ -2,9 +2,10 @@
 /* connect.c - opens the way to a node, or says why it cannot. */
 #include "client/connect.h"
 
-#include "client/contents.h"
 #include "common/base/clock.h"
+#include "common/rpc/rpc_token.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum status server_check(const struct server_options *o, struct err *err)
@@ -24,21 +25,11 @@ enum status server_check(const struct server_options *o, struct err *err)
     return st;
 }
 
-/* The text of a token file without the newline at its end. */
-static enum status token_read(struct text *out, const char *path, struct err *err)
-{
-    enum status st = contents_read(out, path, err);
-
-    while (st == ST_OK && out->bytes > 0 && strchr("\r\n", out->data[out->bytes - 1]))
-        out->data[--out->bytes] = '\0';
-    return st;
-}
-
 enum status connection_open(struct connection *c, const struct server_options *o, struct err *err)
 {
     struct rpc_channel_options channel;
     int64_t connect_by = clock_in_ms(RPC_CONNECT_MS);
-    enum status st = ST_OK;
+    enum status st;
 
     memset(c, 0, sizeof *c);
     c->deadline_ns = o->timeout_s > 0 ? clock_now_ns() + (int64_t)(o->timeout_s * 1e9) : INT64_MAX;
@@ -49,9 +40,8 @@ enum status connection_open(struct connection *c, const struct server_options *o
     channel.tls.peer_name = o->tls_name;
     channel.receive_max_bytes = 64 << 20;
     channel.send_queue_bytes = 1 << 30; /* one request, however long its context */
-    if (o->token_file)
-        st = token_read(&c->token, o->token_file, err);
-    channel.token = o->token_file ? text_str(&c->token) : NULL;
+    st = rpc_token_read(&c->token, o->token_file, err);
+    channel.token = c->token;
     if (st == ST_OK)
         st = rpc_client_open(&c->client, 1, err);
     if (st == ST_OK)
@@ -69,6 +59,6 @@ void connection_close(struct connection *c)
 {
     rpc_channel_close(c->channel);
     rpc_client_close(c->client);
-    text_fini(&c->token);
+    free(c->token);
     memset(c, 0, sizeof *c);
 }

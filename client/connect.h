@@ -5,7 +5,6 @@
 
 #include "common/base/opt.h"
 #include "common/base/status.h"
-#include "common/base/text.h"
 #include "common/rpc/rpc_channel.h"
 
 #ifdef __cplusplus
@@ -54,7 +53,7 @@ enum status server_check(const struct server_options *o, struct err *err);
 struct connection {
     struct rpc_client *client;
     struct rpc_channel *channel;
-    struct text token;
+    char *token; /* NULL: none */
     int64_t deadline_ns; /* of every call on it together */
 };
 

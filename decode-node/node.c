@@ -13,6 +13,7 @@
 #include "common/base/bytes.h"
 #include "common/base/log.h"
 #include "common/model/rope.h"
+#include "common/rpc/rpc_token.h"
 #include "decode-node/control.h"
 #include "decode-node/generate.h"
 #include "decode-node/selftest.h"
@@ -169,7 +170,7 @@ static enum status open_all(struct node *n, struct err *err)
     if (st == ST_OK)
         st = parts_open_trace(&n->parts, err);
     if (st == ST_OK)
-        st = token_file_read(&n->prefill_token, n->opt.prefill_token_file, err);
+        st = rpc_token_read(&n->prefill_token, n->opt.prefill_token_file, err);
     if (st == ST_OK)
         st = parts_bind(&n->parts, "decode-node", health_names, ARRAY_LEN(health_names), err);
     if (st == ST_OK)

@@ -2,10 +2,10 @@
 /* parts.c - opens and closes what both kinds of nodes have. */
 #include "common/node/parts.h"
 
-#include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/thread.h"
 #include "common/model/roles.h"
+#include "common/rpc/rpc_token.h"
 #include "presses/chain.h"
 
 #include <stdlib.h>
@@ -56,34 +56,13 @@ void parts_close_trace(struct node_parts *p)
 
 /* ---- doors ----------------------------------------------------------------------------------------------------- */
 
-enum status token_file_read(char **out, const char *path, struct err *err)
-{
-    struct file f = { 0 };
-    size_t bytes;
-    enum status st;
-
-    if (!path)
-        return ST_OK;
-    st = file_open(&f, path, err);
-    if (st != ST_OK)
-        return st;
-    for (bytes = f.bytes; bytes > 0 && (f.data[bytes - 1] == '\n' || f.data[bytes - 1] == '\r'); bytes--)
-        ;
-    if (bytes == 0)
-        st = err_set(err, ST_EINVAL, "%s: the token file is empty", path);
-    else
-        *out = strndup((const char *)f.data, bytes);
-    file_close(&f);
-    return st;
-}
-
 enum status parts_bind(struct node_parts *p, const char *program, const char *const *names, size_t count,
                        struct err *err)
 {
     struct service_options o = {
         .metrics_listen = p->opt->metrics, .metrics = p->metrics, .names = names, .name_count = count
     };
-    enum status st = token_file_read(&p->token, p->opt->token_file, err);
+    enum status st = rpc_token_read(&p->token, p->opt->token_file, err);
 
     if (st != ST_OK)
         return st;

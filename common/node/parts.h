@@ -79,9 +79,6 @@ void parts_close_trace(struct node_parts *p);
 /* Everything but service, trace and stations, which the node closes where they stop being used. */
 void parts_close(struct node_parts *p);
 
-/* The text of a token file without the newline at its end; the caller frees *out. path NULL: none. ST_EINVAL: empty. */
-enum status token_file_read(char **out, const char *path, struct err *err);
-
 #ifdef __cplusplus
 }
 #endif

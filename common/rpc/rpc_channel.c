@@ -12,6 +12,7 @@
 #include "common/base/clock.h"
 #include "common/base/thread.h"
 #include "common/rpc/rpc_inside.h"
+#include "common/rpc/rpc_token.h"
 
 #include <assert.h>
 #include <grpc/slice.h>
@@ -20,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHANNEL_ARGS = 24, TOKEN_MAX = 1024 };
+enum { CHANNEL_ARGS = 24 };
 static const int64_t SETTLE_NS = 20 * NS_PER_S;  /* for cancelled calls to settle; gRPC needs milliseconds */
 static const int64_t WATCH_NS = 250 * NS_PER_MS; /* a state is looked at again at least so often */
 static const int64_t AGAIN_NS = NS_PER_S;
@@ -139,8 +140,8 @@ enum status rpc_channel_open(struct rpc_channel **out, struct rpc_client *client
         rpc_channel_options_init(&standard);
         o = &standard;
     }
-    if (st == ST_OK && o->token != NULL && strlen(o->token) > TOKEN_MAX)
-        st = err_set(err, ST_EINVAL, "the token is longer than %d bytes", TOKEN_MAX);
+    if (st == ST_OK && o->token != NULL && strlen(o->token) > RPC_TOKEN_MAX)
+        st = err_set(err, ST_EINVAL, "the token is longer than %d bytes", RPC_TOKEN_MAX);
     if (st == ST_OK)
         st = tls_channel(&creds, &o->tls, err);
     if (st != ST_OK)

@@ -41,6 +41,18 @@ def test_bad_requests_are_invalid_arguments(scene):
     refused(scene.ask(decode, "--context", TEXT, *["--question", "?"] * 65), 1, "INVALID_ARGUMENT", "64")
 
 
+def test_a_token_file_without_a_token_is_refused_by_all(scene):
+    for content, why in (("\n", "the token file is empty"), ("a\nb\n", "byte 2 of the token is not a printable ASCII character")):
+        path = scene.file("token", content)
+        sentence = f"INVALID_ARGUMENT: {path}: {why}"
+        asked = scene.ask("127.0.0.1:1", "--context", TEXT, "--token-file", path)
+        assert (asked.code, asked.err) == (1, f"platen: {sentence}\n"), asked.err
+        for name, start in (("prefill-node", scene.prefill), ("decode-node", lambda **o: scene.decode(["127.0.0.1:1"], **o))):
+            node = start(name=name, more=("--token-file", path), wait=False)
+            code, _ = node.ended(20)
+            assert 1 <= code <= 125 and f"{name}: {sentence}" in node.log(), (code, node.log())
+
+
 def test_too_long_is_out_of_range_before_any_prefill(scene):
     prefill, decode = scene.pair()
     before = prefill.metrics()
