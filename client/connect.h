@@ -53,7 +53,7 @@ enum status server_check(const struct server_options *o, struct err *err);
 struct connection {
     struct rpc_client *client;
     struct rpc_channel *channel;
-    char *token; /* NULL: none */
+    char *token;         /* NULL: none */
     int64_t deadline_ns; /* of every call on it together */
 };
 

@@ -112,14 +112,13 @@ static void shun(struct order *o)
 static void attempt_over(struct order *o)
 {
     bool committed = o->at.committed;
-    struct err ok = { 0 };
+    struct err ok = { 0 }, why;
 
     if (!committed) {
-        tell_loss(o, &o->last);
-        o->retry_ms = o->at.end.retry_ms;
+        tell_loss(o, &why);
+        order_lost(o, &why, o->at.end.retry_ms);
         shun(o);
-        o->losses_of_data += o->last.code == ST_EDATALOSS;
-        if (o->last.code == ST_EUNAVAILABLE && !order_is_cancelled(o))
+        if (why.code == ST_EUNAVAILABLE && !order_is_cancelled(o))
             peer_suspect(o->at.peer);
     }
     attempt_close(o);
@@ -128,7 +127,7 @@ static void attempt_over(struct order *o)
         return;
     }
     log_event(LOG_WARN, "order-lost", "request=%s attempt=%d status=%s why=%s", o->spec.request_id, o->attempts,
-              status_word(o->last.code), o->last.text);
+              status_word(why.code), why.text);
     order_go_on(o);
 }
 

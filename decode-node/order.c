@@ -95,6 +95,24 @@ bool order_is_cancelled(const struct order *o)
     return __atomic_load_n(&o->cancelled, __ATOMIC_RELAXED);
 }
 
+/* The order asks for what that node is not, whenever it is asked. */
+static bool is_for_good(enum status st)
+{
+    return st == ST_ERANGE || st == ST_EPRECONDITION;
+}
+
+void order_lost(struct order *o, const struct err *why, int64_t retry_ms)
+{
+    o->losses_of_data += why->code == ST_EDATALOSS;
+    if (is_for_good(why->code)) {
+        o->refused |= 1u << (o->attempts - 1);
+        if (o->last.code == ST_EEXHAUSTED)
+            return;
+    }
+    o->last = *why;
+    o->retry_ms = retry_ms;
+}
+
 /* Whether another attempt may help, and is allowed. */
 static bool worth_another(const struct order *o)
 {
@@ -105,6 +123,8 @@ static bool worth_another(const struct order *o)
     case ST_EINTERNAL:
     case ST_EEXHAUSTED:
     case ST_ECANCELLED:
+    case ST_ERANGE: /* a larger one may be there, or one of our version */
+    case ST_EPRECONDITION:
         return true;
     case ST_EDATALOSS:
         return o->losses_of_data < 2;
@@ -125,18 +145,19 @@ static void park(struct order *o)
 
 /* ---- the next attempt ---------------------------------------------------------------------------------------- */
 
-static bool was_tried(const struct order *o, const struct peer *peer)
+/* A node that was full a moment ago still is. */
+static bool has_refused(const struct order *o, const struct peer *peer)
 {
-    for (int32_t i = 0; i < o->attempts; i++)
-        if (strcmp(o->tried[i], peer_address(peer)) == 0)
+    for (int32_t i = 0; i < o->attempts; i++) {
+        if (strcmp(o->tried[i], peer_address(peer)) == 0 && (o->last.code == ST_EEXHAUSTED || o->refused & 1u << i))
             return true;
+    }
     return false;
 }
 
-/* A node that was full a moment ago still is. */
 static bool begin_or_leave(struct order *o, struct peer *peer)
 {
-    if (o->last.code == ST_EEXHAUSTED && was_tried(o, peer)) {
+    if (has_refused(o, peer)) {
         peer_give_back(peer, (int64_t)o->spec.tokens->count);
         return false;
     }
@@ -159,6 +180,8 @@ void order_go_on(struct order *o)
                         o->attempts, &peer, &err) == ST_OK) {
         if (begin_or_leave(o, peer))
             return;
+        err = o->last;
+    } else if (is_for_good(o->last.code)) {
         err = o->last;
     } else {
         if (o->last.code == ST_OK)

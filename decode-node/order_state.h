@@ -50,7 +50,8 @@ struct order {
     uint32_t shunned; /* transports that were lost in this order: bits, in the order of the node's stations */
     bool stuck;       /* a transport did not let go of our place: no other attempt may use it */
     char tried[ORDER_ATTEMPTS][PEER_ADDRESS_MAX];
-    struct err last; /* the last attempt's failure */
+    uint32_t refused; /* bits, of tried: by nodes that will never do this order */
+    struct err last;  /* what is told if there is no other attempt */
     int64_t retry_ms;
     struct attempt at;
 };
@@ -63,6 +64,10 @@ bool order_is_cancelled(const struct order *o);
 /* The next attempt, or the end: picks a prefill node, or parks the order until one answers. When it returns the order may
  * be over. */
 void order_go_on(struct order *o);
+
+/* What an attempt was lost by. A node that will never do this order (too small, another model) is not asked again, and
+ * does not hide that another one has no room just now. */
+void order_lost(struct order *o, const struct err *why, int64_t retry_ms);
 
 /* Tells whoever asked, and drops the order's own count. */
 void order_finish(struct order *o, const struct err *err, int64_t retry_ms);

@@ -44,6 +44,50 @@ def test_an_order_goes_on_elsewhere_when_its_prefill_node_is_killed(scene):
     decode.wait_idle(baseline)
 
 
+def elsewhere(scene, unfit, fit, arguments, unfit_says):
+    """Whichever of the two is asked first, the one that fits does it; alone, the other one says why not."""
+    attempts = []
+    for nodes in [unfit, fit], [fit, unfit]:
+        decode = scene.decode(nodes, f"decode{len(attempts)}")
+        scene.ready(decode, 2)
+        reply = scene.ask(decode, *arguments).json()
+        assert reply["prefill_node"] == fit.address, reply
+        attempts.append(reply["attempts"])
+        assert decode.metrics()["platen_decode_order_retries_total"] == reply["attempts"] - 1
+    assert sorted(attempts) == [1, 2], attempts  # of two idle nodes the place in the list says which is asked first
+    alone = scene.decode([unfit], "alone")
+    scene.ready(alone)
+    refused(scene.ask(alone, *arguments), 1, *unfit_says)
+    assert alone.metrics()["platen_decode_order_retries_total"] == 0
+
+
+def test_a_context_too_long_for_one_prefill_node_goes_to_a_larger_one(scene):
+    small, large = scene.prefill("small", more=("--max-context-tokens", "200")), scene.prefill("large")
+    elsewhere(scene, small, large, ("--context-tokens", scene.long_context(300), "--max-new-tokens", "3"),
+              ("OUT_OF_RANGE", "300 context tokens; this node takes 200 at most"))
+
+
+def test_a_prefill_node_of_another_dtype_does_not_stand_in_the_way(scene):
+    other, same = scene.prefill("other", more=("--dtype", "bf16")), scene.prefill("same")
+    elsewhere(scene, other, same, ("--context", "some text", "--max-new-tokens", "3"), ("FAILED_PRECONDITION", "dtype is bf16 here"))
+
+
+def test_a_node_too_small_does_not_hide_that_the_larger_one_is_full(scene):
+    small = scene.prefill("small", more=("--max-context-tokens", "200"))
+    large = scene.prefill("large", more=("--queue-tokens", str(scene.long_tokens())))
+    decode = scene.decode([small, large])
+    scene.ready(decode, 2)
+    context = scene.long_context()
+    asking = [scene.start_ask(decode, "--json", "--context-tokens", context) for _ in range(6)]
+    wait_until("somebody is refused", lambda: any(a.process.poll() is not None for a in asking), 30)
+    for a in asking:
+        if a.process.poll() is not None:
+            refused(a.end(5), 1, "RESOURCE_EXHAUSTED", "queue")
+        else:
+            a.process.terminate()
+            a.end(3)
+
+
 def test_a_prefill_node_killed_after_commit_harms_nothing(scene):
     prefill, decode = scene.pair()
     handle = scene.platen("create", "--server", decode.address, "--context", "kept for later", "--json").json()["handle"]
