@@ -25,7 +25,7 @@ struct inspect_options {
     struct opt_list plugins;
     int64_t dtype; /* index into "f32|bf16" */
     int64_t threads, logits, max_context_length;
-    bool raw, show_tokens, json;
+    bool raw, show_tokens, scores, json;
 };
 
 #define AT(field) offsetof(struct inspect_options, field)
@@ -43,6 +43,9 @@ static const struct opt rows[] = {
     { "max-context-length", OPT_INT, AT(max_context_length), 1, 1e15, NULL, NULL, "N",
       "keeps the first N tokens of a longer context", false },
     { "show-tokens", OPT_FLAG, AT(show_tokens), 0, 0, NULL, "off", NULL, "adds the context's token ids", false },
+    { "scores", OPT_FLAG, AT(scores), 0, 0, NULL, "off", NULL,
+      "adds the scores that the last choice of a layer went by, as it saw them: one per head and token, or null",
+      false },
     { "logits", OPT_INT, AT(logits), 0, 1e9, NULL, "0", "N",
       "adds the N largest logits after the last token of the plain prefill", false },
     { "json", OPT_FLAG, AT(json), 0, 0, NULL, "off", NULL, "prints one object", false },
@@ -195,13 +198,17 @@ static enum status on_layer(void *ctx, const struct press_layer *layer, const st
                             struct err *err)
 {
     struct inspection *in = ctx;
+    enum status st;
 
     terminal_progress("layer %d of %d", layer->layer + 1, in->local.hp.layers);
     if (!result) {
         kept_window(&in->kept, layer->layer, in->local.hp.window[layer->layer]);
         return ST_OK;
     }
-    return kept_take(&in->kept, layer->layer, in->local.press, result, err);
+    st = kept_take(&in->kept, layer->layer, in->local.press, result, err);
+    if (st == ST_OK && in->o->scores)
+        kept_scores(&in->kept, layer->layer, in->local.be, result);
+    return st;
 }
 
 /* Said rather than passed over. */

@@ -5,6 +5,7 @@
 #include "common/base/arena.h"
 #include "common/base/text.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +23,7 @@ void kept_open(struct kept *k, int32_t layers, int32_t heads, int64_t tokens)
 void kept_close(struct kept *k)
 {
     for (int32_t l = 0; l < k->layers; l++)
-        free(k->layer[l].token);
+        free(k->layer[l].token), free(k->layer[l].score);
     free(k->layer);
     memset(k, 0, sizeof *k);
 }
@@ -35,6 +36,31 @@ enum status kept_take(struct kept *k, int32_t layer, struct press_run *run, cons
     memcpy(l->first, result->first, ((size_t)k->heads + 1) * sizeof *l->first);
     l->token = mem_zero((size_t)l->first[k->heads] + 1, sizeof *l->token);
     return press_run_tokens(run, result, l->token, err);
+}
+
+void kept_scores(struct kept *k, int32_t layer, struct backend *be, const struct press_result *result)
+{
+    const struct kv_rows *view = &result->view;
+    const uint64_t rows = (uint64_t)view->at[view->heads];
+    float *score, *to;
+    int32_t *token;
+
+    if (!result->score)
+        return;
+    score = mem_zero((size_t)rows + 1, sizeof *score);
+    token = mem_zero((size_t)rows + 1, sizeof *token);
+    be->ops->download(be, LANE_PRESS, score, result->score, rows * sizeof *score);
+    if (view->token)
+        be->ops->download(be, LANE_PRESS, token, view->token, rows * sizeof *token);
+    be->ops->wait(be, LANE_PRESS);
+    to = k->layer[layer].score = mem_zero((size_t)(k->heads * k->tokens) + 1, sizeof *to);
+    for (int64_t i = 0; i < k->heads * k->tokens; i++)
+        to[i] = NAN;
+    for (int32_t g = 0; g < view->heads; g++)
+        for (int64_t r = 0; r < view->rows[g]; r++)
+            to[g * k->tokens + (view->token ? token[view->at[g] + r] : r)] = score[view->at[g] + r];
+    free(score);
+    free(token);
 }
 
 void kept_window(struct kept *k, int32_t layer, int64_t window)
@@ -58,6 +84,20 @@ static void json_list(struct text *out, const int32_t *value, int64_t count)
     text_puts(out, "]");
 }
 
+/* null stands for what JSON has no number for, too. */
+static void json_scores(struct text *out, const float *score, int64_t count)
+{
+    text_puts(out, "[");
+    for (int64_t i = 0; i < count; i++) {
+        text_puts(out, i > 0 ? "," : "");
+        if (isfinite(score[i]))
+            text_printf(out, "%.9g", (double)score[i]);
+        else
+            text_puts(out, "null");
+    }
+    text_puts(out, "]");
+}
+
 static void json_layers(struct text *out, const struct kept *k)
 {
     text_puts(out, "\"layers\":[");
@@ -69,6 +109,10 @@ static void json_layers(struct text *out, const struct kept *k)
             if (g > 0)
                 text_puts(out, ",");
             json_list(out, layer->token + layer->first[g], layer->first[g + 1] - layer->first[g]);
+        }
+        for (int32_t g = 0; layer->score && g < k->heads; g++) {
+            text_puts(out, g > 0 ? "," : "],\"scores\":[");
+            json_scores(out, layer->score + g * k->tokens, k->tokens);
         }
         text_puts(out, "]}");
     }

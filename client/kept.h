@@ -17,6 +17,7 @@ extern "C" {
 struct kept_layer {
     int64_t first[KV_HEADS_MAX + 1]; /* head g keeps token[first[g]] .. token[first[g + 1] - 1], ascending */
     int32_t *token;
+    float *score; /* [heads][tokens], NaN for tokens that the last choice did not see; NULL: not taken */
 };
 
 struct kept {
@@ -32,6 +33,9 @@ void kept_close(struct kept *k);
 enum status kept_take(struct kept *k, int32_t layer, struct press_run *run, const struct press_result *result,
                       struct err *err);
 void kept_window(struct kept *k, int32_t layer, int64_t window);
+
+/* Takes what the press's last choice of a layer went by, where that was a score of every row. Waits for the back end. */
+void kept_scores(struct kept *k, int32_t layer, struct backend *be, const struct press_result *result);
 
 /* Everything a report shows; borrowed. */
 struct kept_report {

@@ -275,6 +275,7 @@ static enum status block_choose(const struct press_stage *stage, struct press_ro
     enum status st;
 
     size = size < n ? size : n;
+    round->scored = false; /* a row has as many scores as blocks it met */
     if (score->press->needs)
         score->press->needs(score, round->in->query_tokens, &needs);
     b.queries = needs.q_plain || needs.q_rotated;

@@ -145,6 +145,7 @@ struct press_round {
     const void *x_part; /* act [x_part_rows][dim], while block scores rows that it gathered: their hidden states */
     int64_t x_part_rows;
     const int32_t *x_slot; /* host: the row of x_part that score entry view.at[g] + r looks at */
+    bool scored;           /* `score` has what the choice goes by, for every row of the view */
 };
 
 /* The texts that a second pass asks with; whoever has the tokenizer makes ids of them. */

@@ -220,6 +220,7 @@ static enum status round_choose(struct press_run *run, struct press_round *round
         rule = &part->stages[r->choose];
     else if (!rule && (part->stages[r->score].press->choose || part->stages[r->score].press->budget))
         rule = &part->stages[r->score];
+    round->scored = r->score >= 0;
     if (round->held && round->held->score && round->first) {
         run_hold_take(run, round);
         rule = NULL;
@@ -308,6 +309,7 @@ static enum status run_round(struct press_run *run, struct press_round *round, c
     round->begin = r->begin;
     round->end = r->end;
     round->keep = *keep;
+    round->scored = false;
     all = budget_open(round);
     if (r->score >= 0 && part->stages[r->score].press->settle) /* its budget is not one per head */
         all = keep->rows > 0 ? keep->rows >= round->view.rows[0] : keep->ratio == 0.0;
@@ -401,7 +403,7 @@ static enum status survive(struct press_run *run, struct press_round *round, con
     maps_swap(&run->position, &run->next_position);
     if (round->rerotate && longest(first, view->heads) > run->rows_most)
         run->rows_most = longest(first, view->heads);
-    round->rerotate = false;
+    round->rerotate = round->scored = false;
     round->first = false;
     view->k = (const char *)block.data + block.k_offset;
     view->v = (const char *)block.data + block.v_offset;
@@ -424,6 +426,7 @@ static void result_fill(struct press_run *run, const struct press_round *round, 
                                   .rope = round->in->rope,
                                   .view = *view,
                                   .index = run->index,
+                                  .score = round->scored ? round->score : NULL,
                                   .k_dim = round->channels,
                                   .channel = round->channels < view->dim ? run->channel : NULL,
                                   .rerotate = round->rerotate || (run->compact && !run->rotated),

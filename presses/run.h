@@ -29,11 +29,12 @@ struct press_run;
  * long too. */
 struct press_result {
     int32_t layer;
-    struct kv_rows view;             /* rows that index speaks of: the layer's own, or survivors of an earlier round */
-    const int32_t *index;            /* device int32, ascending per head, rows of view */
-    const int32_t *token;            /* device: original token of each kept row, ascending per head */
-    const int32_t *position;         /* device: where the key of each row of view stands; NULL: row r at r */
-    struct rope_table rope;          /* of the layer */
+    struct kv_rows view;     /* rows that index speaks of: the layer's own, or survivors of an earlier round */
+    const int32_t *index;    /* device int32, ascending per head, rows of view */
+    const float *score;      /* device [view.at[G]]: what the last choice went by; NULL: by no score of every row */
+    const int32_t *token;    /* device: original token of each kept row, ascending per head */
+    const int32_t *position; /* device: where the key of each row of view stands; NULL: row r at r */
+    struct rope_table rope;  /* of the layer */
     int64_t first[KV_HEADS_MAX + 1]; /* head g keeps entries [first[g], first[g+1]) of index and token */
     bool rerotate;                   /* keys get new positions when packed */
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */

@@ -170,6 +170,23 @@ def test_inspect_tells_the_rows_that_a_node_keeps(scene):
     assert all(head == sorted(set(head)) for layer in seen["layers"] for head in layer["heads"])
 
 
+def test_inspect_tells_the_scores_that_rows_were_chosen_by(scene):
+    def inspect(press, *more):
+        return scene.platen("inspect", "--model", scene.tiny, "--context", TEXT, "--press", press, "--json", *more).json()
+
+    seen = inspect("snapkv:window=16 | ratio=0.6", "--scores")
+    for layer in seen["layers"]:
+        assert len(layer["scores"]) == len(layer["heads"])
+        for head, scores in zip(layer["heads"], layer["scores"]):
+            assert len(scores) == seen["tokens"]
+            assert head == sorted(sorted(range(len(scores)), key=lambda row: -scores[row])[:len(head)])
+    first = inspect("keydiff | ratio=0.5")["layers"][0]["heads"][0]
+    second = inspect("keydiff | ratio=0.5 | knorm | ratio=0.5", "--scores")["layers"][0]["scores"][0]
+    assert [row for row, score in enumerate(second) if score is not None] == first
+    for chosen in (inspect("knorm | ratio=0.6"), inspect("none", "--scores"), inspect("keydiff | block:size=16 | ratio=0.5", "--scores")):
+        assert all("scores" not in layer for layer in chosen["layers"])
+
+
 def test_the_first_token_is_the_largest_logit_of_inspect(scene):
     """Two processes answer what one computes: context and question as one text, its last logits, the first token."""
     prefill, decode = scene.pair()
