@@ -7,7 +7,7 @@ import sys
 from test_golden import answers_of, context_of, golden
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden"))
-from compare import compare, rows_of  # noqa: E402
+from compare import compare, edge_of  # noqa: E402
 
 PARTS = 4  # processes that start one after another or side by side; each loads the model
 
@@ -79,17 +79,6 @@ def test_all_contexts_part_3(scene):
 
 def test_all_contexts_part_4(scene):
     pipeline_equal(scene, 3, ("recipe", "fox"))
-
-
-def edge_of(row, ids):
-    """The row's edge. In the first layer a key follows from its token, but for the rounding of its rotation: where one row is on the
-    edge, so is every other of the same token."""
-    edge = dict(row["edge"])
-    for head, rows in edge.items():
-        if head.startswith("0."):
-            tokens = {ids[r] for r in rows_of(rows)}
-            edge[head] = " ".join(str(i) for i, token in enumerate(ids) if token in tokens)
-    return edge
 
 
 def rows_equal(scene, context):

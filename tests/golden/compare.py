@@ -54,6 +54,17 @@ def head_differs(text, ours, edge):
     return f"missing {sorted(theirs - set(ours) - may)[:9]}, not wanted {sorted(set(ours) - theirs - may)[:9]}, {len(ours)} of {len(theirs)}"
 
 
+def edge_of(item, ids):
+    """The edge of an item. In the first layer a key follows from its token, but for the rounding of its rotation: where one row
+    is on the edge, so is every other of the same token."""
+    edge = dict(item["edge"])
+    for head, rows in edge.items():
+        if head.startswith("0."):
+            tokens = {ids[r] for r in rows_of(rows)}
+            edge[head] = " ".join(str(i) for i, token in enumerate(ids) if token in tokens)
+    return edge
+
+
 def compare(item, layers):
     faults = []
     for index, heads in enumerate(item["layers"]):
