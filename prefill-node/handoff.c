@@ -58,7 +58,7 @@ enum status track_open(struct track *t, struct backend *be, const struct hparams
     enum status st;
 
     *t = (struct track){ .be = be };
-    t->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, be->kv };
+    t->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, be->kv, tokens_max };
     st = be->ops->alloc(be, x_bytes, "activations", &t->x, err);
     for (int i = 0; st == ST_OK && i < SCHEDULER_SLOTS; i++)
         st = slot_open(&t->slot[i], be, slot_bytes(&t->shape, tokens_max), err);

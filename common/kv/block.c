@@ -3,7 +3,7 @@
  * block.c - where the parts of a packed layer stand, and whether a header from outside may be believed.
  *
  *      k_offset = 0                     v_offset                    extra_offset                        bytes
- *      | K rows of head 0, 1, ... |pad| V rows of head 0, ... |pad| scales |pad| whole rows |pad| masks |pad|
+ *      | K rows of head 0, 1, ... |pad| V rows of head 0, ... |pad| scales |pad| whole rows |pad| masks |pad| scores |pad|
  *
  * Every part (layout.h) begins on a 64-byte boundary and the whole is a multiple of 64 bytes. All sums are checked for overflow: a
  * header is arithmetic on numbers that a stranger chose.
@@ -35,6 +35,8 @@ static enum status kv_block_sane(const struct kv_block *b, struct err *err)
         return err_set(err, ST_EINVAL, "%d heads; 1 to %d are possible", b->heads, KV_HEADS_MAX);
     if ((uint32_t)b->codec >= KV_CODECS)
         return err_set(err, ST_EINVAL, "codec number %d; 0 to %d are known", (int)b->codec, KV_CODECS - 1);
+    if (b->scored < 0)
+        return err_set(err, ST_EINVAL, "scores of %lld rows", (long long)b->scored);
     return ST_OK;
 }
 
@@ -52,6 +54,7 @@ static bool part_add(uint64_t *at, uint64_t rows, uint64_t row_bytes)
 enum status kv_block_plan(struct kv_block *b, struct err *err)
 {
     uint64_t at = 0, offset[KV_PARTS];
+    const int last = b->scored > 0 ? KV_PART_SCORES : KV_PART_MASKS;
     int64_t coded;
     enum status st = kv_block_sane(b, err);
 
@@ -66,8 +69,7 @@ enum status kv_block_plan(struct kv_block *b, struct err *err)
     b->k_offset = offset[KV_PART_K];
     b->v_offset = offset[KV_PART_V];
     b->extra_offset = offset[KV_PART_K_SCALE];
-    b->extra_bytes = offset[KV_PART_MASKS] - b->extra_offset +
-                     kv_part_items(b, KV_PART_MASKS, coded) * kv_part_item_bytes(b, KV_PART_MASKS);
+    b->extra_bytes = offset[last] - b->extra_offset + kv_part_items(b, last, coded) * kv_part_item_bytes(b, last);
     b->bytes = at;
     return ST_OK;
 }
@@ -83,6 +85,9 @@ enum status kv_block_check(const struct kv_block *b, const struct kv_shape *shap
     if (b->dtype != shape->dtype)
         return err_set(err, ST_EDATALOSS, "layer %d has rows of %s, the model %s", b->layer, dtype_word(b->dtype),
                        dtype_word(shape->dtype));
+    if (b->scored != 0 && b->scored != shape->scored)
+        return err_set(err, ST_EDATALOSS, "layer %d has scores of %lld rows, the press wants those of %lld", b->layer,
+                       (long long)b->scored, (long long)shape->scored);
     for (int32_t g = 0; g < b->heads; g++) {
         if (b->first[g + 1] - b->first[g] > rows_max)
             return err_set(err, ST_EDATALOSS, "layer %d, head %d has %lld rows of %lld tokens", b->layer, g,
@@ -107,6 +112,7 @@ uint64_t kv_block_bytes_most(const struct kv_shape *shape, enum kv_codec codec, 
 {
     struct kv_block b = { .heads = 1, .dim = shape->dim, .k_dim = shape->dim, .dtype = shape->dtype };
     uint64_t more = (uint64_t)shape->heads * (((uint64_t)shape->dim + 7) / 8) + 64 * KV_PARTS;
+    const int64_t scored = shape->scored < rows ? shape->scored : rows; /* of each head */
 
     b.codec = codec;
     b.first[1] = rows;
@@ -118,7 +124,7 @@ uint64_t kv_block_bytes_most(const struct kv_shape *shape, enum kv_codec codec, 
 
         more += (uint64_t)(whole < rows ? whole : rows) * 2 * kv_row_bytes(KV_PLAIN, shape->dtype, shape->dim);
     }
-    return b.bytes + more;
+    return b.bytes + more + (uint64_t)(scored <= rows / shape->heads ? scored * shape->heads : rows) * sizeof(float);
 }
 
 uint64_t kv_block_bytes_max(const struct kv_shape *shape, enum kv_codec codec, int64_t rows)

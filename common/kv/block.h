@@ -23,12 +23,13 @@ extern "C" {
 struct kv_shape {
     int32_t layers, heads, dim; /* L, G, D */
     enum dtype dtype;           /* of plain rows */
+    int64_t scored; /* last rows of each head whose scores may travel with a block: as the order's press asks */
 };
 
 /* Fills first[] from the rows of each of `heads` heads. ST_EINVAL when heads is not in [1, KV_HEADS_MAX]. */
 enum status kv_block_set_rows(struct kv_block *b, const uint32_t *rows, int32_t heads, struct err *err);
 
-/* Fills the three offsets, extra_bytes and bytes from dim, k_dim, dtype, codec and first. ST_EINVAL when those make no
+/* Fills the three offsets, extra_bytes and bytes from dim, k_dim, dtype, codec, scored and first. ST_EINVAL when those make no
  * sense (each named), ST_ERANGE when the bytes do not fit. Leaves `data` alone. Allocates nothing. */
 enum status kv_block_plan(struct kv_block *b, struct err *err);
 
@@ -36,7 +37,7 @@ enum status kv_block_plan(struct kv_block *b, struct err *err);
  * a peer that was accepted and sends this is broken. */
 enum status kv_block_check(const struct kv_block *b, const struct kv_shape *shape, int64_t rows_max, struct err *err);
 
-/* Bytes of rows with the scales that their codec needs, without padding and masks: what `kept_bytes` counts. */
+/* Bytes of rows with the scales that their codec needs, without padding, masks and scores: what `kept_bytes` counts. */
 uint64_t kv_block_row_bytes(const struct kv_block *b);
 
 /* Bytes that a block of at most `rows` rows in all heads together can take at most, however they are spread over heads and

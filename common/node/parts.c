@@ -116,7 +116,7 @@ enum status parts_open_device(struct node_parts *p, int64_t rows_max, struct err
                           RANDOM_WEIGHTS, err);
     if (st != ST_OK)
         return st;
-    p->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, p->be->kv };
+    p->shape = (struct kv_shape){ hp->layers, hp->kv_heads, hp->head_dim, p->be->kv, 0 };
     p->threads = p->opt->threads > 0 ? (int32_t)p->opt->threads : thread_cores();
     return ST_OK;
 }

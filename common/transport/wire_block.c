@@ -28,12 +28,15 @@ void wire_block_write(Platen__Internal__V1__Block *msg, uint32_t *rows, const st
     msg->bytes = b->bytes;
     msg->checksum = checksum;
     msg->extra_bytes = b->extra_bytes;
+    msg->scored = (uint32_t)b->scored;
 }
 
 enum status wire_block_read(struct kv_block *out, uint64_t *checksum, const Platen__Internal__V1__Block *msg,
                             const struct kv_shape *shape, enum kv_codec codec, int64_t rows_max, struct err *err)
 {
-    struct kv_block b = { .layer = msg->layer, .dim = msg->dim, .k_dim = msg->k_dim, .codec = codec };
+    struct kv_block b = {
+        .layer = msg->layer, .dim = msg->dim, .k_dim = msg->k_dim, .codec = codec, .scored = msg->scored
+    };
     struct err why = { 0 };
     enum status st;
 

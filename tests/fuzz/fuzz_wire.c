@@ -8,7 +8,7 @@
  *   mode 3 c + 2    ToPrefill messages, each checked and unpacked
  *
  * Besides what sanitizers see: a context commits only when every layer arrived, a layer that arrived has the checksum it
- * was announced with, no byte behind a block's place is touched, and every row, scale and mask of a block that is believed
+ * was announced with, no byte behind a block's place is touched, and every row, scale, mask and score of a block that is believed
  * lies inside its bytes.
  */
 #include "common/base/arena.h"
@@ -70,6 +70,7 @@ static uint64_t read_head(const struct kv_block *b, int32_t head)
     if (b->codec != KV_PLAIN)
         sum += sum_of(b, KV_PART_K_SCALE, first / share, coded / share) + sum_of(b, KV_PART_V_SCALE, first, coded);
     sum += sum_of(b, KV_PART_K_WHOLE, whole, rows - coded) + sum_of(b, KV_PART_V_WHOLE, whole, rows - coded);
+    sum += sum_of(b, KV_PART_SCORES, kv_scored_first(b, head), kv_scored_rows(b, rows));
     return b->k_dim < b->dim ? sum + sum_of(b, KV_PART_MASKS, head, 1) : sum;
 }
 
@@ -123,7 +124,7 @@ static void receive(struct cursor *c, enum kv_codec codec, bool accepted)
     static const uint8_t good[] = { 1 << 3 | 2, 2, 5 << 3, LAYERS };
     struct sink s = { 0 };
     struct receiver_sink sink = { .ctx = &s, .place = on_place, .arrived = on_arrived, .committed = on_committed };
-    struct receiver_config config = { .shape = { LAYERS, 2, 16, DT_F32 }, .rows_max = ROWS_MAX, .sink = &sink };
+    struct receiver_config config = { .shape = { LAYERS, 2, 16, DT_F32, 40 }, .rows_max = ROWS_MAX, .sink = &sink };
     struct receiver *r;
     const uint8_t *data;
     size_t bytes;

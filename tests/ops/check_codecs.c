@@ -152,7 +152,8 @@ static void one_nan(const struct kv_block *b, uint8_t *data)
 static void check_bits(struct ops *o, enum kv_codec codec, int32_t dim, int32_t k_dim)
 {
     struct layer l;
-    const char *const what[KV_PARTS] = { "K codes", "V codes", "K scales", "V scales", "K whole", "V whole", "masks" };
+    const char *const what[KV_PARTS] = { "K codes", "V codes", "K scales", "V scales",
+                                         "K whole", "V whole", "masks",    "scores" };
     struct kv_parts parts;
     float *k, *v;
     uint8_t *got, *want;

@@ -31,7 +31,7 @@ void small_prefill_open(struct prefill_node *n, int32_t window, int64_t queue_to
     assert(st == ST_OK);
     st = weights_open(&n->parts.weights, n->parts.be, &hp, NULL, NULL, 42, NULL);
     assert(st == ST_OK);
-    n->parts.shape = (struct kv_shape){ hp.layers, hp.kv_heads, hp.head_dim, n->parts.be->kv };
+    n->parts.shape = (struct kv_shape){ hp.layers, hp.kv_heads, hp.head_dim, n->parts.be->kv, 0 };
     st = press_files_open(&n->parts.files, &n->parts.weights->hp, false, NULL);
     assert(st == ST_OK);
     st = stations_open(&n->parts.stations, "grpc,loopback", &place, NULL, NULL, NULL);

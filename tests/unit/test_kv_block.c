@@ -123,6 +123,30 @@ static void masks_of_channels_are_the_last_part(void **state)
     }
 }
 
+static void scores_of_the_last_rows_follow_the_masks(void **state)
+{
+    (void)state;
+    for (int codec = 0; codec < KV_CODECS; codec++) {
+        struct kv_block b = ragged(100, 65, 1);
+        struct kv_parts parts;
+        uint64_t kept;
+
+        b.codec = (enum kv_codec)codec;
+        b.k_dim = codec % 2 ? 33 : 64;
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        kept = kv_block_row_bytes(&b);
+        b.scored = 70;
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        kv_block_parts(&b, &parts);
+        assert_int_equal(parts.bytes[KV_PART_SCORES], (70 + 65 + 1) * 4);
+        assert_int_equal(kv_scored_first(&b, 2), 70 + 65);
+        assert_int_equal(parts.offset[KV_PART_SCORES], parts.offset[KV_PART_MASKS] + (codec % 2 ? 64 : 0));
+        assert_int_equal(b.extra_offset + b.extra_bytes, parts.offset[KV_PART_SCORES] + (70 + 65 + 1) * 4);
+        assert_int_equal(b.bytes, parts.offset[KV_PART_SCORES] + 576);
+        assert_int_equal(kv_block_row_bytes(&b), kept);
+    }
+}
+
 static void numbers_that_make_no_sense_are_refused(void **state)
 {
     static const struct {
@@ -195,11 +219,17 @@ static void a_block_of_another_model_is_named(void **state)
     b = ragged(1, 1, 1);
     b.heads = 2;
     assert_int_equal(kv_block_check(&b, &shape, 30, NULL), ST_EDATALOSS);
+    b = ragged(1, 1, 1);
+    b.scored = 7;
+    err_clear(&err);
+    assert_int_equal(kv_block_check(&b, &shape, 30, &err), ST_EDATALOSS);
+    assert_non_null(strstr(err.text, "scores of 7 rows, the press wants those of 0"));
 }
 
 static void the_largest_block_is_an_upper_bound(void **state)
 {
     struct kv_block b = ragged(100, 77, 3);
+    struct kv_shape scored = shape;
 
     (void)state;
     assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
@@ -215,6 +245,10 @@ static void the_largest_block_is_an_upper_bound(void **state)
         assert_true(b.bytes <= kv_block_bytes_most(&shape, b.codec, sum));
         assert_true(b.bytes <= kv_block_bytes_most(&shape, b.codec, sum + 63)); /* more rows may all be coded */
         assert_true(b.bytes <= kv_block_bytes_max(&shape, b.codec, 613));
+        b.scored = scored.scored = rows % 800;
+        assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
+        assert_true(b.bytes <= kv_block_bytes_most(&scored, b.codec, sum));
+        assert_true(b.bytes <= kv_block_bytes_max(&scored, b.codec, 613));
     }
     assert_int_equal(kv_block_bytes_max(&shape, KV_PLAIN, -1), 0);
     assert_int_equal(kv_block_bytes_max(&shape, KV_PLAIN, INT64_MAX), 0);
@@ -225,6 +259,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(dropped_channels_make_k_rows_shorter),
     cmocka_unit_test(parts_of_a_codec_follow_each_other),
     cmocka_unit_test(masks_of_channels_are_the_last_part),
+    cmocka_unit_test(scores_of_the_last_rows_follow_the_masks),
     cmocka_unit_test(a_block_without_rows_has_no_bytes),
     cmocka_unit_test(padding_stays_within_a_thousandth_and_4_kib),
     cmocka_unit_test(numbers_that_make_no_sense_are_refused),
