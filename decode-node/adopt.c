@@ -25,6 +25,17 @@
 
 /* ---- room ---------------------------------------------------------------------------------------------------- */
 
+/* Last rows of each head of a layer whose scores come with its block: where the press goes on by them. */
+static int64_t scored_rows(const struct order *o, int32_t layer)
+{
+    struct chain_decode part = { 0 };
+
+    if (!hparams_layer_is_full(&o->node->parts.weights->hp, layer) || !o->spec.chain ||
+        !chain_decode_part(o->spec.chain, &part))
+        return 0;
+    return part.scored;
+}
+
 /* The most that the blocks of this order can take. */
 static uint64_t extent_bytes(const struct order *o)
 {
@@ -36,7 +47,10 @@ static uint64_t extent_bytes(const struct order *o)
         int64_t window = hp->window[l];
         int64_t rows = window == 0 ? chain_rows_max(o->spec.chain, hp, l, tokens)
                                    : (window < tokens ? window : tokens) * hp->kv_heads;
-        bytes += kv_align(kv_block_bytes_most(&o->node->parts.shape, o->spec.codec, rows));
+        struct kv_shape shape = o->node->parts.shape;
+
+        shape.scored = scored_rows(o, l);
+        bytes += kv_align(kv_block_bytes_most(&shape, o->spec.codec, rows));
     }
     return bytes;
 }
@@ -168,6 +182,9 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
     if (o->at.first_block_ns == 0)
         o->at.first_block_ns = o->at.block_ns;
     o->at.stage = "ship";
+    if (plan->scored != scored_rows(o, plan->layer))
+        return err_set(err, ST_EDATALOSS, "adopt: layer %d comes with the scores of %lld rows of each head, not %lld",
+                       plan->layer, (long long)plan->scored, (long long)scored_rows(o, plan->layer));
     if (plan->bytes > e->bytes - o->at.placed_bytes)
         return err_set(err, ST_EDATALOSS, "adopt: layer %d brings more rows than its press may keep", plan->layer);
     o->at.place = (uint8_t *)blocks_at(o->node->blocks, e) + o->at.placed_bytes;
@@ -261,6 +278,8 @@ void adopt_open(struct order *o)
     struct receiver_config config = { .shape = o->node->parts.shape, .codec = o->spec.codec, .sink = &o->at.sink };
 
     config.rows_max = config.position_min = config.position_max = (int64_t)o->spec.tokens->count;
+    for (int32_t l = 0; l < config.shape.layers && config.shape.scored == 0; l++)
+        config.shape.scored = scored_rows(o, l);
     if (o->spec.compact || (o->spec.chain && chain_rerotates(o->spec.chain))) /* it follows the longest head */
         config.position_min = 1;
     o->at.sink = (struct receiver_sink){ .ctx = o,

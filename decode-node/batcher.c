@@ -133,7 +133,7 @@ enum status batcher_open(struct batcher **out, const struct batcher_config *conf
     b->arrivals = queue_open("arrivals", (size_t)config->sequences_max + CALLS_MAX);
     lay_out(b);
     register_metrics(b, config->metrics);
-    repress_init(&b->repress, b->be, config->weights);
+    repress_init(&b->repress, b->be, config->weights, config->rows_max);
     tails_open(&b->tails, b->be, hp, config->slots, config->tail_tokens, config->tail_tokens_max, config->rows_max,
                config->metrics);
     tails_describe(&b->tails, &cache);

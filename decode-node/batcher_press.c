@@ -2,8 +2,8 @@
 /*
  * batcher_press.c - answers with a decode part: what follows the step that ended a forward call of theirs.
  *
- * Steps under way are waited for where a compression is due, and where attention is added up after every call (cam): both
- * read the tail that those steps write. All that a compression needs was made by batcher_room.c.
+ * Steps under way are waited for where a compression is due, where attention is added up after every call (cam), and where rows
+ * are scored as they come: they read what those steps write. All that a compression needs was made by batcher_room.c.
  */
 #include "decode-node/batcher_inside.h"
 
@@ -50,6 +50,14 @@ static void press_on(struct batcher *b, struct sequence *s)
         repressed_trim(a);
 }
 
+/* Rows of the last step that are scored as they come: even those of a call that is not over. */
+static void score(struct batcher *b, struct sequence *s)
+{
+    batcher_land(b);
+    if (b->slot[s->slot] == s && s->ending == FINISH_NONE && repressed_score(s->own, &b->repress) != ST_OK)
+        batcher_end(b, s, FINISH_FAILED);
+}
+
 void batcher_press(struct batcher *b)
 {
     int64_t least = 0, most = 0;
@@ -57,6 +65,9 @@ void batcher_press(struct batcher *b)
     for (int32_t i = 0; i < b->cfg.slots; i++) {
         struct sequence *s = b->slot[i];
 
+        if (s && s->own && s->own->unscored > 0)
+            score(b, s);
+        s = b->slot[i];
         if (s && s->own && s->own->fresh > 0 && s->ending == FINISH_NONE)
             press_on(b, s);
         s = b->slot[i];

@@ -7,7 +7,7 @@
  *
  *   tokens ─▶ x ─▶ [ norm, qkv ─▶ tail, attention over block and tail, o, mlp ] x L ─▶ rows wanted ─▶ logits ─▶ argmax
  *
- * A press that goes on while tokens are generated takes queries on the way (forward_take); such a step
+ * A press that goes on while tokens are generated takes queries or hidden states on the way (forward_take); such a step
  * is not replayed.
  *
  * Nothing here waits, allocates or knows how long any sequence is: lengths are the back end's, so that a recorded step
@@ -71,7 +71,7 @@ static int32_t outputs_wanted(const struct step *step)
 }
 
 /* hot */
-static void take_queries(struct forward *f, const struct qkv_shape *shape, int32_t l, const struct forward_take *t)
+static void take_rows(struct forward *f, const struct qkv_shape *shape, int32_t l, const struct forward_take *t)
 {
     const struct backend_ops *ops = f->be->ops;
     const int64_t q = (int64_t)shape->q_heads * shape->dim, qkv = q + 2 * (int64_t)shape->kv_heads * shape->dim;
@@ -84,6 +84,12 @@ static void take_queries(struct forward *f, const struct qkv_shape *shape, int32
         ops->copy(f->be, LANE_COMPUTE, t->turned + (uint64_t)l * t->turned_stride,
                   (const char *)f->scratch.q + dtype_bytes(f->be->act, (uint64_t)((t->row + t->rows - 1) * q)),
                   dtype_bytes(f->be->act, (uint64_t)q));
+    if (t->hidden) {
+        const uint64_t row = dtype_bytes(f->be->act, (uint64_t)f->weights->hp.dim);
+
+        ops->copy(f->be, LANE_COMPUTE, t->hidden + (uint64_t)l * t->hidden_stride,
+                  (const char *)f->scratch.normed + (uint64_t)t->row * row, (uint64_t)t->rows * row);
+    }
 }
 
 static void layer(struct forward *f, int32_t l, int32_t rows)
@@ -99,7 +105,7 @@ static void layer(struct forward *f, int32_t l, int32_t rows)
         be->ops->qkv_to_tail(be, &shape, &rope, l, f->scratch.qkv, f->scratch.q);
     }
     for (int32_t i = 0; i < f->takes && hparams_layer_is_full(hp, l); i++)
-        take_queries(f, &shape, l, &f->take[i]);
+        take_rows(f, &shape, l, &f->take[i]);
     be->ops->attn_decode(be, l, f->scratch.q, hp->q_heads, hp->attn_scale, hp->window[l], f->scratch.heads);
     block_attention_out(be, f->weights, l, f->x, rows, &f->scratch);
     block_mlp(be, f->weights, l, f->x, rows, &f->scratch);

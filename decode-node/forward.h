@@ -11,12 +11,13 @@
 extern "C" {
 #endif
 
-/* Queries of some rows of a step, wanted by a press: those of every full layer l, l * stride bytes on. */
+/* What a press wants of some rows of a step: of every full layer l, l * stride bytes on. */
 struct forward_take {
     int32_t row, rows;
-    char *plain;  /* all of them before the rotation; NULL: not wanted */
-    char *turned; /* the last one, rotated; NULL: not wanted */
-    uint64_t plain_stride, turned_stride;
+    char *plain;  /* all their queries before the rotation; NULL: not wanted */
+    char *turned; /* the last one's query, rotated; NULL: not wanted */
+    char *hidden; /* what their queries were made of: the normed input of attention; NULL: not wanted */
+    uint64_t plain_stride, turned_stride, hidden_stride;
 };
 
 struct forward {

@@ -14,9 +14,9 @@
 #include <assert.h>
 #include <string.h>
 
-void repress_init(struct repress *r, struct backend *be, const struct weights *weights)
+void repress_init(struct repress *r, struct backend *be, const struct weights *weights, int64_t step_rows)
 {
-    *r = (struct repress){ .be = be, .weights = weights };
+    *r = (struct repress){ .be = be, .weights = weights, .step_rows = step_rows };
 }
 
 void repress_fini(struct repress *r)
@@ -24,6 +24,8 @@ void repress_fini(struct repress *r)
     press_run_close(r->run);
     if (r->rows)
         r->be->ops->free(r->be, r->rows);
+    if (r->hidden)
+        r->be->ops->free(r->be, r->hidden);
     memset(r, 0, sizeof *r);
 }
 
@@ -76,7 +78,9 @@ bool repressed_feed(struct repressed *a, struct repress *r, int32_t row, int32_t
         take->plain_stride = (uint64_t)q->room * query_bytes(r);
         q->tokens += rows;
     }
-    return take->plain || take->turned;
+    if (a->part.scored > 0)
+        repressed_take_hidden(a, r, take);
+    return take->plain || take->turned || take->hidden;
 }
 
 void repressed_call(struct repressed *a)
@@ -170,6 +174,8 @@ static struct press_layer press_layer_of(const struct repressed *a, const struct
     }
     if (a->part.cam_merge > 0)
         in.q = in_extent(a, a->turned_offset) + (uint64_t)layer * query_bytes(r);
+    if (a->part.scored > 0)
+        in.scored = &a->scored;
     return in;
 }
 
@@ -274,6 +280,7 @@ enum status repressed_press(struct repressed *a, struct repress *r, int32_t slot
     a->pressed = true;
     a->compressions++;
     queries_forget(a);
+    press_scored_chosen(&a->scored);
     measure(a, hp, a->own->block);
     r->be->ops->slot_blocks(r->be, slot, a->own->block);
     return ST_OK;
@@ -283,6 +290,8 @@ void repressed_seat(struct repressed *a, struct repress *r, int32_t slot, const 
 {
     r->be->ops->slot_blocks(r->be, slot, a->own->block); /* as opened: the longest that they will be */
     measure(a, &r->weights->hp, context->block);
+    if (a->part.scored > 0)
+        press_scored_begin(&a->scored, r->be, context->block);
 }
 
 void repressed_hold(struct repressed *a, int32_t tail)

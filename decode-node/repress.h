@@ -36,6 +36,8 @@ struct repress {
     struct press_run *run; /* NULL until somebody wants it */
     void *rows;            /* room for a gathered layer */
     uint64_t rows_bytes;
+    int64_t step_rows; /* most rows of a step */
+    void *hidden; /* act [layers][step_rows][dim]: of a step's rows that are scored as they come; NULL until wanted */
 };
 
 /* What an answer is asked with. */
@@ -70,6 +72,8 @@ struct repressed {
     int64_t calls, fed;     /* forward calls since the last compression; rows of the one that is under way */
     int64_t fresh;          /* rows of a call that is over and not yet looked at; 0: none */
     struct press_cam cam;
+    struct press_scored scored;
+    int32_t unscored_row, unscored; /* rows of the last step whose hidden states are not yet scored */
     struct err failure;
 
     /* for the answer's figures; the shortest and the longest head of what attention reads now, without the tail */
@@ -96,7 +100,7 @@ enum status repressed_open(struct repressed **out, struct repress *r, const stru
 void repressed_close(struct repressed *a); /* any thread; NULL is fine */
 
 /* Scratch for nobody yet. */
-void repress_init(struct repress *r, struct backend *be, const struct weights *weights);
+void repress_init(struct repress *r, struct backend *be, const struct weights *weights, int64_t step_rows);
 void repress_fini(struct repress *r);
 enum status repress_reserve(struct repress *r, int64_t rows, struct err *err);
 
@@ -109,10 +113,11 @@ static inline bool repressed_reads_own(const struct repressed *a)
 /* Bytes that its extent takes. */
 uint64_t repressed_bytes(const struct repressed *a);
 
-/* The answer got a slot that reads the context's blocks: makes the back end's room for the largest of its own. */
+/* The answer got a slot that reads the context's blocks: makes the back end's room for the largest of its own, and takes
+ * the scores that came with them. */
 void repressed_seat(struct repressed *a, struct repress *r, int32_t slot, const struct context *context);
 
-/* `rows` rows of it are in the step from row `row` on: where their queries go. False: nowhere. hot */
+/* `rows` rows of it are in the step from row `row` on: where their queries or hidden states go. False: nowhere. hot */
 bool repressed_feed(struct repressed *a, struct repress *r, int32_t row, int32_t rows, struct forward_take *take);
 /* The call that those rows belong to is whole. hot */
 void repressed_call(struct repressed *a);
@@ -121,6 +126,19 @@ void repressed_call(struct repressed *a);
 bool repressed_due(const struct repressed *a, int64_t seen);
 /* It was not: forgets queries that no compression will look at. hot */
 void repressed_trim(struct repressed *a);
+
+/* Scores the rows of the last step, where its rows are scored as they come (unscored > 0): before the next step is queued, and
+ * with none under way. Waits; allocates nothing. */
+enum status repressed_score(struct repressed *a, struct repress *r);
+
+/* repress_score.c, for the others of repress*.c: where the hidden states of a step's rows go; room for them and for scores; as
+ * many rows scored as a step can have, in one layer. */
+void repressed_take_hidden(struct repressed *a, struct repress *r, struct forward_take *take);
+enum status repressed_score_open(struct repressed *a, struct repress *r, const struct repress_ask *ask,
+                                 struct err *err);
+enum status repressed_rehearse_score(struct repressed *a, struct repress *r, int32_t layer, struct err *err);
+/* repress_room.c: device memory set to zeros. Waits for LANE_PRESS. */
+void repress_zero(struct repress *r, char *device, uint64_t bytes);
 
 /* cam: adds the attention of the call's last token. No step is under way. Allocates nothing. */
 enum status repressed_attend(struct repressed *a, struct repress *r, int32_t slot, const struct context *context,

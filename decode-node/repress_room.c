@@ -3,7 +3,8 @@
  * repress_room.c - what an answer with a decode part will need, all of it before its first token.
  *
  *   extent   [ own block of layer 0 | layer 1 | ... | plain queries of all layers | cam: last queries of all layers ]
- *   scratch  one layer's rows at their most; the press's own, grown by a rehearsal on the first pressed layer
+ *   scratch  one layer's rows at their most; hidden states of a step, where rows are scored as they come; the press's own,
+ *            grown by a rehearsal on the first pressed layer
  *
  * The rehearsal is a compression of the largest size on rows that are all zero: whatever a stage asks for then, it has.
  */
@@ -134,7 +135,7 @@ enum status repress_admit(const struct chain *chain, const struct backend *be, s
         return lacks(be, "slot_gather", "it presses rows of the cache", err);
     if ((needs.q_plain || needs.q_tail > 0 || part.cam_merge > 0) && !be->ops->queries_plain)
         return lacks(be, "queries_plain", "it looks at queries of the answer", err);
-    assert(!needs.hidden && !needs.lse && !needs.q_rotated); /* such scores do not stand in a decode part */
+    assert((!needs.hidden || part.scored > 0) && !needs.lse && !needs.q_rotated); /* no such score may go on */
     return ST_OK;
 }
 
@@ -162,7 +163,7 @@ enum status repress_reserve(struct repress *r, int64_t rows, struct err *err)
     return st;
 }
 
-static void zero(struct repress *r, char *device, uint64_t bytes)
+void repress_zero(struct repress *r, char *device, uint64_t bytes)
 {
     static const char zeros[ZEROS];
 
@@ -197,16 +198,20 @@ static enum status rehearse(struct repressed *a, struct repress *r, int32_t laye
     struct press_result result;
     enum status st = ST_OK;
 
-    zero(r, r->rows, r->rows_bytes);
-    zero(r, base + a->queries.offset, (uint64_t)a->queries.room * query);
+    repress_zero(r, r->rows, r->rows_bytes);
+    repress_zero(r, base + a->queries.offset, (uint64_t)a->queries.room * query);
     in.kv = (struct kv_layer){ .dtype = r->be->kv, .heads = w->hp.kv_heads, .dim = w->hp.head_dim };
     in.rope = rope_table_at(weights_layer_rope(w, layer), seen);
     in.tokens = a->queries.room;
     in.q_plain = base + a->queries.offset;
     in.q = base + a->turned_offset;
     if (a->part.cam_merge > 0) {
-        zero(r, base + a->turned_offset, query);
+        repress_zero(r, base + a->turned_offset, query);
         st = press_cam_step(r->run, &a->cam, &in, &view, err);
+    }
+    if (a->part.scored > 0) {
+        in.scored = &a->scored;
+        st = repressed_rehearse_score(a, r, layer, err);
     }
     if (st == ST_OK)
         st = press_run_decode(r->run, a->chain, &in, &view, NULL, seen - 1, seen,
@@ -227,6 +232,11 @@ static enum status make_ready(struct repressed *a, struct repress *r, const stru
         return st;
     if (a->part.cam_merge > 0)
         press_cam_reserve(&a->cam, hp, a->rows_max / hp->kv_heads);
+    if (a->part.scored > 0) {
+        st = repressed_score_open(a, r, ask, err);
+        if (st != ST_OK)
+            return st;
+    }
     while (layer < hp->layers && !hparams_layer_is_full(hp, layer))
         layer++;
     return layer < hp->layers ? rehearse(a, r, layer, seen, err) : ST_OK;
@@ -304,6 +314,7 @@ void repressed_close(struct repressed *a)
         return;
     context_unref(a->own);
     press_cam_fini(&a->cam);
+    press_scored_fini(&a->scored);
     free(a->room);
     free(a);
 }

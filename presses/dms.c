@@ -4,8 +4,9 @@
  *
  *      row r of n goes when r < n - window and score[r] < threshold
  *
- * How much stays is the outcome. With decoding=on the same goes on after every call, for scores that look at each row alone:
- * what was decided once is then decided again, so nothing needs to be remembered between calls.
+ * How much stays is the outcome. With decoding=on the same goes on after every call, for scores that look at each row alone.
+ * One that looks at keys and values decides again what it decided once, so nothing needs to be remembered between calls; one
+ * that looks at hidden states (kvzap) is taken as the rows come, and kept until they have left the window.
  *
  * Lancucki et al. 2025, arXiv:2506.05345; with kvzap arXiv:2601.07891.
  */
@@ -46,13 +47,18 @@ static const struct opt dms_table[] = {
       .help = "go on while tokens are generated" },
 };
 
-/* "knorm, qfilter": the scores that look at each row alone. */
+static bool looks_at_rows_alone(const struct press *score)
+{
+    return score->row_alone || score->token_alone;
+}
+
+/* "knorm, qfilter, kvzap": the scores that look at each row alone. */
 static void list_row_alone(struct text *out)
 {
     const struct press *p;
 
     for (size_t i = 0; (p = press_at(i)) != NULL; i++)
-        if (p->row_alone)
+        if (looks_at_rows_alone(p))
             text_printf(out, "%s%s", out->bytes > 0 ? ", " : "", p->name);
 }
 
@@ -62,17 +68,18 @@ static enum status refuse_score(const struct press *score, struct err *err)
     enum status st;
 
     list_row_alone(&names);
-    st = err_set(err, ST_EINVAL,
-                 "dms: decoding=on scores every row again after every token; expected a score that looks at each row's "
-                 "key and value alone (%s), not %s",
-                 text_str(&names), score->name);
+    st = err_set(
+        err, ST_EINVAL,
+        "dms: decoding=on asks about each row alone; expected a score that looks at a row's key and value, or at "
+        "its token's hidden state, alone (%s), not %s",
+        text_str(&names), score->name);
     text_fini(&names);
     return st;
 }
 
 static enum status dms_follows(const struct press_stage *stage, const struct press_stage *score, struct err *err)
 {
-    if (((const struct dms_options *)stage->options)->decoding && !score->press->row_alone)
+    if (((const struct dms_options *)stage->options)->decoding && !looks_at_rows_alone(score->press))
         return refuse_score(score->press, err);
     if (score->press->settle)
         return err_set(err, ST_EINVAL, "%s lets layers compete; expected ratio or rows, not dms", score->press->name);
@@ -106,8 +113,12 @@ static enum status dms_choose(const struct press_stage *stage, struct press_roun
 /* Every call: whatever has left the window goes. */
 static void dms_decode(const struct press_stage *stage, struct chain_decode *out)
 {
-    if (((const struct dms_options *)stage->options)->decoding)
-        out->every = 1;
+    const struct dms_options *o = stage->options;
+
+    if (!o->decoding)
+        return;
+    out->every = 1;
+    out->scored = o->window;
 }
 
 const struct press press_dms = {
@@ -117,9 +128,9 @@ const struct press press_dms = {
     .source = "arXiv:2506.05345",
     .reference = "DMSPress",
     .cost = "T G",
-    .differs =
-        "The rows really leave; the reference masks them. decoding=on goes by scores of each row's key and value alone "
-        "(knorm, qfilter), over several questions too; the reference takes any score and sees only the new rows.",
+    .differs = "The rows really leave; the reference masks them. decoding=on goes by scores that look at each row "
+               "alone (knorm, qfilter, kvzap), over several questions too; the reference takes any score and sees only "
+               "the new rows.",
     .options = dms_table,
     .option_count = ARRAY_LEN(dms_table),
     .options_bytes = sizeof(struct dms_options),

@@ -229,4 +229,5 @@ const struct press press_kvzap = {
     .score = kvzap_score,
     .file_open = kvzap_open,
     .file_close = kvzap_close,
+    .token_alone = 1,
 };

@@ -256,12 +256,28 @@ static enum status plan_edit(struct plan *p, int32_t at)
     return ST_OK;
 }
 
+/* A round after one that goes on while tokens are generated: whose rows would go on? */
+static enum status refuse_after_going_on(struct plan *p, int32_t at)
+{
+    const struct press *press = p->read[at].stage.press;
+    const struct chain_round *last = p->round_count > 0 ? &p->rounds[p->round_count - 1] : NULL;
+    const bool opens = press->kind == PRESS_SCORE || (press->kind == PRESS_CHOOSE && !press->wants_score);
+
+    if (!opens || !last || last->choose < 0 || !goes_on(&p->read[last->choose].stage))
+        return ST_OK;
+    (void)err_set(p->err, ST_EINVAL, "%s goes on while tokens are generated; expected an edit or the end, not %s",
+                  name_of(p, last->choose), press->name);
+    return refuse(p, at);
+}
+
 static enum status plan_stage(struct plan *p, int32_t at)
 {
     const struct press *press = p->read[at].stage.press;
-    enum status st = ST_OK;
+    enum status st = refuse_after_going_on(p, at);
     bool closes = false;
 
+    if (st != ST_OK)
+        return st;
     switch (press->kind) {
     case PRESS_SCORE:
         st = plan_score(p, at);
@@ -401,6 +417,8 @@ static void plan_going_on(struct chain *c)
     if (!rule || !goes_on(rule))
         return;
     rule->press->decode(rule, &c->decode_part);
+    if (!c->prefill.stages[last->score].press->token_alone)
+        c->decode_part.scored = 0;
     c->decodes = c->goes_on = true;
     c->decode.stages = arena_array(&c->arena, 2, sizeof *c->decode.stages);
     c->decode.stages[0] = c->prefill.stages[last->score];

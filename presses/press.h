@@ -35,6 +35,7 @@ struct press_round;
 struct press_work;
 struct press_held;
 struct press_cam;
+struct press_scored;
 
 /* What the forward pass must keep of a layer until the press has run. Zero: nothing but K and V. */
 struct chain_needs {
@@ -54,6 +55,7 @@ struct chain_decode {
     int64_t rows;      /* rows per head after a compression; 0: ratio counts */
     double ratio;      /* of the tokens seen so far */
     int64_t cam_merge; /* window of `cam`; 0: no cam stage */
+    int64_t scored;    /* last rows of each head that keep the score they came with; 0: rows are scored anew */
 };
 
 /* One layer as the forward pass leaves it: everything borrowed, device memory of the back end, NULL where not needed.
@@ -71,9 +73,10 @@ struct press_layer {
     const void *hidden;   /* act [T][dim] */
     const float *lse;     /* [H][lse_stride] */
     int64_t lse_stride;
-    struct rope_table rope;        /* of this layer */
-    const struct weight *o;        /* the layer's output projection [dim][H D] */
-    const struct weights *weights; /* of the model; NULL: block cannot make queries of rows that it gathers */
+    struct rope_table rope;            /* of this layer */
+    const struct weight *o;            /* the layer's output projection [dim][H D] */
+    const struct weights *weights;     /* of the model; NULL: block cannot make queries of rows that it gathers */
+    const struct press_scored *scored; /* scores that the rows came with, which stand for the score; NULL: none */
 };
 
 enum press_kind {
@@ -253,7 +256,9 @@ struct press {
     void (*file_close)(void *file);
 
     int32_t row_alone; /* not 0: a score that looks at each row's key and value alone, so that it can be asked again */
-    int32_t reserved[3]; /* zero */
+    int32_t token_alone; /* not 0: a score that looks at each token's hidden state alone, so that it can be asked of new
+                          * tokens as they come: the view and in->hidden are theirs, K and V are not there */
+    int32_t reserved[2]; /* zero */
 };
 
 /* ---- what hooks may call -------------------------------------------------------------------------------------- */

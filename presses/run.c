@@ -86,6 +86,7 @@ void press_run_close(struct press_run *run)
     map_close(run, &run->next_token);
     map_close(run, &run->next_position);
     free(run->index_host);
+    free(run->last_score);
     run_hold_end(run);
     free(run->feed);
     free(run);
@@ -137,10 +138,12 @@ enum status press_run_begin(struct press_run *run, const struct chain *chain, in
     run->query_tokens = query_tokens;
     run->compact = compact;
     run->rows_most = 0;
+    run->scored = 0;
     run_hold_end(run);
     if (!run->chain)
         return ST_OK;
     run_hold_begin(run);
+    run_scored_begin(run);
     st = chain_check(chain, run->hp, run->be->ops, tokens, query_tokens, err);
     for (int32_t i = 0; i < run_survivors(chain, compact) && st == ST_OK; i++)
         st = survivors_reserve(run, i, err);
@@ -224,6 +227,8 @@ static enum status round_choose(struct press_run *run, struct press_round *round
     if (round->held && round->held->score && round->first) {
         run_hold_take(run, round);
         rule = NULL;
+    } else if (round->in->scored) {
+        run_scored_take(round);
     } else if (r->score >= 0) {
         st = round_score(round, part, r, err);
     }
@@ -319,6 +324,8 @@ static enum status run_round(struct press_run *run, struct press_round *round, c
         st = round_choose(run, round, part, r, first, err);
     if (st == ST_OK)
         st = check_choice(run, &round->view, first, part->stages[r->begin].press->name, err);
+    if (st == ST_OK && run->scored > 0 && r->choose >= 0 && part == &run->chain->prefill)
+        run_scored_note(run, round);
     work_back(&run->work, mark);
     return st == ST_OK ? run_edits(run, round, part, r, first, err) : st;
 }
@@ -370,11 +377,11 @@ static int64_t longest(const int64_t *first, int32_t heads)
 }
 
 static enum status block_plan(const struct kv_rows *view, const int64_t *first, int32_t k_dim, enum kv_codec codec,
-                              struct kv_block *block, struct err *err)
+                              int64_t scored, struct kv_block *block, struct err *err)
 {
-    *block = (struct kv_block){
-        .heads = view->heads, .dim = view->dim, .k_dim = k_dim, .dtype = view->dtype, .codec = codec
-    };
+    *block = (struct kv_block){ .heads = view->heads, .dim = view->dim, .k_dim = k_dim, .dtype = view->dtype };
+    block->codec = codec;
+    block->scored = scored;
     memcpy(block->first, first, ((size_t)view->heads + 1) * sizeof *first);
     return kv_block_plan(block, err);
 }
@@ -385,7 +392,7 @@ static enum status survive(struct press_run *run, struct press_round *round, con
     struct kv_rows *view = &round->view;
     struct kv_block block;
     struct pack_args args = { .rows = view, .index = run->index };
-    enum status st = block_plan(view, first, view->dim, KV_PLAIN, &block, err);
+    enum status st = block_plan(view, first, view->dim, KV_PLAIN, 0, &block, err);
 
     if (st == ST_OK)
         st = survivors_reserve(run, run->flip, err); /* there already, unless somebody trimmed */
@@ -493,8 +500,11 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
         if (st == ST_OK && i + 1 < part->round_count)
             st = survive(run, &round, first, err);
     }
-    if (st == ST_OK)
+    if (st == ST_OK) {
         result_fill(run, &round, first, out);
+        out->scored = run->scored;
+        out->score = run->last_score;
+    }
     return run_had_room(run, st, err);
 }
 
@@ -525,7 +535,7 @@ enum status run_decode_round(struct press_run *run, struct press_round *round, c
 enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
                            struct err *err)
 {
-    enum status st = block_plan(&result->view, result->first, result->k_dim, result->codec, block, err);
+    enum status st = block_plan(&result->view, result->first, result->k_dim, result->codec, result->scored, block, err);
 
     (void)run;
     block->layer = result->layer;
@@ -536,11 +546,17 @@ enum status press_run_pack(struct press_run *run, const struct press_result *res
                            struct err *err)
 {
     struct pack_args args = { .rows = &result->view, .index = result->index, .token = result->position };
+    struct kv_parts parts;
 
     memcpy(args.first, result->first, sizeof args.first);
     args.channel = result->channel;
     args.rerotate = result->rerotate ? &result->rope : NULL;
     run->be->ops->pack(run->be, &args, block);
+    if (block->scored > 0) {
+        kv_block_parts(block, &parts);
+        run->be->ops->upload(run->be, LANE_PRESS, (char *)block->data + parts.offset[KV_PART_SCORES], result->score,
+                             parts.bytes[KV_PART_SCORES]);
+    }
     return run_had_room(run, ST_OK, err);
 }
 

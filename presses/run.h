@@ -40,6 +40,8 @@ struct press_result {
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
     const int32_t *channel;          /* host [G][k_dim] which ones, ascending; NULL: all */
     enum kv_codec codec;             /* of the block that plan and pack make; plain unless the caller sets it */
+    int64_t scored;     /* of so many last rows of each head the scores travel with the block; 0: of none */
+    const float *score; /* host: those, head after head */
 };
 
 /* Opens scratch for contexts of up to tokens_max tokens. ST_EEXHAUSTED. The back end must outlive it. */
@@ -97,9 +99,36 @@ void press_cam_fini(struct press_cam *cam);
 void press_cam_reserve(struct press_cam *cam, const struct hparams *hp, int64_t rows);
 
 /*
+ * What a score that looks at hidden states (kvzap) leaves of one sequence for dms:decoding=on: for every full layer and head
+ * the scores of the last rows, taken when the rows came. In all heads entry i from the end is the i-th row from the end: the
+ * last `keep` rows never leave. Rows before those that are here were decided already. Zero-initialise; owned by the sequence.
+ */
+struct press_scored {
+    int32_t layers, heads;
+    int64_t keep;                     /* rows that are still to be decided after a choice */
+    int64_t room;                     /* of each head */
+    int64_t at, rows;                 /* entries [at, at + rows) of each head stand for the last rows */
+    float *score[HPARAMS_LAYERS_MAX]; /* host [heads][room]; NULL: a layer with a window */
+};
+/* Room for `keep` rows and `fresh` more between two choices; as if every row had been decided. Allocates. */
+void press_scored_open(struct press_scored *s, const struct hparams *hp, int64_t keep, int64_t fresh);
+void press_scored_fini(struct press_scored *s);
+/* The rows of a context, whose blocks have come with their scores: before the first new row. Waits for LANE_PRESS. */
+void press_scored_begin(struct press_scored *s, struct backend *be, const struct kv_block *blocks);
+/* `rows` more rows, which press_run_score is about to score in every layer. Allocates nothing. */
+void press_scored_more(struct press_scored *s, int64_t rows);
+/* A choice was made in every layer: only the last `keep` rows are still to be decided. */
+void press_scored_chosen(struct press_scored *s);
+
+/* Scores new rows of one layer as they come. given->hidden: their tokens' hidden states, act [given->tokens][dim]; the
+ * chain's decode part asks for them (needs.hidden). Waits for LANE_PRESS. */
+enum status press_run_score(struct press_run *run, const struct chain *chain, const struct press_layer *given,
+                            struct press_scored *s, struct err *err);
+
+/*
  * Compresses one layer of a sequence. rows: its block and tail rows in order, packed (slot_gather), device; V may be edited.
  * given->q_plain: the plain queries [given->tokens][H][D] of the buffered calls, where the decode part's needs ask for queries
- * (q_plain or q_tail). position: that of the last token. token: device, the original token of every row, for result->token;
+ * (q_plain or q_tail); given->scored: where the decode part's rows are scored as they come. position: that of the last token. token: device, the original token of every row, for result->token;
  * NULL: rows are told as row numbers. cam: NULL without a cam stage. Result, plan and pack as in prefill; first, index
  * name rows of `rows`. A layer that is not longer than the target is left whole.
  */

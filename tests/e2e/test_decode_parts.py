@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Presses that go on while answers are generated: rows leave the cache, the context stays as it is."""
+import os
+import sys
+
 from nodes import wait_until
 from test_cancel import LAYER_S
 from test_golden import NEAR, context_of, field, golden
 
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../golden"))
+import gates  # noqa: E402
+import tiny_model  # noqa: E402
+
 TEXT = "The keeper of the lighthouse wrote down every ship that passed, its name and its flag. " * 3
 KNORM = "; decode:every=8,buffer=4 | knorm | rows=40"
+GATED = "kvzap:file=gate | dms:threshold=0,window=10,decoding=on"
 
 
 def pair(scene, model=None, more=()):
@@ -63,16 +71,83 @@ def test_golden_answers_while_expected_cuts_their_rows(scene):
     answers_equal(scene, "expected")
 
 
-def test_golden_answers_while_dms_goes_on(scene):
-    model = scene.default_model()
-    prefill, decode = pair(scene, model)
-    for a in golden(scene, "dms_answers.json")["answers"]:
-        made = generate(scene, decode, a["chain"], a["max_new_tokens"], a["question"], text=context_of(scene, a["context"])).json()
-        assert made["press"] == a["chain"], made["press"]
+def gate_pair(scene, model, layers, dim, heads, hidden):
+    """Both nodes with kvzap's networks of these widths."""
+    more = []
+    for width in hidden:
+        path = scene.file(f"gate-{width}", gates.safetensors(gates.tensors(layers, dim, heads, width)))
+        more += ["--press-file", f"gate-{width}={path}"]
+    prefill = scene.prefill(model=model, more=("--threads", "0", *more))
+    decode = scene.decode([prefill], model=model, more=("--threads", "0", *more))
+    scene.ready(decode)
+    return prefill, decode
+
+
+def dms_answers_equal(scene, decode, answers, text_of):
+    for a in answers:
+        made = generate(scene, decode, a["chain"], a["max_new_tokens"], a["question"], text=text_of(a["context"])).json()
+        assert made["press"] == a["chain"].replace(",window=128", ""), made["press"]
         wrong = equal_or_near(a, made["answers"][0])
         assert not wrong, wrong
-        window = int(a["chain"].split("window=")[1].split(",")[0])
-        assert made["answers"][0]["held_rows"]["min"] >= window, made["answers"][0]
+        held, wanted = made["answers"][0]["held_rows"], field(a["held"])
+        if made["answers"][0]["tokens"] == field(a["tokens"]):
+            assert held["min"] == wanted["min"] and held["max"] == wanted["max"], (a["chain"], held, wanted)
+            assert abs(held["mean"] - wanted["mean"]) < 1e-3, (a["chain"], held, wanted)
+    assert answers
+
+
+def test_golden_answers_while_dms_goes_on(scene):
+    prefill, decode = pair(scene, scene.default_model())
+    answers = [a for a in golden(scene, "dms_answers.json")["answers"] if a["chain"].startswith("knorm")]
+    dms_answers_equal(scene, decode, answers, lambda name: context_of(scene, name))
+
+
+def test_golden_answers_while_dms_goes_on_by_learned_scores(scene):
+    prefill, decode = gate_pair(scene, scene.default_model(), 30, 576, 3, (0, 16))
+    answers = [a for a in golden(scene, "dms_answers.json")["answers"] if a["chain"].startswith("kvzap")]
+    dms_answers_equal(scene, decode, answers, lambda name: context_of(scene, name))
+
+
+def test_golden_answers_of_a_tiny_model_while_dms_goes_on_by_learned_scores(scene):
+    model = os.path.join(scene.root, "tests/golden/families/llama")
+    prefill, decode = gate_pair(scene, model, 4, 32, 2, (0, 8))
+    dms_answers_equal(scene, decode, golden(scene, "dms_answers.json")["tiny"], lambda text: text)
+
+
+def test_learned_scores_that_go_on_want_their_file_on_both_nodes(scene):
+    path = scene.file("gate", gates.safetensors(gates.tensors(tiny_model.LAYERS, tiny_model.HIDDEN, tiny_model.KV_HEADS, 0)))
+    named = ("--press-file", f"gate={path}")
+    for at, (prefill_more, decode_more) in enumerate(((named, ()), ((), named))):
+        prefill = scene.prefill(name=f"prefill-{at}", more=prefill_more)
+        decode = scene.decode([prefill], name=f"decode-{at}", more=decode_more)
+        scene.ready(decode)
+        asked = scene.ask(decode, "--context", TEXT, "--press", GATED)
+        assert asked.code == 1 and asked.err.startswith("platen: INVALID_ARGUMENT: "), asked.err
+        assert '"gate"; the operator named none' in asked.err, asked.err
+
+
+def test_rows_leave_by_learned_scores_beside_answers_without_a_decode_part(scene):
+    prefill, decode = gate_pair(scene, None, tiny_model.LAYERS, tiny_model.HIDDEN, tiny_model.KV_HEADS, (0, 8))
+    baseline = decode.work()
+    chains = ("none", GATED.replace("gate", "gate-0"), KNORM, GATED.replace("gate", "gate-8"), "knorm | ratio=0.5 | " + GATED.replace("gate", "gate-8"))
+    asks = [("--question", f"{i}? " * 20, "--press", chain) for i in range(3) for chain in chains]
+    alone = [scene.ask(decode, "--context", TEXT, *a, "--max-new-tokens", "80").json()["answers"] for a in asks]
+    running = [scene.start_ask(decode, "--json", "--context", TEXT, *a, "--max-new-tokens", "80") for a in asks]
+    for wanted, one in zip(alone, running):
+        assert one.end().json()["answers"] == wanted
+    for (_, _, _, chain), (made,) in zip(asks, alone):
+        if "dms" in chain:
+            assert made["held_rows"]["min"] < made["held_rows"]["max"] <= len(TEXT) + 1 + 60 + 1 + 80, (chain, made)
+            assert made["held_rows"]["min"] >= 10 and made["compressions"] == 79, (chain, made)
+    made = scene.platen("create", "--server", decode.address, "--context", TEXT, "--json", "--press", asks[1][3]).json()
+    for i in (1, 6, 1):  # every question goes on from the context's own rows and scores
+        r = scene.ask(decode, "--handle", made["handle"], *asks[i][:2], "--max-new-tokens", "80").json()
+        assert r["answers"] == alone[i], (r, alone[i])
+    assert scene.platen("release", "--server", decode.address, "--handle", made["handle"]).code == 0
+    for kv in ("int8", "int4"):
+        coded = generate(scene, decode, asks[1][3], 60, more=("--kv", kv)).json()
+        assert coded["answers"][0]["compressions"] == 59 and coded["kept_rows"]["max"] <= coded["context_tokens"], coded
+    decode.wait_idle(baseline)
 
 
 def test_rows_leave_while_an_answer_runs_and_everything_comes_back(scene):

@@ -7,10 +7,11 @@ import reference as ref
 
 ref.install_ragged_attention()
 
+import kvpress as kv  # noqa: E402
 import pressing  # noqa: E402
 import tiny  # noqa: E402
 import torch  # noqa: E402
-from chains import Context  # noqa: E402
+from chains import SCORES, Context, parse  # noqa: E402
 from decoding import decode_press, following, split  # noqa: E402
 from kvpress.presses.fastkvzip_press import FastKVzipGate  # noqa: E402
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM  # noqa: E402
@@ -94,6 +95,30 @@ def decode(fill, item, context):
     return follow.pos[1]
 
 
+def go_on(fill, item, context):
+    """Rows that DMSPress masks once more tokens are fed, and the share of all that it has masked then."""
+    (score, _, options), (_, _, rule) = parse(item["chain"])
+    press = kv.DMSPress(SCORES[score](options, context), threshold=float(rule["threshold"]),
+                        sliding_window_size=int(rule["window"]), decoding=True)
+    module, cache, later = fill.model.model.layers[1].self_attn, DynamicCache(), tensor(40, 16, 16)
+    fill.call(fill.model.model.layers[0].self_attn, tensor(1 + OFFSETS[0], 64, 16), 0, cache)
+    module.masked_key_indices = None
+    hook = module.register_forward_hook(press.forward_hook, with_kwargs=True)
+    fill.call(module, tensor(1, 64, 16), 0, cache)
+    before = masked(module)
+    for step in range(item["decoding"]["steps"]):
+        fill.call(module, later[step:step + 1], 64 + step, cache)
+    hook.remove()
+    gone = [ref.ranges(sorted(later - earlier)) for later, earlier in zip(masked(module), before)]
+    module.masked_key_indices = None
+    return {"steps": item["decoding"]["steps"], "gone": gone, "ratio": round(press.compression_ratio, 6)}
+
+
+def masked(module):
+    _, heads, rows = module.masked_key_indices
+    return [set(rows[heads == head].tolist()) for head in range(2)]
+
+
 def check(items):
     plain, eager, params = Fill(), Fill(attention=True), files()
     right, left = 0, []
@@ -112,5 +137,7 @@ def check(items):
             if "counts" in item:
                 assert [[len(rows) for rows in layer] for layer in pressed.pos] == item["counts"], item["name"]
         assert [ref.ranges(head) for head in heads] == item["keep"], (item["name"], [ref.ranges(h) for h in heads])
+        if "decoding" in item:
+            assert (made := go_on(fill, item, context)) == item["decoding"], (item["name"], made)
         right += 1
     print(right, "lines found again; not run:", ", ".join(left))

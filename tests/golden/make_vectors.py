@@ -97,6 +97,7 @@ LUKV(Knorm) ; knorm | lukv:file=lukv | ratio=0.75 ; 0..3 9 13 37 41 63 | 0..3 8 
 DuoAttention ; duo:file=duo,heads=0.4 ; 0..3 56..63 | 0..63
 DMS(Knorm) ; knorm | dms:threshold=-2.6,window=16 ; 2 9 13 33 37 39 41 48..63 | 0 10 20 22 41 48..63
 DMS(KVzap linear) ; kvzap:file=kvzap-linear | dms:threshold=0.5,window=16 ; 9 13 31 48..63 | 2 4..10 12 15 16 19 20 24..27 29 30 31 33 35 37 38 40 42..63
+DMS(KVzap MLP) ; kvzap:file=kvzap-mlp | dms:threshold=0.5,window=16 ; 10 12 13 16 31 48..63 | 0 2 5..7 9 12..17 19 20 22..31 33 34 37 39..43 45..63
 SimLayer 16 1 ; simlayer:threshold=0.2,last=1,recent=16,initial=4 ; 0..3 49..63 | same
 SimLayer 24 4 ; simlayer:threshold=0.4,last=4,recent=24,initial=4 ; 0..3 44..63 | same
 FastKVzip ; fastkvzip:file=fast | ratio=0.75 ; 0..6 8 9 10 13 15 16 17 20 22 23 28 30..35 39 40 42 44 46 48 49 52 55..60 62 63 | 0..3 14 63
@@ -134,6 +135,7 @@ MORE = {
     "DuoAttention": {"streaming": [[1, 0], [2, 1], [3, 0]], "ratio": 0.3046875},
     "DMS(Knorm)": {"ratio": 0.65625, "decoding": {"steps": 6, "gone": ["48-53", "48-53"], "ratio": 0.685714}},
     "DMS(KVzap linear)": {"ratio": 0.484375, "decoding": {"steps": 6, "gone": ["48 50-53", "48-50 52"], "ratio": 0.507143}},
+    "DMS(KVzap MLP)": {"ratio": 0.4375, "decoding": {"steps": 6, "gone": ["48-53", "48-49 51"], "ratio": 0.464286}},
     "SimLayer 16 1": {"score": 0.290338, "ratio": 0.703125},
     "SimLayer 24 4": {"score": 0.4687163, "ratio": 0.578125},
     "CAM(TOVA), coin = 1 iff prob >= .5": {

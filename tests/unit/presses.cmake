@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 platen_test(test_chain SOURCES test_chain.c LINK platen_presses LABELS unit)
-foreach(file press_vectors press_values)
+foreach(file press_vectors press_values press_goes_on)
     platen_test(test_${file} SOURCES test_${file}.c ../support/small_layer.c ../support/small_files.c ../support/tensor_file.c
                 LINK platen_presses PkgConfig::JANSSON LABELS unit)
 endforeach()

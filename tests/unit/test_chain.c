@@ -130,11 +130,14 @@ static void a_decode_part_refuses_what_it_cannot_do_again_and_again(void **state
     refused("snapkv | adakv | ratio=0.5 ; decode | knorm | cam | rows=9", "cam needs equally many rows", 46);
     refused("knorm | dms:threshold=-9,decoding=on ; decode | knorm | rows=9",
             "dms: decoding=on works while tokens are generated; no decode part can follow", 39);
-    refused("snapkv | dms:threshold=0,decoding=on",
-            "dms: decoding=on scores every row again after every token; expected a score that looks at "
-            "each row's key and value alone (knorm, qfilter), not snapkv",
-            9);
+    refused(
+        "snapkv | dms:threshold=0,decoding=on",
+        "dms: decoding=on asks about each row alone; expected a score that looks at a row's key and value, or at its "
+        "token's hidden state, alone (knorm, qfilter, kvzap), not snapkv",
+        9);
     refused("knorm | critical | dms:threshold=0,decoding=on", "dms goes on by the score alone", 19);
+    refused("knorm | dms:threshold=0,decoding=on | keydiff | ratio=0.5",
+            "dms goes on while tokens are generated; expected an edit or the end, not keydiff", 38);
 }
 
 static void dms_that_goes_on_is_a_decode_part_of_its_own(void **state)

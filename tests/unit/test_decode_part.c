@@ -13,6 +13,7 @@
 #include "tests/support/allocations.h"
 #include "tests/support/cmocka_main.h"
 #include "tests/unit/small_decode.h"
+#include "tests/unit/small_gate.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ enum { CONTEXT = 90, WINDOW = 33, WINDOWED = SMALL_WINDOWED, ARENA = 8 << 20, TA
 struct world {
     struct small_decode d;
     struct blocks *blocks;
+    struct press_files *files;
 };
 
 static int open_world(void **state)
@@ -32,6 +34,7 @@ static int open_world(void **state)
     small_decode_open(&w->d, WINDOW);
     assert_int_equal(blocks_open(&w->blocks, w->d.be, ARENA, NULL), ST_OK);
     small_decode_start(&w->d, 48, TAILS);
+    w->files = small_gate_open(&w->d.weights->hp);
     *state = w;
     return 0;
 }
@@ -46,6 +49,7 @@ static int close_world(void **state)
     batcher_close(w->d.batcher);
     w->d.batcher = NULL;
     blocks_close(w->blocks);
+    press_files_close(w->files);
     small_decode_close(&w->d);
     free(w);
     return 0;
@@ -56,17 +60,21 @@ static struct context *make_context(struct world *w, const char *text, bool unev
 {
     const struct hparams *hp = &w->d.weights->hp;
     struct context *c = context_open(w->blocks, hp->layers);
-    uint64_t at = 0, room = 3 * kv_align((uint64_t)2 * 2 * CONTEXT * 16 * sizeof(float));
+    uint64_t at = 0, room = 3 * kv_align((uint64_t)2 * 2 * CONTEXT * 17 * sizeof(float));
+    struct chain_decode part = { 0 };
     struct err err = { 0 };
 
-    if (text && chain_parse(&c->chain, text, strlen(text), NULL, &err) != ST_OK)
+    if (text && chain_parse(&c->chain, text, strlen(text), w->files, &err) != ST_OK)
         fail_msg("%s", err.text);
+    if (text)
+        (void)chain_decode_part(c->chain, &part);
     assert_int_equal(blocks_reserve(w->blocks, room, c, &c->extent, &err), ST_OK);
     for (int32_t l = 0; l < hp->layers; l++) {
         struct kv_block *b = &c->block[l];
         float *x;
 
         *b = (struct kv_block){ .layer = l, .heads = 2, .dim = 16, .k_dim = 16, .dtype = DT_F32 };
+        b->scored = l == WINDOWED ? 0 : part.scored;
         b->first[1] = l == WINDOWED ? WINDOW : CONTEXT;
         b->first[2] = b->first[1] + (l == WINDOWED ? WINDOW : uneven ? CONTEXT / 3 : CONTEXT);
         assert_int_equal(kv_block_plan(b, &err), ST_OK);
@@ -201,10 +209,9 @@ static void a_compression_that_leaves_every_row_changes_no_token(void **state)
     context_unref(pressed);
 }
 
-static void the_context_is_not_touched_by_its_answers(void **state)
+static void a_context_stays_as_it_is(struct world *w, const char *text)
 {
-    struct world *w = *state;
-    struct context *c = make_context(w, "; decode:every=8 | knorm | rows=30", false);
+    struct context *c = make_context(w, text, false);
     uint64_t bytes = c->extent->bytes;
     void *before = mem_alloc(bytes);
     struct sequence *first, *again;
@@ -220,29 +227,81 @@ static void the_context_is_not_touched_by_its_answers(void **state)
     context_unref(c);
 }
 
+static void the_context_is_not_touched_by_its_answers(void **state)
+{
+    a_context_stays_as_it_is(*state, "; decode:every=8 | knorm | rows=30");
+    a_context_stays_as_it_is(*state, "kvzap:file=gate-mlp | dms:threshold=0,window=20,decoding=on");
+}
+
+/* The first rows of a head that went through `window` and more tokens: those of the context before the window, and those in it
+ * whose scores, which came with the block, are not below the threshold. Returns how many. */
+static int64_t old_rows_are(const struct kv_block *from, const struct kv_block *now, int32_t head, float threshold)
+{
+    const int64_t rows = from->first[head + 1] - from->first[head], scored = kv_scored_rows(from, rows);
+    const size_t bytes = (size_t)from->dim * sizeof(float);
+    const char *k = (const char *)now->data + (size_t)now->first[head] * bytes;
+    const float *score;
+    struct kv_parts parts;
+    int64_t at = 0;
+
+    kv_block_parts(from, &parts);
+    score = (const float *)((const char *)from->data + parts.offset[KV_PART_SCORES]) + kv_scored_first(from, head);
+    for (int64_t r = 0; r < rows; r++)
+        if (r < rows - scored || !(score[r - rows + scored] < threshold))
+            assert_memory_equal(k + (size_t)at++ * bytes,
+                                (const char *)from->data + (size_t)(from->first[head] + r) * bytes, bytes);
+    return at;
+}
+
+static void rows_leave_by_the_scores_they_came_with(void **state)
+{
+    struct world *w = *state;
+    static const char *const texts[] = { "kvzap:file=gate-linear | dms:threshold=0.1,window=20,decoding=on",
+                                         "kvzap:file=gate-mlp | dms:threshold=0.1,window=60,decoding=on" };
+
+    for (size_t i = 0; i < ARRAY_LEN(texts); i++) {
+        struct context *c = make_context(w, texts[i], true);
+        struct sequence *s = answer(w, c, (int)i, 70, 150);
+        const int64_t window = s->own->part.scored, fed = 70 + 149;
+
+        assert_int_equal(s->own->compressions, 150 - 1);
+        for (int l = 0; l < 3; l++)
+            for (int32_t g = 0; g < 2 && l != WINDOWED; g++) {
+                const struct kv_block *now = &s->own->own->block[l];
+                int64_t rows = now->first[g + 1] - now->first[g];
+                int64_t old = old_rows_are(&c->block[l], now, g, 0.1f);
+
+                assert_in_range(rows - old, window, fed - 1); /* of the new ones some have left, none in the window */
+            }
+        drop(w, s);
+        context_unref(c);
+    }
+}
+
 static void answers_with_and_without_a_decode_part_share_a_batch(void **state)
 {
     struct world *w = *state;
     struct context *c[] = { make_context(w, NULL, false), make_context(w, "; decode:every=8 | knorm | rows=30", false),
                             make_context(w, "; decode:every=13,buffer=6 | tova | rows=25", false),
-                            make_context(w, "; decode:every=9 | knorm | cam:merge=3 | rows=28", false) };
+                            make_context(w, "; decode:every=9 | knorm | cam:merge=3 | rows=28", false),
+                            make_context(w, "kvzap:file=gate-mlp | dms:threshold=0,window=9,decoding=on", true) };
     struct sequence *s[24];
 
     for (int i = 0; i < 24; i++) {
-        s[i] = ask(w, c[i % 4], i, 5 + i * 4, 60);
+        s[i] = ask(w, c[i % 5], i, 5 + i * 4, 60);
         batcher_submit(w->d.batcher, s[i]);
     }
     for (int i = 0; i < 24; i++)
         assert_int_equal(await(w, s[i]), FINISH_LENGTH);
     for (int i = 0; i < 24; i += 3) {
-        struct sequence *alone = answer(w, c[i % 4], i, 5 + i * 4, 60);
+        struct sequence *alone = answer(w, c[i % 5], i, 5 + i * 4, 60);
 
         assert_memory_equal(alone->made, s[i]->made, 60 * sizeof *alone->made);
         drop(w, alone);
     }
     for (int i = 0; i < 24; i++)
         drop(w, s[i]);
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         context_unref(c[i]);
 }
 
@@ -349,7 +408,8 @@ static void compressions_allocate_nothing(void **state)
                                          "; decode:every=8 | snapkv:window=4 | pyramid:beta=2 | rows=30",
                                          "; decode:every=8 | tova | cam:merge=3 | rows=30",
                                          "; decode:every=8 | knorm | ratio=0.4",
-                                         "knorm | dms:threshold=-2,window=9,decoding=on" };
+                                         "knorm | dms:threshold=-2,window=9,decoding=on",
+                                         "kvzap:file=gate-mlp | dms:threshold=0,window=9,decoding=on" };
 
     if (!ALLOCATIONS_ARE_COUNTED)
         skip();
@@ -408,6 +468,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(a_fraction_follows_the_tokens_seen, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_compression_that_leaves_every_row_changes_no_token, open_world, close_world),
     cmocka_unit_test_setup_teardown(the_context_is_not_touched_by_its_answers, open_world, close_world),
+    cmocka_unit_test_setup_teardown(rows_leave_by_the_scores_they_came_with, open_world, close_world),
     cmocka_unit_test_setup_teardown(answers_with_and_without_a_decode_part_share_a_batch, open_world, close_world),
     cmocka_unit_test_setup_teardown(pages_of_a_long_answer_are_few, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_cancelled_answer_gives_everything_back, open_world, close_world),

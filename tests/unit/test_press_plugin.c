@@ -82,7 +82,7 @@ static void a_score_that_says_row_alone_may_go_on_while_decoding(void **state)
     assert_int_equal(part.every, 1);
     chain_close(chain);
     assert_int_equal(chain_parse(&chain, "tova | dms:threshold=1,decoding=on", 34, NULL, &err), ST_EINVAL);
-    assert_non_null(strstr(err.text, "(knorm, qfilter, vnorm), not tova"));
+    assert_non_null(strstr(err.text, "(knorm, qfilter, kvzap, vnorm), not tova"));
 }
 
 static void a_choice_of_ones_own_needs_no_score(void **state)

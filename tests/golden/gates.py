@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""kvzap's parameters by a formula, for any model: what make_dms_answers.py and the tests of its answers both use. Plain Python."""
+import json
+import struct
+
+
+def numbers(seed, count, scale):
+    """In [-scale, scale), eight bits each: float32 holds them exactly."""
+    x, out = seed * 2654435761 % 2**32 or 1, []
+    for _ in range(count):
+        x ^= x << 13 & 0xffffffff
+        x ^= x >> 17
+        x ^= x << 5 & 0xffffffff
+        out.append(((x >> 24) - 128) / 128 * scale)
+    return out
+
+
+def tensors(layers, dim, heads, hidden):
+    """name -> (shape, values); hidden 0: linear."""
+    out = {}
+    for l in range(layers):
+        parts = [("", heads, dim)] if hidden == 0 else [("0.", hidden, dim), ("2.", heads, hidden)]
+        for at, (part, rows, cols) in enumerate(parts):
+            out[f"layers.{l}.{part}weight"] = [rows, cols], numbers(4 * l + 2 * at + 1, rows * cols, 1)
+            out[f"layers.{l}.{part}bias"] = [rows], numbers(4 * l + 2 * at + 2, rows, 1 / 4)
+    return out
+
+
+def safetensors(tensors):
+    """The bytes of a file."""
+    header, data = {}, b""
+    for name, (shape, values) in tensors.items():
+        more = struct.pack(f"<{len(values)}f", *values)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(more)]}
+        data += more
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
