@@ -503,7 +503,7 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
     if (st == ST_OK) {
         result_fill(run, &round, first, out);
         out->scored = run->scored;
-        out->score = run->last_score;
+        out->last_score = run->last_score;
     }
     return run_had_room(run, st, err);
 }
@@ -554,8 +554,8 @@ enum status press_run_pack(struct press_run *run, const struct press_result *res
     run->be->ops->pack(run->be, &args, block);
     if (block->scored > 0) {
         kv_block_parts(block, &parts);
-        run->be->ops->upload(run->be, LANE_PRESS, (char *)block->data + parts.offset[KV_PART_SCORES], result->score,
-                             parts.bytes[KV_PART_SCORES]);
+        run->be->ops->upload(run->be, LANE_PRESS, (char *)block->data + parts.offset[KV_PART_SCORES],
+                             result->last_score, parts.bytes[KV_PART_SCORES]);
     }
     return run_had_room(run, ST_OK, err);
 }

@@ -40,8 +40,8 @@ struct press_result {
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
     const int32_t *channel;          /* host [G][k_dim] which ones, ascending; NULL: all */
     enum kv_codec codec;             /* of the block that plan and pack make; plain unless the caller sets it */
-    int64_t scored;     /* of so many last rows of each head the scores travel with the block; 0: of none */
-    const float *score; /* host: those, head after head */
+    int64_t scored;          /* of so many last rows of each head the scores travel with the block; 0: of none */
+    const float *last_score; /* host: those, head after head */
 };
 
 /* Opens scratch for contexts of up to tokens_max tokens. ST_EEXHAUSTED. The back end must outlive it. */
