@@ -33,7 +33,7 @@ struct checkpoint {
     struct gguf gguf;
     bool is_gguf;
     struct tensors hf_tensors;
-    struct weights weights;
+    struct bound_weights weights;
 };
 
 static struct tensors *tensors_of(struct checkpoint *c)

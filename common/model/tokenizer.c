@@ -264,15 +264,3 @@ bool tokenizer_is_special(const struct tokenizer *t, int32_t id)
 {
     return id >= 0 && id < t->vocab.size && t->vocab.entries[id].special;
 }
-
-int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t bytes)
-{
-    const struct added *both[] = { &t->added, &t->added_normalised };
-    int32_t id = vocab_find(&t->vocab, text, bytes);
-
-    for (size_t k = 0; id >= 0 && k < ARRAY_LEN(both); k++)
-        for (size_t i = 0; i < both[k]->count; i++)
-            if (both[k]->tokens[i].id == id)
-                return id;
-    return -1;
-}

@@ -70,9 +70,6 @@ int32_t tokenizer_size(const struct tokenizer *t);
 /* Special tokens are left out of answers. False for ids without a token. */
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
 
-/* The id of the special or added token with this text, or -1. */
-int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t bytes);
-
 /* 64 bits over everything that decides ids: vocabulary, merges, patterns, special tokens. The same on every machine. */
 uint64_t tokenizer_hash(const struct tokenizer *t);
 

@@ -265,11 +265,11 @@ static enum status check_extras(const struct binder *b, struct err *err)
     return ST_OK;
 }
 
-enum status weights_bind(struct weights *out, struct tensors *tensors, const struct family *f, const struct hparams *h,
-                         bool is_gguf, struct arena *arena, struct err *err)
+enum status weights_bind(struct bound_weights *out, struct tensors *tensors, const struct family *f,
+                         const struct hparams *h, bool is_gguf, struct arena *arena, struct err *err)
 {
     struct binder b = { tensors, f, h, is_gguf };
-    struct weights w = { 0 };
+    struct bound_weights w = { 0 };
 
     w.refs = arena_array(arena, (size_t)SLOT_COUNT * (size_t)h->layers, sizeof w.refs[0]);
     for (int s = 0; s < SLOT_COUNT; s++) {

@@ -2,7 +2,7 @@
 /*
  * receiver.c - one order's receiving end.
  *
- * A block goes WANTED -> PLACED -> ARRIVED. Between PLACED and ARRIVED `filled` counts the bytes that are in; a chunk is
+ * A block goes MISSING -> PLACED -> ARRIVED. Between PLACED and ARRIVED `filled` counts the bytes that are in; a chunk is
  * taken only at exactly that offset, which is all the bookkeeping that "each byte exactly once" needs. The checksum is
  * added up right after each copy, while the bytes are still in the processor's cache.
  */
@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum piece_state { PIECE_MISSING, PIECE_WANTED, PIECE_PLACED, PIECE_ARRIVED };
+enum piece_state { PIECE_MISSING, PIECE_PLACED, PIECE_ARRIVED };
 
 struct piece {
     enum piece_state state;
@@ -34,7 +34,6 @@ struct receiver {
     struct receiver_config config;
     enum lease_state lease;
     int32_t layers;  /* that Accepted promised */
-    int32_t waiting; /* layer whose place is wanted; -1: none */
     int32_t awaited; /* layer that comes beside the stream; -1: none */
     struct ticket ticket;
     int32_t arrived;
@@ -55,7 +54,7 @@ struct receiver *receiver_open(const struct receiver_config *config)
     r->config = *config;
     r->lease = LEASE_ORDERED;
     r->layers = config->shape.layers;
-    r->waiting = r->awaited = -1;
+    r->awaited = -1;
     r->blocks = mem_zero(layers, sizeof *r->blocks);
     r->pieces = mem_zero(layers, sizeof *r->pieces);
     r->checksums = mem_zero(layers, sizeof *r->checksums);
@@ -105,7 +104,6 @@ static enum status piece_placed(struct receiver *r, int32_t layer, void *place, 
 
     r->blocks[layer].data = place;
     p->state = PIECE_PLACED;
-    r->waiting = -1;
     p->sum = wire_sum_open();
     if (r->blocks[layer].bytes == 0)
         return piece_prove(r, layer, wire_sum_value(p->sum), err);
@@ -153,10 +151,7 @@ static enum status on_block(struct receiver *r, const Platen__Internal__V1__Bloc
     p = &r->pieces[block.layer];
     r->blocks[block.layer] = block;
     p->announced = checksum;
-    p->state = PIECE_WANTED;
     st = c->sink->place(c->sink->ctx, &r->blocks[block.layer], &place, err);
-    if (st == ST_AGAIN)
-        r->waiting = block.layer;
     return st == ST_OK ? piece_placed(r, block.layer, place, err) : st;
 }
 
@@ -260,7 +255,7 @@ static enum status blame(enum status st, struct err *err)
 /* The first failure stays the receiver's answer. */
 static enum status settle(struct receiver *r, enum status st)
 {
-    if (st != ST_OK && st != ST_AGAIN)
+    if (st < 0)
         r->failed = st;
     return st;
 }
@@ -289,19 +284,12 @@ enum status receiver_message(struct receiver *r, struct rpc_buffer *buffer, stru
 {
     enum status st = r->failed;
 
-    assert(r->waiting < 0); /* the caller asked for a message although a place was wanted */
     if (st == ST_OK)
         st = settle(r, blame(take(r, buffer, err), err));
     else
         err_set(err, st, "the order failed before");
     rpc_buffer_free(buffer);
     return st;
-}
-
-enum status receiver_place(struct receiver *r, void *place, struct err *err)
-{
-    assert(r->waiting >= 0 && r->pieces[r->waiting].state == PIECE_WANTED);
-    return settle(r, piece_placed(r, r->waiting, place, err));
 }
 
 void receiver_use(struct receiver *r, const struct transport *transport, struct link *link,

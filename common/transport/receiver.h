@@ -14,7 +14,7 @@
  * there) is ST_EDATALOSS and ends the order. After an error the receiver takes nothing more; the caller cancels the stream and gives the places
  * back. The receiver owns no block memory.
  *
- * One thread at a time; callbacks come from inside receiver_message or receiver_place.
+ * One thread at a time; callbacks come from inside receiver_message.
  */
 #ifndef PLATEN_TRANSPORT_RECEIVER_H
 #define PLATEN_TRANSPORT_RECEIVER_H
@@ -50,7 +50,7 @@ struct receiver_sink {
     void (*beat)(void *ctx, const struct Platen__Internal__V1__Beat *msg);
 
     /* A block's header is proven: where do its plan->bytes bytes go? ST_OK with *place (64-byte aligned memory that the
-     * transport can write: host for grpc); ST_AGAIN: not now, receiver_place will tell; anything else ends the order. */
+     * transport can write: host for grpc); anything else ends the order. */
     enum status (*place)(void *ctx, const struct kv_block *plan, void **place, struct err *err);
 
     /* All bytes of the block are in its place and their checksum is right. */
@@ -80,8 +80,7 @@ void receiver_close(struct receiver *r); /* NULL is fine; touches no place */
 
 /*
  * Takes the next message of the stream (a FromPrefill as raw buffer; owned by the receiver from here on). ST_OK: ask for
- * the next. ST_AGAIN: the sink has no place yet; do not ask for the next before receiver_place. Else the order failed.
- * One copy of the bulk; allocates nothing for chunks.
+ * the next. Else the order failed. One copy of the bulk; allocates nothing for chunks.
  */
 enum status receiver_message(struct receiver *r, struct rpc_buffer *buffer, struct err *err);
 
@@ -91,9 +90,6 @@ void receiver_use(struct receiver *r, const struct transport *transport, struct 
 
 /* The layer whose bytes are under way beside the stream: poll the link, then say receiver_filled; -1: none. */
 int32_t receiver_awaits(const struct receiver *r);
-
-/* Gives the place that was wanted (the sink's place() said ST_AGAIN). ST_OK: ask for the next message. */
-enum status receiver_place(struct receiver *r, void *place, struct err *err);
 
 /* For transports beside the stream: the link has the bytes in their place. Where it pulls, the peer is told that its memory
  * is free again; say it before the checksum is made. */

@@ -194,20 +194,6 @@ static void a_sink_without_room_ends_the_order(void **state)
     catcher_close(&c);
 }
 
-static void a_place_may_come_later(void **state)
-{
-    struct catcher c;
-
-    (void)state;
-    opened(&c);
-    c.later = true;
-    assert_int_equal(catcher_take(&c, maker_announce(&blocks[0])), ST_AGAIN);
-    assert_int_equal(receiver_place(c.receiver, c.place[0], &c.err), ST_OK);
-    assert_int_equal(send_bytes(&c, &blocks[0], 4096), ST_OK);
-    assert_true(catcher_has(&c, &blocks[0]));
-    catcher_close(&c);
-}
-
 static void a_block_without_rows_needs_no_bytes(void **state)
 {
     struct kv_block empty = maker_block(0, 0, 0);
@@ -348,7 +334,6 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_layer_comes_once),
     cmocka_unit_test(headers_that_do_not_fit_never_reach_the_sink),
     cmocka_unit_test(a_sink_without_room_ends_the_order),
-    cmocka_unit_test(a_place_may_come_later),
     cmocka_unit_test(a_block_without_rows_needs_no_bytes),
     cmocka_unit_test(a_commit_that_differs_is_refused),
     cmocka_unit_test(a_commit_says_a_position_that_answers_can_go_on_at),

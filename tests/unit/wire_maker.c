@@ -124,7 +124,7 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
         c->place[plan->layer] = mem_aligned(plan->bytes + 64);
     memset(c->place[plan->layer], 0xee, plan->bytes);
     *place = c->place[plan->layer];
-    return c->later ? ST_AGAIN : ST_OK;
+    return ST_OK;
 }
 
 static void on_arrived(void *ctx, const struct kv_block *block)

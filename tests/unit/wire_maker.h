@@ -34,7 +34,6 @@ struct catcher {
     struct receiver_sink sink;
     void *place[MAKER_LAYERS];
     int32_t accepted, beats, arrived, committed, placed;
-    bool later; /* place says ST_AGAIN */
     enum status refuse;
     struct err err;
 };
