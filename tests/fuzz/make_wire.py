@@ -39,14 +39,14 @@ def part_bytes(codec, rows, dim, k_dim):
             masks]
 
 
-def block(layer, rows, dim=16, codec=0, k_dim=16):
-    parts = part_bytes(codec, rows, dim, k_dim)
+def block(layer, rows, dim=16, codec=0, k_dim=16, scored=0):
+    parts = part_bytes(codec, rows, dim, k_dim) + [4 * sum(min(n, scored) for n in rows)]
     padded = [(p + 63) // 64 * 64 for p in parts]
     body = bytes((i * 7 + layer) & 255 for i in range(sum(padded)))
-    extra = sum(padded[2:6]) + parts[6]
+    extra = sum(padded[2:7]) + parts[7] if scored else sum(padded[2:6]) + parts[6]
     head = number(1, layer) + number(2, codec) + number(3, 0) + number(4, dim) + number(5, k_dim)
     head += data(6, b"".join(varint(r) for r in rows)) + number(7, len(body))
-    head += fixed64(8, xxhash.xxh3_64(body).intdigest()) + number(9, extra)
+    head += fixed64(8, xxhash.xxh3_64(body).intdigest()) + number(9, extra) + (number(11, scored) if scored else b"")
     return body, data(2, head)
 
 
@@ -60,11 +60,11 @@ def commit(bodies, rows):
     return data(3, total + fixed64(4, xxhash.xxh3_64(sums).intdigest()))
 
 
-def whole(layers, piece, codec=0, k_dim=16, many=0):
+def whole(layers, piece, codec=0, k_dim=16, many=0, scored=0):
     messages, bodies, rows = [], [], 0
     for layer in range(layers):
         r = [layer + many, 3 - layer + many // 2]
-        body, announced = block(layer, r, codec=codec, k_dim=k_dim)
+        body, announced = block(layer, r, codec=codec, k_dim=k_dim, scored=scored)
         rows += sum(r)
         bodies.append(body)
         messages.append(announced)
@@ -102,6 +102,9 @@ def main(folder):
         write(folder, word + "_channels", 3 * codec + 1, whole(3, 1000, codec, k_dim=9, many=61))
         write(folder, word + "_comes_plain", 3 * codec + 1, whole(3, 1 << 14))
     write(folder, "plain_channels", 1, whole(3, 1000, k_dim=9, many=61))
+    write(folder, "scored", 1, whole(3, 1000, many=61, scored=40))
+    write(folder, "int4_scored", 10, whole(3, 1000, 3, k_dim=9, many=61, scored=40))
+    write(folder, "scores_of_other_rows", 1, whole(3, 1000, many=61, scored=41))
     write(folder, "overlap", 1, [announced, chunk(1, 0, body[:640]), chunk(1, 64, body[64:])])
 
 
