@@ -133,13 +133,33 @@ static enum status apply(struct press_round *round, const void *x, int64_t rows,
     return ST_OK;
 }
 
+/* `count` numbers through gelu, over `device` where they came from: as activations, for the next matrix. */
+static void activate(struct press_round *round, float *host, int64_t count, void *device)
+{
+    const struct backend_ops *ops = round->be->ops;
+    struct kv_rows flat = { .heads = 1 };
+    uint16_t *half;
+
+    flat.at[1] = count;
+    for (int64_t i = 0; i < count; i++)
+        host[i] = gelu(host[i]);
+    if (round->be->act == DT_F32) {
+        press_scores_put(round, &flat, device, host);
+        return;
+    }
+    half = press_work_host(round, (uint64_t)count * sizeof *half);
+    for (int64_t i = 0; i < count; i++)
+        half[i] = f32_to_bf16(host[i]);
+    ops->upload(round->be, LANE_PRESS, device, half, (uint64_t)count * sizeof *half);
+    ops->wait(round->be, LANE_PRESS);
+}
+
 /* values[rows][G] of tokens that begin at x. */
 static enum status net_run(struct press_round *round, const struct kvzap_file *f, const void *x, int64_t rows,
                            float **values, struct err *err)
 {
     const struct hparams *hp = round->in->hp;
     const struct net *n = &f->net[round->in->layer];
-    struct kv_rows flat = { .heads = 1 };
     void *hidden, *out;
     float *host;
     enum status st;
@@ -149,10 +169,7 @@ static enum status net_run(struct press_round *round, const struct kvzap_file *f
     st = apply(round, x, rows, hp->dim, n->w1, n->b1, f->hidden, &host, &hidden, err);
     if (st != ST_OK)
         return st;
-    for (int64_t i = 0; i < rows * f->hidden; i++)
-        host[i] = gelu(host[i]);
-    flat.at[1] = rows * f->hidden;
-    press_scores_put(round, &flat, hidden, host);
+    activate(round, host, rows * f->hidden, hidden);
     return apply(round, hidden, rows, f->hidden, n->w2, n->b2, hp->kv_heads, values, &out, err);
 }
 
