@@ -9,8 +9,9 @@ The default model (SmolLM2-135M-Instruct) on a card, through the programs, again
               CPU's in the same dtype: all equal in f32 but for rows on the edge, 99.5 % equal in bf16. On the edge: kept by
               one and not by the other in the place of a row whose score, by the CPU, is the same to 1e-5 of it, or, in the
               first layer, of a row of the same token where the score looks at keys alone and not at where they stand
-    answers   greedy tokens of 20 questions, plain and pressed, through a prefill and a decode node in f32: equal to the
-              reference's but after a step whose two best logits differ by less than 0.001
+    answers   greedy tokens of 20 questions, plain and pressed, and of four in which dms goes on (by knorm, by kvzap), through a
+              prefill and a decode node in f32: equal to the reference's but after a step whose two best logits differ by
+              less than 0.001
 
 Jobs are spread over the GPUs of this machine. One line for whatever does not hold, a summary line, a JSON line. Exit code
 0: all hold; 1: not; 77: no GPU or no model here. Python's own library only.
@@ -40,6 +41,10 @@ CHAINS = [
     "simlayer:threshold=0.9,recent=64", "keydiff | ratio=0.3 | rerotate | knorm | ratio=0.3",
     "snapkv:window=32 | ratio=0.3 | think | keydiff | ratio=0.3",
 ]
+
+
+GATES = {0: "", 16: ""}    # kvzap's networks by width: files, once they are written
+GATED = (30, 576, 3)       # layers, width, KV heads of the model
 
 
 def golden(name):
@@ -162,6 +167,7 @@ class Nodes:
     def __init__(self, gpu, folder):
         self.processes = []
         common = ["--model", args.model, "--listen", "127.0.0.1:0", "--dtype", "f32", "--backend", CARD, "--memory-fraction", "0.3"]
+        common += [word for width, path in GATES.items() for word in ("--press-file", f"gate-{width}={path}")]
         prefill = self.start("prefill-node", common, gpu, folder)
         self.address = self.start("decode-node", [*common, "--prefill", prefill], gpu, folder)
 
@@ -190,7 +196,7 @@ def field(value):
 
 def answer_fault(answer, made):
     wanted, gaps = field(answer["tokens"]), field(answer["gaps"])
-    if made == wanted or int(answer["edges"]) > 0:
+    if made == wanted or int(answer.get("edges", 0)) > 0:
         return None
     at = next((i for i, (a, b) in enumerate(zip(made, wanted)) if a != b), min(len(made), len(wanted)))
     if at < len(gaps) and gaps[at] < NEAR:
@@ -230,7 +236,8 @@ def answers_of(chain, data, gpu):
             for a in data["answers"]:
                 if a["chain"] == chain:
                     groups.setdefault(a["context"], []).append(a)
-            found = [answers_job(nodes, chain, c, some, data["max_new_tokens"]) for c, some in groups.items()]
+            found = [answers_job(nodes, chain, c, some, data.get("max_new_tokens") or some[0]["max_new_tokens"])
+                     for c, some in groups.items()]
         finally:
             if nodes:
                 nodes.end()
@@ -257,10 +264,13 @@ def jobs():
             yield f"logits.{dtype}.{item['context']}", logits_job, (item, ids[item["context"]], dtype)
     for chain in sorted({a["chain"] for a in data["answers"]}):
         yield f"answers.{chain}", answers_job_on_a_gpu, (chain, data)
+    more = golden("dms_answers.json")
+    for chain in sorted({a["chain"] for a in more["answers"]}):
+        yield f"answers.{chain}", answers_job_on_a_gpu, (chain, more)
     for item in data["rows"]:
         if item["context"] in ("fox", "minutes", "survey"):
             yield f"rows.{item['context']}.{item['chain']}", golden_rows_job, (item, ids[item["context"]])
-    for chain in CHAINS:
+    for chain in CHAINS + [f'kvzap:file="{path}"' for path in GATES.values()]:
         for context in ("recipe", "minutes"):
             text = chain if "ratio=" in chain or "threshold=" in chain else f"{chain} | ratio=0.5"
             yield f"rows.cpu.{context}.{text}", rows_job, (ids[context], text)
@@ -286,7 +296,15 @@ def main():
         if seen.returncode and "no CUDA device" in seen.stderr + seen.stdout:
             print(seen.stderr.strip())
             return 77
-    wanted = [j for j in jobs() if args.only in j[0]]
+    with tempfile.TemporaryDirectory() as folder:
+        for width in GATES:
+            GATES[width] = os.path.join(folder, f"gate-{width}")
+            with open(GATES[width], "wb") as file:
+                file.write(MAKE_GATES.safetensors(MAKE_GATES.tensors(*GATED, width)))
+        return check([j for j in jobs() if args.only in j[0]])
+
+
+def check(wanted):
     found = []
     with concurrent.futures.ThreadPoolExecutor(FREE.qsize()) as pool:
         for done in concurrent.futures.as_completed([pool.submit(run, *j) for j in wanted]):
@@ -334,6 +352,7 @@ if __name__ == "__main__":
     CARD = "cuda:0" if args.backend == "cuda" else args.backend
     sys.path.insert(0, args.golden)
     import compare as COMPARE
+    import gates as MAKE_GATES
     FREE = queue.Queue()
     for index in gpus() * args.each if args.backend == "cuda" else [""] * args.each:
         FREE.put(index)
