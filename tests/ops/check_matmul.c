@@ -44,7 +44,7 @@ static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool 
 
 void check_matmul(struct ops *o)
 {
-    for (int s = 0; s < SHAPES; s++)
+    for (int s = 0; s < SHAPES - (o->small > 1 ? 2 : 0); s++)
         for (int kind = 0; kind < 4; kind++)
             check_shape(o, shapes[s].rows, shapes[s].n, shapes[s].k, kind & 1, kind & 2);
 }

@@ -18,7 +18,7 @@ struct ops {
     const char *spec;
     enum dtype dtype;
     uint64_t seed, state;
-    bool small;        /* sizes that end in time under a tool that watches every access */
+    int small;         /* sizes that end in time under a tool that watches every access; 2: every pair of accesses */
     const char *check; /* the running one */
     int broken;
     struct arena arena; /* host memory of a check */
