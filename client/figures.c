@@ -63,11 +63,14 @@ void figures_lines(struct text *out, const Platen__V1__Figures *f)
     text_printf(out, "\n%s -> %s over %s%s%s\n", f->prefill_node, f->decode_node, f->transport,
                 f->transport_note[0] ? ", " : "", f->transport_note);
     if (t)
-        text_printf(
-            out,
-            "forward %.0f ms, press %.1f ms, pack %.1f ms, ship %.1f ms, first token after %.0f ms, decode %.0f ms, "
-            "total %.0f ms\n",
-            t->forward, t->press, t->pack, t->ship, t->first_token, t->decode, t->total);
+        text_printf(out, "forward %.0f ms, press %.1f ms, pack %.1f ms, ship %.1f ms", t->forward, t->press, t->pack,
+                    t->ship);
+    if (t && t->first_token > 0)
+        text_printf(out, ", first token after %.0f ms, decode %.0f ms", t->first_token, t->decode);
+    if (t && t->total > 0)
+        text_printf(out, ", total %.0f ms", t->total);
+    if (t)
+        text_puts(out, "\n");
     if (f->truncated_tokens > 0)
         text_printf(out, "%lld tokens were dropped: the context is longer than --max-context-length\n",
                     (long long)f->truncated_tokens);

@@ -109,7 +109,10 @@ static void lines_node(struct text *out, const Platen__V1__GetInfoResponse *i)
     text_printf(out, "node      %s (%s), platen %s, wire version %u\n", i->node, i->role, i->version, i->wire_version);
     if (i->model)
         lines_model(out, i->model);
-    text_printf(out, "device    %s: %s, %s, %d threads\n", i->backend, i->device, i->dtype, i->threads);
+    if (strncmp(i->backend, "cpu", 3) == 0) /* its description has the rest */
+        text_printf(out, "device    %s\n", i->device);
+    else
+        text_printf(out, "device    %s: %s, %s\n", i->backend, i->device, i->dtype);
     text_puts(out, "transport");
     for (size_t t = 0; t < i->n_transports; t++)
         text_printf(out, " %s", i->transports[t]);

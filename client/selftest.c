@@ -42,8 +42,8 @@ struct selftest_options {
 
 static const struct opt rows[] = {
     HELP_ROW,
-    { "transfer", OPT_TEXT, AT(transfer), 0, 0, NULL, NULL, "TRANSPORT", "moves blocks over this transport (grpc)",
-      false },
+    { "transfer", OPT_TEXT, AT(transfer), 0, 0, NULL, NULL, "TRANSPORT",
+      "moves blocks over this transport: grpc; between a --server and its prefill node also nccl, ipc", false },
     { "mib", OPT_INT, AT(mib), 1, 4096, NULL, "64", "N", "so many MiB", false },
     SERVER_ROWS(struct selftest_options, server, false),
     { "json", OPT_FLAG, AT(json), 0, 0, NULL, "off", NULL, "prints one object", false },

@@ -150,7 +150,7 @@ enum status options_store(const struct press *p, const struct opt *row, void *op
     return st;
 }
 
-/* The shortest decimal that reads back as the same double. */
+/* The shortest decimal that reads back as the same double; a whole number is written out. */
 static void put_number(struct text *out, double v)
 {
     char buf[40];
@@ -160,6 +160,8 @@ static void put_number(struct text *out, double v)
         if (strtod(buf, NULL) == v)
             break;
     }
+    if (strchr(buf, 'e') && fabs(v) >= 1 && fabs(v) < 1e15)
+        (void)snprintf(buf, sizeof buf, "%.0f", v);
     text_puts(out, buf);
 }
 

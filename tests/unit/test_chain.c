@@ -47,6 +47,9 @@ static void equal_presses_have_one_text(void **state)
     canonical_is("snapkv:kernel=7,window=032|ratio=0.50", "snapkv:window=32,kernel=7 | ratio=0.5");
     canonical_is("knorm|adakv:rule=kvpress , alpha = 0.1|rows=512", "knorm | adakv:alpha=0.1 | rows=512");
     canonical_is("knorm | ratios=.10/0.5", "knorm | ratios=0.1/0.5");
+    canonical_is("knorm | dms:threshold=-20", "knorm | dms:threshold=-20"); /* no -2e+01 */
+    canonical_is("knorm | dms:threshold=1.5e3", "knorm | dms:threshold=1500");
+    canonical_is("knorm | dms:threshold=-0.00002", "knorm | dms:threshold=-2e-05");
     canonical_is("knorm | ratio=0.3 | snapkv | ratio=0.3 | rerotate",
                  "knorm | ratio=0.3 | snapkv | ratio=0.3 | rerotate");
 }
