@@ -223,9 +223,9 @@ static float *make_scores(struct ops *o, int64_t count, int kinds, bool odd)
 
 void check_select(struct ops *o)
 {
-    const int kinds[] = { 0, 1, 3, 50 };
+    const int kinds[] = { 0, 1, 3, 50 }, each = o->small > 1 ? 7 : 1;
 
-    for (int n = 0; n<48; n += o->small> 1 ? 7 : 1) {
+    for (int n = 0; n < 48; n += each) {
         struct view w = make_view(o, n % 3 == 0 ? 1 : n % 3 == 1 ? 3 : 8, 8, 1 + ops_below(o, 400), n & 1);
         float *score = make_scores(o, w.scores, kinds[n % 4], n % 5 == 0);
         struct select_args args = { .total = -1, .protected_score = n % 2 ? INFINITY : n % 4 ? 0.0f : 1.0f };
