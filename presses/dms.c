@@ -130,7 +130,8 @@ const struct press press_dms = {
     .cost = "T G",
     .differs = "The rows really leave; the reference masks them. decoding=on goes by scores that look at each row "
                "alone (knorm, qfilter, kvzap), over several questions too; the reference takes any score and sees only "
-               "the new rows.",
+               "the new rows. By knorm and qfilter the context's rows are judged again as the cache holds them: coded "
+               "(kv=) or without channels (think), one near the threshold may fare otherwise than when it was whole.",
     .options = dms_table,
     .option_count = ARRAY_LEN(dms_table),
     .options_bytes = sizeof(struct dms_options),

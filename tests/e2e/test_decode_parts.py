@@ -215,6 +215,27 @@ def test_rows_of_a_coded_context_leave_as_well(scene):
         assert whole[0][:9] == whole[1][:9], whole  # until the first compression the same rows are read
 
 
+def test_dms_goes_on_by_what_the_cache_holds(scene):
+    """Its first decision is the prefill's, by whole rows; the next ones see codes, or keys without some channels."""
+    prefill, decode = pair(scene)
+    shown = scene.platen("inspect", "--model", scene.tiny, "--context", TEXT, "--press", "knorm | ratio=0.5", "--scores", "--json").json()
+    scores = sorted(score for layer in shown["layers"] for head in layer["scores"] for score in head if score is not None)
+    chain = f"knorm | dms:threshold={scores[len(scores) // 2]:.3f},window=10,decoding=on"
+    ask = lambda press, kv: generate(scene, decode, press, 60, more=("--kv", kv)).json()
+    plain = ask(chain, "plain")
+    held = plain["answers"][0]["held_rows"]
+    assert plain["kept_rows"]["max"] < plain["context_tokens"] and held["min"] >= plain["kept_rows"]["min"] - 10, plain
+    for kv in ("int8", "fp8", "int4"):
+        coded = ask(chain, kv)
+        answer = coded["answers"][0]
+        assert coded["kept_rows"] == plain["kept_rows"] and answer["compressions"] == plain["answers"][0]["compressions"] == 59, coded
+        assert 0.95 * held["mean"] < answer["held_rows"]["mean"] < 1.05 * held["mean"], (coded, held)
+    for kv in ("plain", "int8"):  # a key without channels is shorter: of those that stayed no more leave
+        thin = ask(chain + " | think:ratio=0.5,window=8", kv)
+        assert thin["kept_rows"] == plain["kept_rows"] and thin["answers"][0]["compressions"] == 59, thin
+        assert thin["answers"][0]["held_rows"]["min"] >= held["min"], (thin, held)
+
+
 def test_a_decode_part_without_room_is_refused_at_the_door(scene):
     prefill, decode = pair(scene, more=("--block-mib", "1"))
     baseline = decode.work()
