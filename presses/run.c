@@ -8,147 +8,19 @@
  *                     └────────────── survivors, packed ragged ◀──────────────────┘  another round
  *
  * The first round sees the layer as the forward pass left it. Before another round the survivors are packed into scratch
- * and become its view, with two maps: `token` says which token of the context a row came from, `position` where its key
- * stands (the same, unless keys were given new positions). The only choice by score is the back end's select.
+ * and become its view (run_survive.c), with two maps: `token` says which token of the context a row came from, `position`
+ * where its key stands (the same, unless keys were given new positions). The only choice by score is the back end's select.
  *
  * Promised of every result: per head ascending rows, each at most once, and exactly the budget where the chain states one;
  * a press that breaks this is stopped here, before packing.
  */
 #include "presses/run.h"
-#include "common/base/arena.h"
 #include "common/kv/block.h"
 #include "presses/run_parts.h"
 
 #include <inttypes.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
-
-static int64_t rows_room(const struct press_run *run)
-{
-    return run->tokens_max * run->hp->kv_heads;
-}
-
-static enum status map_open(struct press_run *run, struct row_map *map, struct err *err)
-{
-    void *device = NULL;
-    enum status st = run->be->ops->alloc(run->be, (uint64_t)rows_room(run) * sizeof(int32_t), "presses", &device, err);
-
-    map->device = device;
-    map->host = mem_alloc((size_t)rows_room(run) * sizeof(int32_t));
-    return st;
-}
-
-static void map_close(struct press_run *run, struct row_map *map)
-{
-    if (map->device)
-        run->be->ops->free(run->be, map->device);
-    free(map->host);
-}
-
-enum status press_run_open(struct press_run **out, struct backend *be, const struct hparams *hp, int64_t tokens_max,
-                           struct err *err)
-{
-    struct press_run *run = mem_zero(1, sizeof *run);
-    struct row_map *maps[] = { &run->token, &run->position, &run->next_token, &run->next_position };
-    void *score = NULL, *index = NULL;
-    enum status st;
-
-    run->be = run->work.be = be;
-    run->hp = hp;
-    run->tokens_max = tokens_max;
-    st = be->ops->alloc(be, (uint64_t)rows_room(run) * sizeof(float), "presses", &score, err);
-    run->score = score;
-    if (st == ST_OK)
-        st = be->ops->alloc(be, (uint64_t)rows_room(run) * sizeof(int32_t), "presses", &index, err);
-    run->index = index;
-    run->index_host = mem_alloc((size_t)rows_room(run) * sizeof(int32_t));
-    for (size_t i = 0; i < 4 && st == ST_OK; i++)
-        st = map_open(run, maps[i], err);
-    if (st == ST_OK)
-        *out = run;
-    else
-        press_run_close(run);
-    return st;
-}
-
-void press_run_close(struct press_run *run)
-{
-    if (!run)
-        return;
-    if (run->score)
-        run->be->ops->free(run->be, run->score);
-    if (run->index)
-        run->be->ops->free(run->be, run->index);
-    press_run_trim(run);
-    map_close(run, &run->token);
-    map_close(run, &run->position);
-    map_close(run, &run->next_token);
-    map_close(run, &run->next_position);
-    free(run->index_host);
-    free(run->last_score);
-    run_hold_end(run);
-    free(run->feed);
-    free(run);
-}
-
-/* Bytes of a packed layer with all rows. */
-static enum status survivors_reserve(struct press_run *run, int32_t which, struct err *err)
-{
-    uint64_t row = dtype_bytes(run->be->kv, (uint64_t)run->hp->head_dim);
-    uint64_t bytes = 2 * kv_align((uint64_t)(run->tokens * run->hp->kv_heads) * row);
-    enum status st;
-
-    if (run->survivors_bytes[which] >= bytes)
-        return ST_OK;
-    if (run->survivors[which])
-        run->be->ops->free(run->be, run->survivors[which]);
-    run->survivors[which] = NULL;
-    run->survivors_bytes[which] = 0;
-    st = run->be->ops->alloc(run->be, bytes, "presses", &run->survivors[which], err);
-    if (st == ST_OK)
-        run->survivors_bytes[which] = bytes;
-    return st;
-}
-
-void press_run_trim(struct press_run *run)
-{
-    run->be->ops->wait(run->be, LANE_PRESS);
-    for (int32_t i = 0; i < 2; i++) {
-        if (run->survivors[i])
-            run->be->ops->free(run->be, run->survivors[i]);
-        run->survivors[i] = NULL;
-        run->survivors_bytes[i] = 0;
-    }
-    work_fini(&run->work);
-    run->work.be = run->be;
-}
-
-enum status press_run_begin(struct press_run *run, const struct chain *chain, int64_t tokens, int64_t query_tokens,
-                            bool compact, struct err *err)
-{
-    enum status st = ST_OK;
-
-    if (tokens > run->tokens_max)
-        return err_set(err, ST_ERANGE,
-                       "a context of %" PRId64 " tokens is longer than the press was opened for (%" PRId64 ")", tokens,
-                       run->tokens_max);
-    run->chain = chain && chain_presses_prefill(chain) ? chain : NULL;
-    run->tokens = tokens;
-    run->query_tokens = query_tokens;
-    run->compact = compact;
-    run->rows_most = 0;
-    run->scored = 0;
-    run_hold_end(run);
-    if (!run->chain)
-        return ST_OK;
-    run_hold_begin(run);
-    run_scored_begin(run);
-    st = chain_check(chain, run->hp, run->be->ops, tokens, query_tokens, err);
-    for (int32_t i = 0; i < run_survivors(chain, compact) && st == ST_OK; i++)
-        st = survivors_reserve(run, i, err);
-    return st;
-}
 
 /* ---- one round -------------------------------------------------------------------------------------------------- */
 
@@ -273,8 +145,6 @@ static enum status check_choice(struct press_run *run, const struct kv_rows *vie
     return ST_OK;
 }
 
-static enum status survive(struct press_run *run, struct press_round *round, const int64_t *first, struct err *err);
-
 /* Edits of what stays. One that looks at keys gets them as they will be sent: rotated to their new positions first. */
 static enum status run_edits(struct press_run *run, struct press_round *round, const struct chain_part *part,
                              const struct chain_round *r, int64_t *first, struct err *err)
@@ -288,7 +158,7 @@ static enum status run_edits(struct press_run *run, struct press_round *round, c
 
         if (stage->press->edits_keys && (round->rerotate || run->compact)) {
             round->rerotate = run->rotated = true;
-            st = survive(run, round, first, err);
+            st = run_survive(run, round, first, err);
             if (st != ST_OK)
                 return st;
             choose_all(run, &round->view, first);
@@ -330,104 +200,13 @@ static enum status run_round(struct press_run *run, struct press_round *round, c
     return st == ST_OK ? run_edits(run, round, part, r, first, err) : st;
 }
 
-/* ---- between rounds ------------------------------------------------------------------------------------------- */
-
-/* The chosen rows on the host. */
-static const int32_t *chosen(struct press_run *run, int64_t count)
-{
-    if (run->be->ops->host_is_device)
-        return run->index;
-    run->be->ops->download(run->be, LANE_PRESS, run->index_host, run->index, (uint64_t)count * sizeof(int32_t));
-    run->be->ops->wait(run->be, LANE_PRESS);
-    return run->index_host;
-}
-
-/* next = what the chosen rows are called in `now`; consecutive numbers where `renumber`. */
-static void map_choose(struct press_run *run, const struct row_map *now, const struct kv_rows *view,
-                       const int64_t *first, bool renumber, struct row_map *next)
-{
-    const int32_t *index = chosen(run, first[view->heads]);
-
-    for (int32_t g = 0; g < view->heads; g++)
-        for (int64_t i = first[g]; i < first[g + 1]; i++)
-            next->host[i] = renumber   ? (int32_t)(i - first[g])
-                            : now->set ? now->host[view->at[g] + index[i]]
-                                       : index[i];
-    next->set = true;
-    run->be->ops->upload(run->be, LANE_PRESS, next->device, next->host, (uint64_t)first[view->heads] * sizeof(int32_t));
-    run->be->ops->wait(run->be, LANE_PRESS);
-}
-
-static void maps_swap(struct row_map *a, struct row_map *b)
-{
-    struct row_map t = *a;
-
-    *a = *b;
-    *b = t;
-    b->set = false;
-}
-
-static int64_t longest(const int64_t *first, int32_t heads)
-{
-    int64_t most = 0;
-
-    for (int32_t g = 0; g < heads; g++)
-        most = first[g + 1] - first[g] > most ? first[g + 1] - first[g] : most;
-    return most;
-}
-
-static enum status block_plan(const struct kv_rows *view, const int64_t *first, int32_t k_dim, enum kv_codec codec,
-                              int64_t scored, struct kv_block *block, struct err *err)
-{
-    *block = (struct kv_block){ .heads = view->heads, .dim = view->dim, .k_dim = k_dim, .dtype = view->dtype };
-    block->codec = codec;
-    block->scored = scored;
-    memcpy(block->first, first, ((size_t)view->heads + 1) * sizeof *first);
-    return kv_block_plan(block, err);
-}
-
-/* Packs the survivors into scratch: the next round's view. */
-static enum status survive(struct press_run *run, struct press_round *round, const int64_t *first, struct err *err)
-{
-    struct kv_rows *view = &round->view;
-    struct kv_block block;
-    struct pack_args args = { .rows = view, .index = run->index };
-    enum status st = block_plan(view, first, view->dim, KV_PLAIN, 0, &block, err);
-
-    if (st == ST_OK)
-        st = survivors_reserve(run, run->flip, err); /* there already, unless somebody trimmed */
-    if (st != ST_OK)
-        return st;
-    block.data = run->survivors[run->flip];
-    run->flip = 1 - run->flip;
-    memcpy(args.first, first, ((size_t)view->heads + 1) * sizeof *first);
-    args.rerotate = round->rerotate ? &round->in->rope : NULL;
-    args.token = run->position.set ? run->position.device : NULL;
-    run->be->ops->pack(run->be, &args, &block);
-    map_choose(run, &run->token, view, first, false, &run->next_token);
-    map_choose(run, &run->position, view, first, round->rerotate, &run->next_position);
-    maps_swap(&run->token, &run->next_token);
-    maps_swap(&run->position, &run->next_position);
-    if (round->rerotate && longest(first, view->heads) > run->rows_most)
-        run->rows_most = longest(first, view->heads);
-    round->rerotate = round->scored = false;
-    round->first = false;
-    view->k = (const char *)block.data + block.k_offset;
-    view->v = (const char *)block.data + block.v_offset;
-    view->token = run->token.device;
-    for (int32_t g = 0; g < view->heads; g++) {
-        view->first[g] = view->at[g] = first[g];
-        view->rows[g] = first[g + 1] - first[g];
-    }
-    view->at[view->heads] = first[view->heads];
-    return ST_OK;
-}
+/* ---- the whole chain ------------------------------------------------------------------------------------------ */
 
 static void result_fill(struct press_run *run, const struct press_round *round, const int64_t *first,
                         struct press_result *out)
 {
     const struct kv_rows *view = &round->view;
-    int64_t most = longest(first, view->heads);
+    int64_t most = run_longest(first, view->heads);
 
     *out = (struct press_result){ .layer = round->in->layer,
                                   .rope = round->in->rope,
@@ -440,7 +219,7 @@ static void result_fill(struct press_run *run, const struct press_round *round, 
                                   .position = run->position.set ? run->position.device : NULL };
     memcpy(out->first, first, ((size_t)view->heads + 1) * sizeof *first);
     if (run->token.set) {
-        map_choose(run, &run->token, view, first, false, &run->next_token);
+        run_map_choose(run, &run->token, view, first, false, &run->next_token);
         out->token = run->next_token.device;
     } else {
         out->token = run->index;
@@ -498,7 +277,7 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
 
         st = run_round(run, &round, part, &part->rounds[i], &keep, first, err);
         if (st == ST_OK && i + 1 < part->round_count)
-            st = survive(run, &round, first, err);
+            st = run_survive(run, &round, first, err);
     }
     if (st == ST_OK) {
         result_fill(run, &round, first, out);
@@ -535,7 +314,8 @@ enum status run_decode_round(struct press_run *run, struct press_round *round, c
 enum status press_run_plan(struct press_run *run, const struct press_result *result, struct kv_block *block,
                            struct err *err)
 {
-    enum status st = block_plan(&result->view, result->first, result->k_dim, result->codec, result->scored, block, err);
+    enum status st =
+        run_block_plan(&result->view, result->first, result->k_dim, result->codec, result->scored, block, err);
 
     (void)run;
     block->layer = result->layer;

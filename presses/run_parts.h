@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* run_parts.h - what a run consists of, for run.c and run_hold.c. */
+/* run_parts.h - what a run consists of, for the files run*.c. */
 #ifndef PLATEN_PRESSES_RUN_PARTS_H
 #define PLATEN_PRESSES_RUN_PARTS_H
 
@@ -60,6 +60,23 @@ enum status run_decode_round(struct press_run *run, struct press_round *round, c
 
 /* room.c: how many buffers of survivors a chain alternates between. */
 int32_t run_survivors(const struct chain *chain, bool compact);
+
+/* run_survive.c: room in one of the two buffers for a packed layer with all rows. ST_EEXHAUSTED. */
+enum status run_survivors_reserve(struct press_run *run, int32_t which, struct err *err);
+
+/* run_survive.c: packs the chosen rows into scratch, which is the round's view then; its maps follow. */
+enum status run_survive(struct press_run *run, struct press_round *round, const int64_t *first, struct err *err);
+
+/* run_survive.c: next = what the chosen rows are called in `now`; consecutive numbers where `renumber`. */
+void run_map_choose(struct press_run *run, const struct row_map *now, const struct kv_rows *view, const int64_t *first,
+                    bool renumber, struct row_map *next);
+
+/* run_survive.c: a block of the chosen rows, planned. */
+enum status run_block_plan(const struct kv_rows *view, const int64_t *first, int32_t k_dim, enum kv_codec codec,
+                           int64_t scored, struct kv_block *block, struct err *err);
+
+/* run_survive.c: rows of the longest head. */
+int64_t run_longest(const int64_t *first, int32_t heads);
 
 /* run_hold.c: room for what all layers leave, where the chain asks for it; gives it back. */
 void run_hold_begin(struct press_run *run);
