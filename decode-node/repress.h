@@ -132,11 +132,11 @@ void repressed_trim(struct repressed *a);
 enum status repressed_score(struct repressed *a, struct repress *r);
 
 /* repress_score.c, for the others of repress*.c: where the hidden states of a step's rows go; room for them and for scores; as
- * many rows scored as a step can have, in one layer. */
+ * many rows scored as a step can have, in every layer. */
 void repressed_take_hidden(struct repressed *a, struct repress *r, struct forward_take *take);
 enum status repressed_score_open(struct repressed *a, struct repress *r, const struct repress_ask *ask,
                                  struct err *err);
-enum status repressed_rehearse_score(struct repressed *a, struct repress *r, int32_t layer, struct err *err);
+enum status repressed_rehearse_score(struct repressed *a, struct repress *r, struct err *err);
 /* repress_room.c: device memory set to zeros. Waits for LANE_PRESS. */
 void repress_zero(struct repress *r, char *device, uint64_t bytes);
 

@@ -151,6 +151,8 @@ enum status repress_reserve(struct repress *r, int64_t rows, struct err *err)
 
     if (!r->run)
         st = press_run_open(&r->run, r->be, hp, hp->max_positions, err);
+    if (st == ST_OK)
+        press_run_keep_files(r->run);
     if (st != ST_OK || r->rows_bytes >= bytes)
         return st;
     if (r->rows)
@@ -211,7 +213,7 @@ static enum status rehearse(struct repressed *a, struct repress *r, int32_t laye
     }
     if (a->part.scored > 0) {
         in.scored = &a->scored;
-        st = repressed_rehearse_score(a, r, layer, err);
+        st = repressed_rehearse_score(a, r, err);
     }
     if (st == ST_OK)
         st = press_run_decode(r->run, a->chain, &in, &view, NULL, seen - 1, seen,

@@ -72,17 +72,26 @@ enum status repressed_score_open(struct repressed *a, struct repress *r, const s
     return reserve_hidden(r, err);
 }
 
-enum status repressed_rehearse_score(struct repressed *a, struct repress *r, int32_t layer, struct err *err)
+/* In the first layer as many rows as a step can have; in the others, whose parameters go up where the device has a memory of
+ * its own, one. */
+enum status repressed_rehearse_score(struct repressed *a, struct repress *r, struct err *err)
 {
+    const struct hparams *hp = &r->weights->hp;
     struct press_scored all = { 0 };
-    struct press_layer in = { .hp = &r->weights->hp, .layer = layer, .hidden = r->hidden, .tokens = r->step_rows };
-    enum status st;
+    enum status st = ST_OK;
 
-    if (in.tokens > in.hp->max_positions) /* nor is a question */
-        in.tokens = in.hp->max_positions;
-    press_scored_open(&all, in.hp, 1, in.tokens);
-    all.rows = in.tokens;
-    st = press_run_score(r->run, a->chain, &in, &all, err);
+    all.rows = r->step_rows < hp->max_positions ? r->step_rows : hp->max_positions; /* nor is a question longer */
+    press_scored_open(&all, hp, 1, all.rows);
+    for (int32_t l = 0; l < hp->layers && st == ST_OK; l++) {
+        struct press_layer in = { .hp = hp, .layer = l, .hidden = r->hidden, .tokens = all.rows };
+
+        if (!hparams_layer_is_full(hp, l))
+            continue;
+        st = press_run_score(r->run, a->chain, &in, &all, err);
+        if (r->be->ops->host_is_device)
+            break;
+        all.rows = 1;
+    }
     press_scored_fini(&all);
     return st;
 }

@@ -119,10 +119,10 @@ static enum status apply(struct press_round *round, const void *x, int64_t rows,
 {
     const void *dw, *db;
     struct kv_rows flat = { .heads = 1 };
-    enum status st = press_to_device(round, w, (uint64_t)(outs * ins) * sizeof *w, &dw, err);
+    enum status st = press_file_to_device(round, w, (uint64_t)(outs * ins) * sizeof *w, &dw, err);
 
     if (st == ST_OK)
-        st = press_to_device(round, b, (uint64_t)outs * sizeof *b, &db, err);
+        st = press_file_to_device(round, b, (uint64_t)outs * sizeof *b, &db, err);
     if (st == ST_OK)
         st = press_work_device(round, (uint64_t)(rows * outs) * sizeof(float), device, err);
     if (st != ST_OK)

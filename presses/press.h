@@ -292,6 +292,10 @@ void press_index_put(struct press_round *round, int32_t *index, const int32_t *h
 enum status press_to_device(struct press_round *round, const void *host, uint64_t bytes, const void **out,
                             struct err *err);
 
+/* The same for numbers of stage->file, which never change: where a run scores tokens as they come they go up once. */
+enum status press_file_to_device(struct press_round *round, const void *host, uint64_t bytes, const void **out,
+                                 struct err *err);
+
 /* The score of the rows that a window score protects, where no refinement has changed it; INFINITY otherwise. */
 float press_protected(struct press_round *round, const struct kv_rows *view, const float *score);
 

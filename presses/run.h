@@ -120,6 +120,10 @@ void press_scored_more(struct press_scored *s, int64_t rows);
 /* A choice was made in every layer: only the last `keep` rows are still to be decided. */
 void press_scored_chosen(struct press_scored *s);
 
+/* Parameters that new rows are scored with stay on the device from now on: a layer's first score allocates, later ones do
+ * not. Their files must outlive the run. */
+void press_run_keep_files(struct press_run *run);
+
 /* Scores new rows of one layer as they come. given->hidden: their tokens' hidden states, act [given->tokens][dim]; the
  * chain's decode part asks for them (needs.hidden). Waits for LANE_PRESS. */
 enum status press_run_score(struct press_run *run, const struct chain *chain, const struct press_layer *given,

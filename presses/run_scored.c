@@ -133,6 +133,11 @@ static struct kv_rows fresh_view(const struct press_layer *in)
     return v;
 }
 
+void press_run_keep_files(struct press_run *run)
+{
+    run->work.keeps_files = true;
+}
+
 enum status press_run_score(struct press_run *run, const struct chain *chain, const struct press_layer *given,
                             struct press_scored *s, struct err *err)
 {

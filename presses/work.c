@@ -20,6 +20,9 @@ void work_fini(struct press_work *w)
             w->be->ops->free(w->be, w->device[i]);
         free(w->host[i]);
     }
+    for (int32_t i = 0; i < w->files; i++)
+        w->be->ops->free(w->be, w->file[i].device);
+    free(w->file);
     memset(w, 0, sizeof *w);
 }
 
@@ -144,6 +147,37 @@ enum status press_to_device(struct press_round *round, const void *host, uint64_
     round->be->ops->wait(round->be, LANE_PRESS);
     *out = device;
     return ST_OK;
+}
+
+/* Goes up for good. */
+static enum status file_keep(struct press_work *w, const void *host, uint64_t bytes, const void **out, struct err *err)
+{
+    void *device;
+    enum status st = w->be->ops->alloc(w->be, bytes, "presses", &device, err);
+
+    if (st != ST_OK)
+        return st;
+    w->be->ops->upload(w->be, LANE_PRESS, device, host, bytes);
+    w->be->ops->wait(w->be, LANE_PRESS);
+    w->file = mem_grow(w->file, ((size_t)w->files + 1) * sizeof *w->file);
+    w->file[w->files++] = (struct work_file){ host, device };
+    *out = device;
+    return ST_OK;
+}
+
+enum status press_file_to_device(struct press_round *round, const void *host, uint64_t bytes, const void **out,
+                                 struct err *err)
+{
+    struct press_work *w = round->work;
+
+    if (round->be->ops->host_is_device || !w->keeps_files)
+        return press_to_device(round, host, bytes, out, err);
+    for (int32_t i = 0; i < w->files; i++)
+        if (w->file[i].host == host) {
+            *out = w->file[i].device;
+            return ST_OK;
+        }
+    return file_keep(w, host, bytes, out, err);
 }
 
 float press_protected(struct press_round *round, const struct kv_rows *view, const float *score)

@@ -11,6 +11,12 @@ extern "C" {
 
 enum { WORK_BUFFERS = 24 };
 
+/* Parameters that went up, by where they lie on the host. */
+struct work_file {
+    const void *host;
+    void *device;
+};
+
 /* Buffers in the order in which they are asked for since the last reset: the same press asks for the same ones at every
  * layer, so after the first layer nothing is allocated. Zero-initialise. owned by: engine thread */
 struct press_work {
@@ -18,6 +24,9 @@ struct press_work {
     void *device[WORK_BUFFERS], *host[WORK_BUFFERS];
     uint64_t device_bytes[WORK_BUFFERS], host_bytes[WORK_BUFFERS];
     int32_t device_used, host_used;
+    bool keeps_files; /* parameters of files go up once, until work_fini */
+    struct work_file *file;
+    int32_t files;
 };
 
 void work_fini(struct press_work *w);

@@ -239,6 +239,61 @@ static void rows_that_leave_later_are_those_of_the_reference(void **state)
     assert_int_equal(seen, 3);
 }
 
+/* What cards do: everything goes up and down, nothing is read where it lies. */
+static void rows_are_the_same_where_the_host_cannot_reach_the_device(void **state)
+{
+    const struct backend_ops *reaches = be->ops;
+    struct backend_ops copies = *reaches;
+
+    copies.host_is_device = false;
+    be->ops = &copies;
+    rows_that_leave_later_are_those_of_the_reference(state);
+    be->ops = reaches;
+}
+
+static int32_t uploads, allocations;
+static const struct backend_ops *counted;
+
+static void count_upload(struct backend *b, enum lane lane, void *device, const void *host, uint64_t bytes)
+{
+    uploads++;
+    counted->upload(b, lane, device, host, bytes);
+}
+
+static enum status count_alloc(struct backend *b, uint64_t bytes, const char *what, void **out, struct err *err)
+{
+    allocations++;
+    return counted->alloc(b, bytes, what, out, err);
+}
+
+static void parameters_go_up_once(void **state)
+{
+    struct backend_ops copies = *be->ops;
+    struct sequence s;
+    static float x[SMALL_X];
+
+    (void)state;
+    counted = be->ops;
+    copies.host_is_device = false;
+    copies.upload = count_upload;
+    copies.alloc = count_alloc;
+    be->ops = &copies;
+    sequence_open(&s, "kvzap:file=kvzap-mlp | dms:threshold=0,window=9,decoding=on");
+    press_run_keep_files(s.run);
+    prefill(&s);
+    arrive(&s);
+    uploads = allocations = 0;
+    score(&s, x, 1); /* the layer's are there since the prefill: only what lies between the matrices, and the scores */
+    assert_int_equal(uploads, 2);
+    assert_int_equal(allocations, 0);
+    s.run->work.keeps_files = false;
+    press_scored_chosen(&s.scored);
+    score(&s, x, 1);
+    assert_int_equal(uploads, 2 + 2 + 4);
+    be->ops = counted;
+    sequence_close(&s);
+}
+
 /* A window longer than the context, calls of several tokens, and buffers that come round: the same rows as all at once. */
 static void calls_of_any_length_leave_the_same_rows(void **state)
 {
@@ -302,6 +357,8 @@ static int close_all(void **state)
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(rows_that_leave_later_are_those_of_the_reference),
+    cmocka_unit_test(rows_are_the_same_where_the_host_cannot_reach_the_device),
+    cmocka_unit_test(parameters_go_up_once),
     cmocka_unit_test(calls_of_any_length_leave_the_same_rows),
 };
 
