@@ -3,6 +3,7 @@
 #include "client/bench.h"
 
 #include "client/command.h"
+#include "client/shapes.h"
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/thread.h"
@@ -55,12 +56,13 @@ static const struct opt_set options = { rows, ARRAY_LEN(rows) };
 static enum status check(const void *options_, struct err *err)
 {
     const struct bench_options *o = options_;
+    struct hparams shape;
 
     if ((o->model != NULL) == (o->random != NULL))
         return err_set(err, ST_EINVAL, "give one of --model PATH and --random SHAPE");
     if ((o->prefill > 0) == (o->decode > 0))
         return err_set(err, ST_EINVAL, "give one of --prefill N and --decode N");
-    return ST_OK;
+    return o->random ? shape_find(o->random, &shape, err) : ST_OK;
 }
 
 struct bench_run {

@@ -62,3 +62,10 @@ void connection_close(struct connection *c)
     free(c->token);
     memset(c, 0, sizeof *c);
 }
+
+enum status connection_explain(enum status st, struct err *err)
+{
+    if (st == ST_EUNIMPLEMENTED)
+        err_prefix(err, "not a decode node");
+    return st;
+}

@@ -61,6 +61,9 @@ struct connection {
 enum status connection_open(struct connection *c, const struct server_options *o, struct err *err);
 void connection_close(struct connection *c);
 
+/* What came of a call that decode nodes alone answer: `st`, and the sentence says so where it was another node. */
+enum status connection_explain(enum status st, struct err *err);
+
 #ifdef __cplusplus
 }
 #endif

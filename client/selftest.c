@@ -224,6 +224,16 @@ static void transfers_json(struct text *out, const Platen__V1__SelfTestResponse 
     text_puts(out, "]");
 }
 
+static void transfer_line(struct text *out, const Platen__V1__TransferResult *t)
+{
+    text_printf(out, "%s from %s: ", t->transport, t->prefill_node);
+    if (t->gib_s > 0)
+        text_printf(out, "%lld MiB at %.2f GiB/s, checksums %s\n", (long long)t->mib, t->gib_s,
+                    t->checksum_ok ? "right" : "WRONG");
+    else
+        text_puts(out, "nothing moved\n");
+}
+
 static void show_node(const struct selftest_options *o, const Platen__V1__SelfTestResponse *r)
 {
     struct text out = { 0 };
@@ -236,9 +246,7 @@ static void show_node(const struct selftest_options *o, const Platen__V1__SelfTe
     } else {
         text_printf(&out, "%s\n", r->ok ? "ok" : r->detail);
         for (size_t i = 0; i < r->n_transfers; i++)
-            text_printf(&out, "%s from %s: %lld MiB at %.2f GiB/s, checksums %s\n", r->transfers[i]->transport,
-                        r->transfers[i]->prefill_node, (long long)r->transfers[i]->mib, r->transfers[i]->gib_s,
-                        r->transfers[i]->checksum_ok ? "right" : "WRONG");
+            transfer_line(&out, r->transfers[i]);
     }
     fwrite(text_str(&out), 1, out.bytes, stdout);
     text_fini(&out);

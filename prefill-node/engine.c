@@ -74,17 +74,18 @@ static enum status begin_held(struct engine *e, struct job *job, struct err *err
     return st;
 }
 
-static void count_forward(struct job *job, int32_t layer, int64_t from)
+static void count_forward(struct job *job, int32_t layer, int64_t from, int64_t *spent)
 {
     const int64_t now = clock_now_ns();
 
-    job->times.forward += now - from;
+    *spent += now - from;
     trace_add(job->trace, TRACE_compute, job->trace_order, layer, from, now, (uint64_t)job->tokens);
 }
 
-/* One turn of holding. */
+/* One turn of holding; what the press reads again is its own time. */
 static enum status hold_layer(struct job *job, struct err *err)
 {
+    int64_t *spent = held_reads_again(job->held) ? &job->times.press : &job->times.forward;
     const int64_t from = clock_now_ns();
     enum status st = held_step(job->held, err);
 
@@ -92,7 +93,7 @@ static enum status hold_layer(struct job *job, struct err *err)
         err_prefix(err, "forward");
     else if (held_ready(job->held))
         job->pass.layer = 0; /* from here on it counts packed layers */
-    count_forward(job, TRACE_NO_LAYER, from);
+    count_forward(job, TRACE_NO_LAYER, from, spent);
     return st;
 }
 
@@ -129,7 +130,7 @@ static enum status await_layer(struct engine *e, const struct computed_layer *c,
     if (e->config.be->ops->fence_wait(e->config.be, c->fence, clock_in_ms(LAYER_MS)) != ST_OK)
         return err_set(err, ST_EINTERNAL, "forward: layer %d was not computed within %d s", c->layer.layer,
                        LAYER_MS / 1000);
-    count_forward(c->job, c->layer.layer, from);
+    count_forward(c->job, c->layer.layer, from, &c->job->times.forward);
     e->computed_ns = clock_now_ns();
     return ST_OK;
 }

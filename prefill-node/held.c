@@ -160,15 +160,20 @@ enum status held_step(struct held *h, struct err *err)
 {
     enum status st;
 
-    if (h->config.pass->layer < h->config.hp->layers)
-        st = context_layer(h, err);
-    else
+    if (held_reads_again(h))
         st = feed_layer(h, err);
-    if (st == ST_OK && h->config.pass->layer == h->config.hp->layers && h->next_feed == h->feeds) {
+    else
+        st = context_layer(h, err);
+    if (st == ST_OK && held_reads_again(h) && h->next_feed == h->feeds) {
         st = press_run_settle(h->config.press, err);
         h->settled = st == ST_OK;
     }
     return st;
+}
+
+bool held_reads_again(const struct held *h)
+{
+    return h->config.pass->layer == h->config.hp->layers;
 }
 
 bool held_ready(const struct held *h)

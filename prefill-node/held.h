@@ -36,6 +36,10 @@ void held_close(struct held *h); /* NULL is fine */
 
 /* One layer more, of the context or of a feed. The pass's layer is hp.layers once the context is through. */
 enum status held_step(struct held *h, struct err *err);
+
+/* The context is through: the steps that are left are what the press reads it again for, and their time the press's. */
+bool held_reads_again(const struct held *h);
+
 bool held_ready(const struct held *h); /* every layer was held and fed, and all is decided */
 
 /* Layer l for press_run_layer: K, V, and the last queries. */

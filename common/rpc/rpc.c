@@ -21,6 +21,8 @@ enum status rpc_address_parse(const char *text, char *host, int *port, struct er
     size_t bytes;
     int64_t number;
 
+    if (strstr(text, "://") != NULL)
+        return err_set(err, ST_EINVAL, "%s: an address is HOST:PORT, nothing before it", text);
     if (colon == NULL)
         return err_set(err, ST_EINVAL, "%s: no port; an address is HOST:PORT", text);
     if (!text_to_i64(colon + 1, 0, 65535, &number))

@@ -85,6 +85,13 @@ def test_a_press_that_holds_all_layers_says_what_would_fit(scene):
                      "--max-new-tokens", "2").json()["context_tokens"] == 4000
 
 
+def test_a_prefill_node_that_is_asked_says_that_decode_nodes_answer(scene):
+    prefill = scene.prefill()
+    refused(scene.ask(prefill, "--context", TEXT), 1, "UNIMPLEMENTED", "not a decode node")
+    for verb, more in ("create", ("--context", TEXT)), ("get", ("--handle", "x")), ("release", ("--handle", "x")):
+        refused(scene.platen(verb, "--server", prefill.address, *more), 1, "UNIMPLEMENTED", "not a decode node")
+
+
 def test_usage_errors_come_before_anything_is_connected(scene):
     silent = socket.socket()
     silent.bind(("127.0.0.1", 0))
@@ -99,10 +106,12 @@ def test_usage_errors_come_before_anything_is_connected(scene):
                              (["--server", server, "--context", "x", "--bogus"], ["--bogus", "--context-tokens", "--json"]),
                              (["--server", server], ["--context"]),
                              (["--server", "127.0.0.1", "--context", "x"], ["--server"]),
+                             (["--server", "http://" + server, "--context", "x"], ["--server", "HOST:PORT"]),
                              (["--context", "x"], ["--server"]),
                              (["--server", server, "--context", "x", "--position", "left"], ["--position", "compact"]),
                              (["--server", server, "--context", "x", "stray"], ["stray"])):
         refused(scene.platen("ask", *arguments), 2, "INVALID_ARGUMENT", *words)
+    refused(scene.platen("bench", "--random", "lama-8b", "--prefill", "9"), 2, "INVALID_ARGUMENT", "--random", "llama-8b")
     refused(scene.platen("aks"), 2, "INVALID_ARGUMENT", "ask")
     refused(scene.platen(), 2, "INVALID_ARGUMENT", "--help")
     silent.settimeout(0.2)
