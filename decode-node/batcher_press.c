@@ -31,6 +31,7 @@ static enum status compress(struct batcher *b, struct sequence *s)
 /* A call of the sequence is over: whatever its decode part does after one. */
 static void press_on(struct batcher *b, struct sequence *s)
 {
+    const int32_t slot = s->slot;
     struct repressed *a = s->own;
     bool due = repressed_due(a, s->context->next_position + s->placed);
     enum status st = ST_OK;
@@ -38,7 +39,7 @@ static void press_on(struct batcher *b, struct sequence *s)
     a->fresh = 0;
     if (due || a->part.cam_merge > 0)
         batcher_land(b);
-    if (b->slot[s->slot] != s || s->ending != FINISH_NONE) /* that was its last token */
+    if (b->slot[slot] != s || s->ending != FINISH_NONE) /* that was its last token: it may not be ours any more */
         return;
     if (a->part.cam_merge > 0)
         st = repressed_attend(a, &b->repress, s->slot, s->context, s->tail);
@@ -53,8 +54,10 @@ static void press_on(struct batcher *b, struct sequence *s)
 /* Rows of the last step that are scored as they come: even those of a call that is not over. */
 static void score(struct batcher *b, struct sequence *s)
 {
+    const int32_t slot = s->slot;
+
     batcher_land(b);
-    if (b->slot[s->slot] == s && s->ending == FINISH_NONE && repressed_score(s->own, &b->repress) != ST_OK)
+    if (b->slot[slot] == s && s->ending == FINISH_NONE && repressed_score(s->own, &b->repress) != ST_OK)
         batcher_end(b, s, FINISH_FAILED);
 }
 
