@@ -305,7 +305,7 @@ enum status press_rescore(struct press_round *round, const struct press_stage *s
 
 /* ---- plug-ins --------------------------------------------------------------------------------------------------- */
 
-enum { PRESS_ABI = 2 };
+enum { PRESS_ABI = 3 };
 
 /* A shared object given with --press-plugin exports one of these as `platen_press_plugin`. */
 struct press_plugin {
