@@ -155,14 +155,19 @@ static void see(struct peers *p, size_t target, const char *address)
     pthread_mutex_unlock(&p->lock);
 }
 
-static void see_name(struct peers *p, size_t target, const char *host, int port)
+/* The addresses of a name. False: it is not found; what was known of it is kept, since a name server that is away does not
+ * take the nodes away. */
+static bool see_name(struct peers *p, size_t target, const char *host, int port, const char **why)
 {
     struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
     char service[16], ip[INET6_ADDRSTRLEN + 8], address[PEER_ADDRESS_MAX];
+    int failed;
 
     snprintf(service, sizeof service, "%d", port);
-    if (getaddrinfo(host, service, &hints, &list) != 0)
-        return; /* keep what was known: a name server that is away does not take the nodes away */
+    failed = getaddrinfo(host, service, &hints, &list);
+    *why = failed != 0 ? gai_strerror(failed) : "";
+    if (failed != 0)
+        return false;
     pthread_mutex_lock(&p->lock);
     for (struct peer *x = p->first; x; x = x->next)
         if (x->target == target)
@@ -175,20 +180,40 @@ static void see_name(struct peers *p, size_t target, const char *host, int port)
         see(p, target, address);
     }
     freeaddrinfo(list);
+    return true;
+}
+
+/* Told when it changes, not at every look. */
+static void tell_unknown(struct peers *p, const char *unknown)
+{
+    bool news;
+
+    pthread_mutex_lock(&p->lock);
+    news = strcmp(p->unknown, unknown) != 0;
+    snprintf(p->unknown, sizeof p->unknown, "%s", unknown);
+    pthread_mutex_unlock(&p->lock);
+    if (news && unknown[0])
+        log_event(LOG_WARN, "name-unknown", "why=\"%s\"", unknown);
+    else if (news)
+        log_event(LOG_INFO, "names-known", "targets=%zu", p->cfg.targets);
 }
 
 static void look_up(struct peers *p)
 {
+    char unknown[sizeof p->unknown] = "";
+
     for (size_t i = 0; i < p->cfg.targets; i++) {
         const char *target = p->cfg.target[i];
         char host[RPC_ADDRESS_MAX];
+        const char *why;
         int port;
 
         if (strncmp(target, "dns:", 4) != 0)
             see(p, i, target);
-        else if (rpc_address_parse(target + 4, host, &port, NULL) == ST_OK)
-            see_name(p, i, host, port);
+        else if (rpc_address_parse(target + 4, host, &port, NULL) == ST_OK && !see_name(p, i, host, port, &why))
+            snprintf(unknown, sizeof unknown, "%s: %s", target, why);
     }
+    tell_unknown(p, unknown);
 }
 
 static void *watch(void *arg)

@@ -34,6 +34,7 @@ struct peers {
     struct peer *first;
     int32_t count;
     pthread_t thread;
+    char unknown[300];    /* a dns: target whose name is not found, and why; "" where all are; guarded by the lock */
     pthread_mutex_t lock; /* guards the list, the peers' states, stopping */
     pthread_cond_t stop;  /* signalled once */
     bool stopping;

@@ -70,7 +70,7 @@ enum status peers_pick(struct peers *p, int64_t tokens, const char (*tried)[PEER
     else if (silent)
         err_set(err, ST_EUNAVAILABLE, "order: no prefill node answers (%s: %s)", silent->address, silent->why);
     else
-        err_set(err, ST_EUNAVAILABLE, "order: no prefill node is known yet");
+        err_set(err, ST_EUNAVAILABLE, "order: no prefill node is known yet%s%s", p->unknown[0] ? ": " : "", p->unknown);
     pthread_mutex_unlock(&p->lock);
     if (best == NULL)
         return ST_EUNAVAILABLE;
@@ -133,8 +133,8 @@ void peer_measured(struct peer *peer, double gb_s)
 
 void peers_why_none(struct peers *p, char out[PEERS_WHY_MAX])
 {
-    snprintf(out, PEERS_WHY_MAX, "no prefill node is known yet");
     pthread_mutex_lock(&p->lock);
+    snprintf(out, PEERS_WHY_MAX, "no prefill node is known yet%s%s", p->unknown[0] ? ": " : "", p->unknown);
     for (const struct peer *x = p->first; x; x = x->next) {
         if (x->listed && !x->alive)
             snprintf(out, PEERS_WHY_MAX, "prefill node %s does not answer: %s", x->address, x->why);

@@ -5,6 +5,8 @@ import re
 import socket
 import time
 
+from nodes import wait_until
+
 TEXT = "A short context."
 
 
@@ -166,6 +168,17 @@ def test_no_prefill_node_is_unavailable_with_the_stage(scene):
     decode = scene.decode(["127.0.0.1:1"])
     asked = scene.ask(decode, "--context", TEXT)
     refused(asked, 1, "UNAVAILABLE", "order")
+
+
+def test_a_name_that_is_not_found_is_told(scene):
+    decode = scene.decode(["dns:no-such-host.invalid:7001"])
+    wait_until("the log says so", lambda: "event=name-unknown" in decode.log(), 30)
+    asked = scene.ask(decode, "--context", TEXT)
+    refused(asked, 1, "UNAVAILABLE", "order: no prefill node is known yet: dns:no-such-host.invalid:7001: ")
+    info = scene.platen("info", "--server", decode.address, "--json").json()
+    assert "dns:no-such-host.invalid:7001: " in info["loads"]["not_serving"], info
+    time.sleep(6)  # names are looked up every five seconds
+    assert decode.log().count("event=name-unknown") == 1
 
 
 def test_a_prefill_node_with_another_model_is_a_failed_precondition(scene):
