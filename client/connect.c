@@ -8,6 +8,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+static enum status tls_check(const struct server_options *o, struct err *err)
+{
+    if ((o->tls_cert || o->tls_key || o->tls_name) && !o->tls_ca)
+        return err_set(err, ST_EINVAL, "%s needs --tls-ca, the authorities that the server's certificate is of",
+                       o->tls_cert  ? "--tls-cert"
+                       : o->tls_key ? "--tls-key"
+                                    : "--tls-name");
+    if ((o->tls_cert == NULL) != (o->tls_key == NULL))
+        return err_set(err, ST_EINVAL, "--tls-cert and --tls-key go together; give both or none");
+    return ST_OK;
+}
+
 enum status server_check(const struct server_options *o, struct err *err)
 {
     char host[RPC_ADDRESS_MAX];
@@ -22,7 +34,7 @@ enum status server_check(const struct server_options *o, struct err *err)
         st = err_set(err, ST_EINVAL, "%s: port 0 is no port to connect to", o->server);
     if (st != ST_OK)
         err_prefix(err, "--server");
-    return st;
+    return st == ST_OK ? tls_check(o, err) : st;
 }
 
 enum status connection_open(struct connection *c, const struct server_options *o, struct err *err)
@@ -48,6 +60,8 @@ enum status connection_open(struct connection *c, const struct server_options *o
         st = rpc_channel_open(&c->channel, c->client, o->server, &channel, err);
     if (st == ST_OK)
         st = rpc_channel_connect(c->channel, c->deadline_ns < connect_by ? c->deadline_ns : connect_by, err);
+    if (st == ST_EUNAVAILABLE && o->tls_ca)
+        err_prefix(err, "over TLS"); /* what else may be wrong there */
     if (st == ST_EUNAVAILABLE && clock_now_ns() >= c->deadline_ns)
         st = err->code = ST_EDEADLINE;
     if (st != ST_OK)

@@ -109,6 +109,9 @@ def test_usage_errors_come_before_anything_is_connected(scene):
                              (["--server", server], ["--context"]),
                              (["--server", "127.0.0.1", "--context", "x"], ["--server"]),
                              (["--server", "http://" + server, "--context", "x"], ["--server", "HOST:PORT"]),
+                             (["--server", server, "--context", "x", "--tls-cert", "c", "--tls-key", "k"], ["--tls-cert", "--tls-ca"]),
+                             (["--server", server, "--context", "x", "--tls-ca", "a", "--tls-key", "k"], ["--tls-cert and --tls-key"]),
+                             (["--server", server, "--context", "x", "--tls-name", "n"], ["--tls-name needs --tls-ca"]),
                              (["--context", "x"], ["--server"]),
                              (["--server", server, "--context", "x", "--position", "left"], ["--position", "compact"]),
                              (["--server", server, "--context", "x", "stray"], ["stray"])):
