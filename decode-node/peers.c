@@ -183,13 +183,14 @@ static bool see_name(struct peers *p, size_t target, const char *host, int port,
     return true;
 }
 
-/* Told when it changes, not at every look. */
+/* Told when it is another target, not at every look, nor when the name server gives another reason. */
 static void tell_unknown(struct peers *p, const char *unknown)
 {
+    const size_t target = strcspn(unknown, " ");
     bool news;
 
     pthread_mutex_lock(&p->lock);
-    news = strcmp(p->unknown, unknown) != 0;
+    news = strcspn(p->unknown, " ") != target || memcmp(p->unknown, unknown, target) != 0;
     snprintf(p->unknown, sizeof p->unknown, "%s", unknown);
     pthread_mutex_unlock(&p->lock);
     if (news && unknown[0])
