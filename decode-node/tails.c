@@ -49,9 +49,8 @@ void tails_open(struct tails *t, struct backend *be, const struct hparams *hp, i
     memset(t, 0, sizeof *t);
     t->be = be;
     t->slots = slots;
-    t->ringed = mem_zero((size_t)hp->layers, 1);
-    for (int32_t l = 0; l < hp->layers; l++)
-        t->ringed[l] = !hparams_layer_is_full(hp, l);
+    t->window = mem_zero((size_t)hp->layers, sizeof *t->window);
+    memcpy(t->window, hp->window, (size_t)hp->layers * sizeof *t->window);
     pages_open(&t->full, slots, longest, most);
     pages_open(&t->ring, slots, ring < longest ? ring : longest, most);
     t->full.gauge = metrics_gauge(metrics, "platen_decode_tail_pages", NULL, "tail pages in use");
@@ -65,7 +64,7 @@ void tails_close(struct tails *t)
     free(t->full.held);
     free(t->ring.stack);
     free(t->ring.held);
-    free(t->ringed);
+    free(t->window);
     memset(t, 0, sizeof *t);
 }
 
@@ -73,7 +72,7 @@ void tails_describe(const struct tails *t, struct cache_config *cache)
 {
     cache->pages = t->full.count;
     cache->pages_per_slot = t->full.per_slot;
-    cache->ringed = t->ringed;
+    cache->window = t->window;
     cache->ring_pages = t->ring.count;
 }
 

@@ -29,7 +29,7 @@ struct tail_pages {
 struct tails {
     struct backend *be;
     int32_t slots;
-    uint8_t *ringed;              /* [layers] */
+    int32_t *window;              /* [layers] */
     struct tail_pages full, ring; /* ring.per_slot 0: no layer has a window */
 };
 
@@ -39,7 +39,7 @@ void tails_open(struct tails *t, struct backend *be, const struct hparams *hp, i
                 int32_t tail_tokens_max, int32_t rows_max, struct metrics *metrics);
 void tails_close(struct tails *t);
 
-/* Fills what cache_open wants to know of pages; ringed is borrowed from `t`. */
+/* Fills what cache_open wants to know of pages; window is borrowed from `t`. */
 void tails_describe(const struct tails *t, struct cache_config *cache);
 
 /* Gives a slot pages up to number `pages` of its tail; it has *held of them. hot */

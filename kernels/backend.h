@@ -202,9 +202,10 @@ struct cache_config {
      * step, with room for rows_max rows (outputs: slots), and nothing is copied or waited for. false: every step runs as
      * it is called, over exactly its rows. */
     bool replay;
-    /* Layers that see a window: [layers], 1 for those (read in cache_open; NULL: none). Their tails lie in a pool of their
-     * own, of ring_pages pages, and a slot's pages come round in a ring (slot_ring). */
-    const uint8_t *ringed;
+    /* [layers]: how many rows a token of the layer sees, itself counted, which attn_decode is then asked for; 0: as it is
+     * asked (read in cache_open; NULL: all 0). Tails of layers that see a window lie in a pool of their own, of ring_pages
+     * pages, and a slot's pages come round in a ring (slot_ring). */
+    const int32_t *window;
     int32_t ring_pages;
 };
 

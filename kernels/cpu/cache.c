@@ -107,7 +107,7 @@ static int64_t tail_pools(struct cache *cache, char *first)
     int64_t pages = 0;
 
     for (int32_t l = 0; l < k->layers; l++) {
-        const bool ring = k->ringed && k->ringed[l];
+        const bool ring = k->window && k->window[l] > 0;
 
         if (first)
             cache->tail[l] = (struct tail_pool){ first + pages * cache->page_bytes,
@@ -164,7 +164,7 @@ enum status cpu_cache_open(struct backend *be, const struct cache_config *config
     if (st == ST_OK) {
         cache->pages = pages;
         tail_pools(cache, pages);
-        cache->config.ringed = NULL; /* the caller's */
+        cache->config.window = NULL; /* the caller's */
         st = partial_reserve(c, cache, err);
     }
     if (st != ST_OK) {

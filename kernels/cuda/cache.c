@@ -71,7 +71,7 @@ static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
     d->page_stride = page;
     d->ring_table = k->slots * k->pages_per_slot;
     for (int32_t l = 0; l < k->layers; l++)
-        d->ringed[l / 32] |= (k->ringed && k->ringed[l] ? 1u : 0u) << l % 32;
+        d->ringed[l / 32] |= (cache->window[l] > 0 ? 1u : 0u) << l % 32;
     d->rows = (struct step_rows){ .token = at,
                                   .position = at + rows,
                                   .slot = at + 2 * rows,
@@ -94,7 +94,7 @@ static int64_t page_firsts(struct cuda_cache *cache)
 
     for (int32_t l = 0; l < k->layers; l++) {
         cache->page_first[l] = pages;
-        pages += k->ringed && k->ringed[l] ? k->ring_pages : k->pages;
+        pages += cache->window[l] > 0 ? k->ring_pages : k->pages;
     }
     return pages;
 }
@@ -143,6 +143,11 @@ static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct 
                           err);
     if (st == ST_OK)
         st = device_array(c, &d->arrived, items, 4, "other", err);
+    if (st == ST_OK)
+        st = device_array(c, &cache->window_device, k->layers, 4, "other", err);
+    if (st == ST_OK)
+        cuda_upload(&c->base, LANE_COMPUTE, cache->window_device, cache->window, (uint64_t)k->layers * 4);
+    d->window = cache->window_device;
     return st;
 }
 
@@ -162,8 +167,11 @@ enum status cuda_cache_open(struct backend *be, const struct cache_config *confi
     cache->block_bytes = slot_block_bytes(config->kv_heads);
     cache->blocks_host = mem_zero((size_t)config->layers, (size_t)cache->block_bytes);
     cache->page_first = mem_zero((size_t)config->layers, sizeof *cache->page_first);
+    cache->window = mem_zero((size_t)config->layers, sizeof *cache->window);
+    if (config->window)
+        memcpy(cache->window, config->window, (size_t)config->layers * sizeof *cache->window);
     st = tables_open(c, cache, err);
-    cache->config.ringed = NULL; /* the caller's */
+    cache->config.window = NULL; /* the caller's */
     for (int i = 0; i < STEPS_KEPT && st == ST_OK; i++)
         st = flight_open(c, &cache->flight[i], config, err);
     if (st != ST_OK)
@@ -202,8 +210,10 @@ void cuda_cache_close(struct backend *be)
     cuda_free(be, cache->decode.start);
     cuda_free(be, cache->decode.partial);
     cuda_free(be, cache->decode.arrived);
+    cuda_free(be, cache->window_device);
     free(cache->blocks_host);
     free(cache->page_first);
+    free(cache->window);
     free(cache);
     c->cache = NULL;
 }

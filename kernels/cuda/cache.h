@@ -31,15 +31,17 @@ struct step_flight {
 /* owned by: the engine thread. */
 struct cuda_cache {
     struct cache_config config;
-    int64_t block_bytes; /* of one slot_block */
-    void *pool;          /* kv [layers][pages or ring_pages] of K [G][64][D], V [G][64][D] */
-    int64_t *page_first; /* [layers]: pages of the pool before the layer's */
-    char *blocks;        /* device [slots][layers] of slot_block */
-    char *blocks_host;   /* [layers] of one slot, being filled */
-    int32_t *pages;      /* device [2][slots][pages_per_slot]: of the full layers, of those with a ring */
-    int32_t *upload;     /* device, as step_flight.upload */
-    int32_t *chosen;     /* device [slots]: each slot's last token */
-    int32_t *ids;        /* device [slots]: by sequence */
+    int64_t block_bytes;    /* of one slot_block */
+    void *pool;             /* kv [layers][pages or ring_pages] of K [G][64][D], V [G][64][D] */
+    int64_t *page_first;    /* [layers]: pages of the pool before the layer's */
+    char *blocks;           /* device [slots][layers] of slot_block */
+    char *blocks_host;      /* [layers] of one slot, being filled */
+    int32_t *pages;         /* device [2][slots][pages_per_slot]: of the full layers, of those with a ring */
+    int32_t *window;        /* host [layers]: as in the config, zeros where it has none */
+    int32_t *window_device; /* the same there */
+    int32_t *upload;        /* device, as step_flight.upload */
+    int32_t *chosen;        /* device [slots]: each slot's last token */
+    int32_t *ids;           /* device [slots]: by sequence */
     struct decode_shape decode;
     struct step_flight flight[STEPS_KEPT];
     struct step_graph graph[GRAPHS_MAX];

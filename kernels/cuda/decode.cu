@@ -7,7 +7,7 @@
  *   thread blocks  |------ 0 ------|------ 1 ------|------ 2 ------|          equal shares, wherever items begin
  *
  * The flattened tiles of a layer are dealt out evenly to a fixed grid, so no raggedness costs anything and the launch is
- * the same for every step (a captured graph replays). An item that lies in several thread blocks leaves (max, sum, out)
+ * the same for every step (a captured graph replays). Tiles that a layer's window no longer reaches are none of them. An item that lies in several thread blocks leaves (max, sum, out)
  * of each; the one that arrives last merges them. Where each block begins is worked out once a step for all layers.
  *
  * A warp owns 16 rows of a tile and its own pipeline of asynchronous copies: no barrier inside an item. Queries (up to
@@ -89,6 +89,26 @@ __device__ __forceinline__ struct work work_of(const struct decode_item &at)
 
 /* ---- the plan ---- */
 
+/* Leaves out what stands before the first tile that a row of the item sees. */
+__device__ void unseen_drop(const struct decode_shape &s, int32_t window, struct decode_item &at)
+{
+    const int32_t seen = window > 0 ? at.block_rows + at.unit_tail + 1 - window : 0;
+
+    if (seen >= at.block_rows && window > 0) {
+        const int32_t pages = (seen - at.block_rows) / TILE;
+        at.block_rows = 0;
+        at.pages += pages;
+        at.unit_tail -= pages * TILE;
+    } else if (seen >= TILE) {
+        const int32_t rows = seen / TILE * TILE, bytes = at.codec == KV_PLAIN ? 2 : 1;
+        at.block_rows -= rows;
+        at.k = (const char *)at.k + (int64_t)rows * at.k_dim * bytes;
+        at.v = (const char *)at.v + (int64_t)rows * s.dim * bytes;
+        at.k_scale += rows;
+        at.v_scale += rows;
+    }
+}
+
 /* An item without its place among the tiles. Units that stand for nobody have no tiles; they come last. */
 __device__ struct decode_item item_of(const struct decode_shape &s, int32_t layer, int32_t i)
 {
@@ -113,6 +133,7 @@ __device__ struct decode_item item_of(const struct decode_shape &s, int32_t laye
     at.v_scale = b->v_scale + first;
     at.mask = b->mask ? b->mask + at.head * ((s.dim + 7) / 8) : NULL;
     at.pages = pages_of(s, slot, layer);
+    unseen_drop(s, s.window[layer], at);
     at.whole = (at.block_rows + TILE - 1) / TILE + (at.unit_tail + at.unit_rows + TILE - 1) / TILE;
     return at;
 }

@@ -194,6 +194,7 @@ struct decode_shape {
     const int32_t *pages;               /* [slots][pages_per_slot], and the same again for the layers with a ring */
     int32_t pages_per_slot, ring_table; /* numbers from one table to the other */
     uint32_t ringed[HPARAMS_LAYERS_MAX / 32]; /* bit l % 32 of word l / 32: layer l has a ring */
+    const int32_t *window;                    /* [layers]: rows that a token sees; 0: the launch says it */
     const void *pool;                         /* T: tail pages of the layer that is launched */
     int64_t page_stride;                      /* numbers */
     int32_t *item_first;                      /* [layers][items + 1]: tiles before each item */

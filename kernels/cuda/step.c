@@ -274,6 +274,7 @@ void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t 
     struct cuda_queue queue = c->queue[LANE_COMPUTE];
 
     assert(q_heads == cache->config.q_heads);
+    assert(cache->window[layer] == 0 || cache->window[layer] == window); /* the plan left out what is older */
     if (!cache->planned) {
         plan(c, &(struct embed_args){ .rows = 0 });
         queue.chained = false; /* it reads the plan before it waits: right behind the plan it may not begin early */

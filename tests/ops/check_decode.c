@@ -302,7 +302,7 @@ static void judge_gather(struct run *r, int slot, int layer, int64_t most)
 
 static void check_case(struct ops *o, const struct decode_case *c)
 {
-    static const uint8_t ringed[LAYERS] = { 0, 1 };
+    const int32_t window[LAYERS] = { 0, c->window }; /* the first layer is asked for one all the same */
     struct cache_config config = { .slots = SLOTS,
                                    .pages = SLOTS * PAGES_PER_SLOT,
                                    .pages_per_slot = PAGES_PER_SLOT,
@@ -311,7 +311,7 @@ static void check_case(struct ops *o, const struct decode_case *c)
                                    .q_heads = c->q_heads,
                                    .kv_heads = c->kv_heads,
                                    .dim = c->dim,
-                                   .ringed = c->window ? ringed : NULL,
+                                   .window = c->window ? window : NULL,
                                    .ring_pages = SLOTS * PAGES_PER_SLOT + 3 };
     struct run r = { .o = o, .c = c };
     struct kv_block *blocks = arena_array(&o->arena, LAYERS, sizeof *blocks);

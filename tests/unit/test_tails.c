@@ -64,7 +64,8 @@ static void a_long_tail_holds_only_its_window_in_a_ring(void **state)
     tails_describe(&w.tails, &cache);
     assert_int_equal(cache.pages, SLOTS * INDEX_MAX);
     assert_int_equal(cache.ring_pages, SLOTS * ring);
-    assert_int_equal(cache.ringed[0] + 2 * cache.ringed[1] + 4 * cache.ringed[2], 2);
+    assert_int_equal(cache.window[0] + cache.window[2], 0);
+    assert_int_equal(cache.window[1], WINDOW);
     for (int32_t slot = 0; slot < SLOTS; slot++)
         tails_grow(&w.tails, slot, &w.held[slot], INDEX_MAX);
     assert_int_equal((int)metric_value(w.tails.full.gauge), SLOTS * INDEX_MAX);
