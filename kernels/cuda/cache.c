@@ -65,6 +65,7 @@ static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
     d->dim = k->dim;
     d->ctas = decode_ctas(c->queue[LANE_COMPUTE], c->base.kv, k->dim);
     d->blocks = cache->blocks;
+    d->block_bytes = cache->block_bytes;
     d->pages = cache->pages;
     d->pages_per_slot = k->pages_per_slot;
     d->pool = cache->pool;
@@ -251,6 +252,8 @@ static void block_tie(struct cuda *c, const struct kv_block *block, char *to)
     head.v = data + parts.offset[KV_PART_V];
     head.k_scale = (const float *)(const void *)(data + parts.offset[KV_PART_K_SCALE]);
     head.v_scale = (const float *)(const void *)(data + parts.offset[KV_PART_V_SCALE]);
+    head.k_whole = data + parts.offset[KV_PART_K_WHOLE];
+    head.v_whole = data + parts.offset[KV_PART_V_WHOLE];
     head.mask = block->k_dim < block->dim ? data + parts.offset[KV_PART_MASKS] : NULL;
     head.codec = (int32_t)block->codec;
     head.k_dim = block->k_dim;
@@ -258,8 +261,11 @@ static void block_tie(struct cuda *c, const struct kv_block *block, char *to)
         mixed_from_now(c);
     memcpy(to, &head, offsetof(struct slot_block, first));
     for (int32_t g = 0; g <= heads; g++) {
-        int32_t first = (int32_t)block->first[g];
-        memcpy(to + offsetof(struct slot_block, first) + (size_t)g * 4, &first, 4);
+        const int32_t first[2] = { (int32_t)block->first[g], (int32_t)kv_coded_first(block, g) };
+        char *at = to + offsetof(struct slot_block, first) + (size_t)g * 4;
+
+        memcpy(at, &first[0], 4);
+        memcpy(at + (size_t)(heads + 1) * 4, &first[1], 4);
     }
 }
 

@@ -2,7 +2,8 @@
 /*
  * coded.cuh - rows of a block that are not plain (common/kv/codec.h): codes to numbers, and which channels K rows have.
  *
- * int8 and e4m3 codes are exact as bf16, so that reading one rounds nothing; scales are multiplied in later.
+ * int8 and e4m3 codes are exact as bf16, so that reading one rounds nothing; scales are multiplied in later. int4 codes are
+ * read with their pair.
  */
 #ifndef PLATEN_KERNELS_CUDA_CODED_CUH
 #define PLATEN_KERNELS_CUDA_CODED_CUH
@@ -45,6 +46,89 @@ __device__ __forceinline__ float code_number(uint8_t code, int32_t codec)
 template <typename T> __device__ __forceinline__ float row_number(const void *rows, int32_t codec, int64_t at)
 {
     return codec == KV_PLAIN ? number(((const T *)rows)[at]) : code_number(((const uint8_t *)rows)[at], codec);
+}
+
+/* int4: the step and the least value of a pair, and channel c of a row of `channels`. */
+__device__ __forceinline__ float pair_step(uint32_t pair)
+{
+    return __uint_as_float(pair << 16);
+}
+__device__ __forceinline__ float pair_least(uint32_t pair)
+{
+    return __uint_as_float(pair & 0xffff0000u);
+}
+__device__ __forceinline__ float pair_number(const void *codes, int32_t c, int32_t channels, uint32_t pair)
+{
+    const int32_t half = (channels + 1) / 2;
+    const uint32_t byte = ((const uint8_t *)codes)[c < half ? c : c - half];
+
+    return (float)(c < half ? byte & 15 : byte >> 4) * pair_step(pair) + pair_least(pair);
+}
+
+/* Coded rows of the heads before g in an int4 block. */
+__device__ __forceinline__ int32_t coded_before(const struct slot_block *b, int32_t heads, int32_t g)
+{
+    return b->first[heads + 1 + g];
+}
+
+/* Whether a scale is multiplied in after rows of codes were read. */
+__device__ __forceinline__ bool has_scales(int32_t codec)
+{
+    return codec == KV_INT8 || codec == KV_FP8;
+}
+
+/* Bytes of a row; `plain`: of a number that is not coded. */
+__device__ __forceinline__ int64_t coded_bytes(int32_t codec, int32_t channels, int32_t plain)
+{
+    return codec == KV_PLAIN ? channels * plain : codec == KV_INT4 ? (channels + 1) / 2 : channels;
+}
+
+/* One row of a head's block, wherever it stands. */
+struct block_row {
+    const void *k, *v;
+    const uint32_t *k_pair; /* int4: per channel */
+    uint32_t v_pair;
+    float k_scale, v_scale; /* int8, e4m3; else 1 */
+    int32_t codec;          /* of this row: the whole rows of int4 are plain */
+};
+
+template <typename T>
+__device__ struct block_row block_row_of(const struct slot_block *b, int32_t heads, int32_t dim, int32_t g, int64_t row)
+{
+    struct block_row r = { NULL, NULL, NULL, 0, 1.0f, 1.0f, b->codec };
+    const char *k = (const char *)b->k, *v = (const char *)b->v;
+    int64_t at = b->first[g] + row;
+
+    if (b->codec == KV_INT4) {
+        const int32_t before = coded_before(b, heads, g), coded = coded_before(b, heads, g + 1) - before;
+        if (row < coded) {
+            at = before + row;
+            r.k_pair = (const uint32_t *)b->k_scale + at / KV_GROUP_ROWS * b->k_dim;
+            r.v_pair = ((const uint32_t *)b->v_scale)[at];
+        } else {
+            at -= before + coded;
+            r.codec = KV_PLAIN;
+            k = (const char *)b->k_whole;
+            v = (const char *)b->v_whole;
+        }
+    } else if (b->codec != KV_PLAIN) {
+        r.k_scale = b->k_scale[at];
+        r.v_scale = b->v_scale[at];
+    }
+    r.k = k + at * coded_bytes(r.codec, b->k_dim, sizeof(T));
+    r.v = v + at * coded_bytes(r.codec, dim, sizeof(T));
+    return r;
+}
+
+/* Number c of a row's K (of k_dim) and V (of dim), without its scale. */
+template <typename T> __device__ __forceinline__ float key_number(const struct block_row &r, int32_t c, int32_t k_dim)
+{
+    return r.codec == KV_INT4 ? pair_number(r.k, c, k_dim, r.k_pair[c]) : row_number<T>(r.k, r.codec, c);
+}
+template <typename T>
+__device__ __forceinline__ float value_number(const void *v, int32_t codec, uint32_t pair, int32_t c, int32_t dim)
+{
+    return codec == KV_INT4 ? pair_number(v, c, dim, pair) : row_number<T>(v, codec, c);
 }
 
 /* kept[i] = the i-th channel that the mask has; by one warp. */

@@ -18,7 +18,8 @@
  * bf16 in registers, exactly; K's scales multiply scores, V's the weights. A lane takes 4 neighbouring channels of a key,
  * so queries stand in that order too. Two codes of a row are one 16-bit unit to the turning load of V: sums of even and odd
  * channels come apart, and are put in order when a head's block ends. K rows without some channels meet queries without
- * them, and are read number by number.
+ * them, and are read number by number. int4 codes become values in registers, each with its pair; the last rows of such a
+ * head are plain, and no warp's 16 rows are of both kinds.
  *
  * f32 caches and other head sizes take a plain kernel: one thread block per query head, nothing shared.
  */
@@ -43,9 +44,7 @@ template <int D> struct room {
 
 __device__ __forceinline__ const struct slot_block *block_of(const struct decode_shape &s, int32_t slot, int32_t layer)
 {
-    const int64_t bytes = (5 * (int64_t)sizeof(void *) + 4 * (int64_t)(s.kv_heads + 3) + 15) / 16 * 16;
-
-    return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * bytes);
+    return (const struct slot_block *)(s.blocks + ((int64_t)slot * s.layers + layer) * s.block_bytes);
 }
 
 /* The pages of a slot's tail in a layer. */
@@ -61,8 +60,9 @@ struct work {
     const char *k, *v; /* of the head in the block */
     const int32_t *pages;
     const float *k_scale, *v_scale;
+    const char *k_whole, *v_whole;
     const uint8_t *mask;
-    int32_t codec, k_dim;
+    int32_t codec, k_dim, coded;
 };
 
 __device__ __forceinline__ struct work work_of(const struct decode_item &at)
@@ -81,13 +81,28 @@ __device__ __forceinline__ struct work work_of(const struct decode_item &at)
                       at.pages,
                       at.k_scale,
                       at.v_scale,
+                      (const char *)at.k_whole,
+                      (const char *)at.v_whole,
                       at.mask,
                       at.codec,
-                      at.k_dim };
+                      at.k_dim,
+                      at.coded };
     return w;
 }
 
 /* ---- the plan ---- */
+
+/* Lets an item's rows begin so many coded and whole ones later. */
+__device__ __forceinline__ void head_advance(const struct decode_shape &s, struct decode_item &at, int64_t coded,
+                                             int64_t whole)
+{
+    at.k = (const char *)at.k + coded * coded_bytes(at.codec, at.k_dim, 2);
+    at.v = (const char *)at.v + coded * coded_bytes(at.codec, s.dim, 2);
+    at.k_scale += at.codec == KV_INT4 ? coded / KV_GROUP_ROWS * at.k_dim : coded;
+    at.v_scale += coded;
+    at.k_whole = (const char *)at.k_whole + whole * at.k_dim * 2;
+    at.v_whole = (const char *)at.v_whole + whole * s.dim * 2;
+}
 
 /* Leaves out what stands before the first tile that a row of the item sees. */
 __device__ void unseen_drop(const struct decode_shape &s, int32_t window, struct decode_item &at)
@@ -100,12 +115,10 @@ __device__ void unseen_drop(const struct decode_shape &s, int32_t window, struct
         at.pages += pages;
         at.unit_tail -= pages * TILE;
     } else if (seen >= TILE) {
-        const int32_t rows = seen / TILE * TILE, bytes = at.codec == KV_PLAIN ? 2 : 1;
+        const int32_t rows = seen / TILE * TILE, coded = min(rows, at.coded);
         at.block_rows -= rows;
-        at.k = (const char *)at.k + (int64_t)rows * at.k_dim * bytes;
-        at.v = (const char *)at.v + (int64_t)rows * s.dim * bytes;
-        at.k_scale += rows;
-        at.v_scale += rows;
+        at.coded -= coded;
+        head_advance(s, at, coded, rows - coded);
     }
 }
 
@@ -123,14 +136,14 @@ __device__ struct decode_item item_of(const struct decode_shape &s, int32_t laye
         return at;
     const struct slot_block *b = block_of(s, slot, layer);
     const int64_t first = b->first[at.head];
+    const int64_t before = b->codec == KV_INT4 ? coded_before(b, s.kv_heads, at.head) : first;
     at.block_rows = b->first[at.head + 1] - (int32_t)first;
-    const int64_t bytes = b->codec == KV_PLAIN ? 2 : 1;
+    at.coded = b->codec == KV_INT4 ? coded_before(b, s.kv_heads, at.head + 1) - (int32_t)before : at.block_rows;
     at.codec = b->codec;
     at.k_dim = b->k_dim;
-    at.k = (const char *)b->k + first * b->k_dim * bytes;
-    at.v = (const char *)b->v + first * s.dim * bytes;
-    at.k_scale = b->k_scale + first;
-    at.v_scale = b->v_scale + first;
+    at.k = b->k, at.k_scale = b->k_scale, at.k_whole = b->k_whole;
+    at.v = b->v, at.v_scale = b->v_scale, at.v_whole = b->v_whole;
+    head_advance(s, at, before, first - before);
     at.mask = b->mask ? b->mask + at.head * ((s.dim + 7) / 8) : NULL;
     at.pages = pages_of(s, slot, layer);
     unseen_drop(s, s.window[layer], at);
@@ -285,39 +298,75 @@ __device__ __forceinline__ void rows_fetch(const struct decode_shape &s, const s
 
 /* ---- rows that are coded or lack channels ---- */
 
+/* Bytes: rows of codes; of int4 codes, where they have all channels; where int4's pairs of K stand; where scales, or
+ * int4's pairs of V behind 64, do. */
 template <int D> struct coded_room {
-    enum { row = D + 16, scales = 2 * room<D>::matrix - 8 * ROWS }; /* bytes of a row of codes; where scales stand */
+    enum {
+        row = D + 16,
+        row4 = D / 2 + (D % 64 == 0 ? 16 : 0),
+        pairs = 16 * D,
+        scales = 2 * room<D>::matrix - 8 * ROWS
+    };
 };
 
-/* The same for a tile of a block whose rows are not plain: K, V and scales as they are. Where K rows lack channels their
- * bytes are one run, from the 16 bytes on in which it begins. */
+/* 16 rows of a block from `row` on. */
+struct piece {
+    const char *k, *v;
+    int32_t codec; /* of these rows */
+};
+template <int D> __device__ __forceinline__ struct piece piece_of(const struct work &w, int32_t row)
+{
+    const bool whole = w.codec == KV_INT4 && row >= w.coded;
+    const int32_t codec = whole ? (int32_t)KV_PLAIN : w.codec;
+    const int64_t at = whole ? row - w.coded : row;
+    const struct piece p = { (whole ? w.k_whole : w.k) + at * coded_bytes(codec, w.k_dim, 2),
+                             (whole ? w.v_whole : w.v) + at * coded_bytes(codec, D, 2), codec };
+    return p;
+}
+
+/* 16 rows of int4 codes that have all channels. */
+template <int D> __device__ __forceinline__ void fours_fetch(const char *from, int lane, uint32_t to)
+{
+    for (int32_t i = lane * 16; i < 8 * D; i += 32 * 16)
+        copy16_async(to + i / (D / 2) * coded_room<D>::row4 + i % (D / 2), from + i, true);
+}
+
+/* The same for a tile of a block whose rows are not plain; scales as they are. K rows that lack channels, and the whole ones
+ * of int4, are one run of bytes, from the 16 bytes on in which it begins. */
 template <int D>
 __device__ __forceinline__ void codes_fetch(const struct work &w, int32_t tile, int warp, int lane, uint32_t to)
 {
     const int32_t row = tile * TILE + warp * ROWS, valid = min(w.block_rows - row, (int32_t)ROWS);
-    const int32_t bytes = w.codec == KV_PLAIN ? 2 : 1;
-    const int32_t v_units = D * bytes / 16, v_row = w.codec == KV_PLAIN ? (int)room<D>::row : (int)coded_room<D>::row;
-    const char *v = w.v + (int64_t)row * D * bytes;
+    const struct piece p = piece_of<D>(w, row);
+    const int32_t v_bytes = D * (p.codec == KV_PLAIN ? 2 : 1), v_units = v_bytes / 16;
+    const int32_t v_row = p.codec == KV_PLAIN ? (int)room<D>::row : (int)coded_room<D>::row;
 
     if (valid <= 0)
         return;
-    if (w.k_dim < D) {
-        const char *k = w.k + (int64_t)row * w.k_dim * bytes;
-        const int32_t shift = (int32_t)((uintptr_t)k & 15), units = (shift + valid * w.k_dim * bytes + 15) / 16;
+    if (w.k_dim < D || p.codec == KV_PLAIN) {
+        const int32_t shift = (int32_t)((uintptr_t)p.k & 15);
+        const int32_t units = (shift + valid * (int32_t)coded_bytes(p.codec, w.k_dim, 2) + 15) / 16;
         for (int32_t i = lane; i < units; i += 32)
-            copy16_async(to + i * 16, k - shift + i * 16, true);
+            copy16_async(to + i * 16, p.k - shift + i * 16, true);
+    } else if (p.codec == KV_INT4) {
+        fours_fetch<D>(p.k, lane, to);
     } else {
-        const char *k = w.k + (int64_t)row * D;
         for (int32_t i = lane; i < D; i += 32) {
             const int32_t r = i / (D / 16), c = i % (D / 16);
-            copy16_async(to + r * coded_room<D>::row + c * 16, k + r * D + c * 16, r < valid);
+            copy16_async(to + r * coded_room<D>::row + c * 16, p.k + r * D + c * 16, r < valid);
         }
     }
-    for (int32_t i = lane; i < ROWS * v_units; i += 32) {
-        const int32_t r = i / v_units, c = i % v_units;
-        copy16_async(to + room<D>::matrix + r * v_row + c * 16, v + (int64_t)r * D * bytes + c * 16, r < valid);
+    if (p.codec == KV_INT4) {
+        fours_fetch<D>(p.v, lane, to + room<D>::matrix);
+        for (int32_t i = lane; i < w.k_dim; i += 32)
+            copy4_async(to + coded_room<D>::pairs + i * 4, w.k_scale + row / KV_GROUP_ROWS * w.k_dim + i, true);
+    } else {
+        for (int32_t i = lane; i < ROWS * v_units; i += 32) {
+            const int32_t r = i / v_units, c = i % v_units;
+            copy16_async(to + room<D>::matrix + r * v_row + c * 16, p.v + r * v_bytes + c * 16, r < valid);
+        }
     }
-    if (w.codec != KV_PLAIN) {
+    if (p.codec != KV_PLAIN && (p.codec != KV_INT4 || lane >= ROWS)) {
         const int32_t r = lane & 15;
         copy4_async(to + coded_room<D>::scales + lane * 4, (lane < ROWS ? w.k_scale : w.v_scale) + row + r, r < valid);
     }
@@ -352,32 +401,62 @@ __device__ __forceinline__ void queries_load_coded(const struct decode_shape &s,
     __syncwarp(); /* the list may be written for the next item */
 }
 
+/* Four neighbouring int4 numbers of row n of K from shared memory. */
+template <int D>
+__device__ __forceinline__ void keys_load4(const struct work &w, const char *k, int32_t shift, int32_t n, int32_t at,
+                                           uint32_t (&b)[2])
+{
+    const int32_t half = (w.k_dim + 1) / 2;
+    const uint4 pairs = *(const uint4 *)(k + coded_room<D>::pairs + at * 4);
+    const uint32_t pair[4] = { pairs.x, pairs.y, pairs.z, pairs.w };
+    float x[4];
+
+    if (w.k_dim == D) {
+        const bool low = at < D / 2;
+        const uint32_t word =
+            *(const uint32_t *)(k + n * coded_room<D>::row4 + at - (low ? 0 : D / 2)) >> (low ? 0 : 4);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            x[i] = (float)(word >> 8 * i & 15) * pair_step(pair[i]) + pair_least(pair[i]);
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            x[i] = at + i < w.k_dim ? pair_number(k + shift + n * half, at + i, w.k_dim, pair[i]) : 0.0f;
+    }
+    b[0] = bf16_pair(x[0], x[1]);
+    b[1] = bf16_pair(x[2], x[3]);
+}
+
 /* Four neighbouring numbers of row n of K from shared memory, as two pairs. */
 template <int D>
-__device__ __forceinline__ void keys_load(const struct work &w, const char *k, int32_t shift, int32_t n, int32_t at,
-                                          uint32_t (&b)[2])
+__device__ __forceinline__ void keys_load(const struct work &w, int32_t codec, const char *k, int32_t shift, int32_t n,
+                                          int32_t at, uint32_t (&b)[2])
 {
-    if (w.k_dim == D) {
+    if (codec == KV_INT4) {
+        keys_load4<D>(w, k, shift, n, at, b);
+        return;
+    }
+    if (w.k_dim == D && codec != KV_PLAIN) {
         const uint32_t word = *(const uint32_t *)(k + n * coded_room<D>::row + at);
-        b[0] = codes_pair<0, 1>(word, w.codec);
-        b[1] = codes_pair<2, 3>(word, w.codec);
+        b[0] = codes_pair<0, 1>(word, codec);
+        b[1] = codes_pair<2, 3>(word, codec);
         return;
     }
     uint32_t x[4];
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         const int32_t number = n * w.k_dim + at + i;
-        x[i] = at + i >= w.k_dim     ? 0
-               : w.codec == KV_PLAIN ? *(const uint16_t *)(k + shift + 2 * number)
-                                     : *(const uint8_t *)(k + shift + number);
+        x[i] = at + i >= w.k_dim   ? 0
+               : codec == KV_PLAIN ? *(const uint16_t *)(k + shift + 2 * number)
+                                   : *(const uint8_t *)(k + shift + number);
     }
-    if (w.codec == KV_PLAIN) {
+    if (codec == KV_PLAIN) {
         b[0] = x[0] | x[1] << 16;
         b[1] = x[2] | x[3] << 16;
     } else {
         const uint32_t word = x[0] | x[1] << 8 | x[2] << 16 | x[3] << 24;
-        b[0] = codes_pair<0, 1>(word, w.codec);
-        b[1] = codes_pair<2, 3>(word, w.codec);
+        b[0] = codes_pair<0, 1>(word, codec);
+        b[1] = codes_pair<2, 3>(word, codec);
     }
 }
 
@@ -474,6 +553,34 @@ __device__ __forceinline__ void rows_attend(const struct work &w, const uint32_t
     values_add<D>(p, lane, at, run);
 }
 
+/* int4: V rows from `stage` on become values here; sums come out in the order of plain rows. */
+template <int D>
+__device__ __forceinline__ void values_add4(const float (&p)[2][4], int lane, const char *stage, struct running<D> &run)
+{
+    const char *v = stage + room<D>::matrix + 2 * (lane & 3) * coded_room<D>::row4 + (lane >> 2);
+    const uint32_t *pair = (const uint32_t *)(stage + coded_room<D>::scales) + ROWS + 2 * (lane & 3);
+    const uint32_t a[4] = { bf16_pair(p[0][0], p[0][1]), bf16_pair(p[0][2], p[0][3]), bf16_pair(p[1][0], p[1][1]),
+                            bf16_pair(p[1][2], p[1][3]) };
+    float step[4], least[4];
+
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        step[i] = pair_step(pair[i % 2 + i / 2 * 8]);
+        least[i] = pair_least(pair[i % 2 + i / 2 * 8]);
+    }
+#pragma unroll
+    for (int n = 0; n < D / 8; n++) {
+        const int byte = n * 8 % (D / 2), shift = n * 8 < D / 2 ? 0 : 4;
+        float x[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const uint32_t two = *(const uint8_t *)(v + (i % 2 + i / 2 * 8) * coded_room<D>::row4 + byte);
+            x[i] = (float)(two >> shift & 15) * step[i] + least[i];
+        }
+        multiply(run.out[n], a, bf16_pair(x[0], x[1]), bf16_pair(x[2], x[3]));
+    }
+}
+
 /* The same for a tile of a block whose rows are not plain; `stage` is the shared memory at `at`. */
 template <int D>
 __device__ __forceinline__ void codes_attend(const struct work &w, const uint32_t (&query)[D / 16][4], int32_t group,
@@ -481,8 +588,8 @@ __device__ __forceinline__ void codes_attend(const struct work &w, const uint32_
                                              const char *stage, uint32_t at, struct running<D> &run)
 {
     const int32_t row = tile * TILE + warp * ROWS, valid = w.block_rows - row;
-    const int32_t bytes = w.codec == KV_PLAIN ? 2 : 1,
-                  shift = (int32_t)((uintptr_t)(w.k + (int64_t)row * w.k_dim * bytes) & 15);
+    const struct piece piece = piece_of<D>(w, row);
+    const int32_t codec = piece.codec, shift = (int32_t)((uintptr_t)piece.k & 15);
     const float *scale = (const float *)(stage + coded_room<D>::scales) + 2 * (lane & 3);
     float s[2][4] = {}, p[2][4];
 
@@ -493,18 +600,22 @@ __device__ __forceinline__ void codes_attend(const struct work &w, const uint32_
         uint32_t b[2];
         if (kk * 16 >= w.k_dim)
             break;
-        keys_load<D>(w, stage, shift, lane >> 2, kk * 16 + 4 * (lane & 3), b);
+        keys_load<D>(w, codec, stage, shift, lane >> 2, kk * 16 + 4 * (lane & 3), b);
         multiply(s[0], query[kk], b[0], b[1]);
-        keys_load<D>(w, stage, shift, 8 + (lane >> 2), kk * 16 + 4 * (lane & 3), b);
+        keys_load<D>(w, codec, stage, shift, 8 + (lane >> 2), kk * 16 + 4 * (lane & 3), b);
         multiply(s[1], query[kk], b[0], b[1]);
     }
-    if (w.codec != KV_PLAIN)
+    if (has_scales(codec))
 #pragma unroll
         for (int i = 0; i < 8; i++)
             s[i / 4][i % 4] *= scale[i / 4 * 8 + (i & 1)];
     scores_take<D>(w, group, scale2, window, false, row, valid, lane, s, p, run);
-    if (w.codec == KV_PLAIN) {
+    if (codec == KV_PLAIN) {
         values_add<D>(p, lane, at, run);
+        return;
+    }
+    if (codec == KV_INT4) {
+        values_add4<D>(p, lane, stage, run);
         return;
     }
 #pragma unroll
@@ -516,8 +627,8 @@ __device__ __forceinline__ void codes_attend(const struct work &w, const uint32_
     for (int m = 0; m < D / 16; m++) {
         uint32_t v[2];
         load_two_turned(v, at + room<D>::matrix + (lane & 15) * coded_room<D>::row + m * 16);
-        multiply(run.out[2 * m], a, codes_pair<0, 2>(v[0], w.codec), codes_pair<0, 2>(v[1], w.codec));
-        multiply(run.out[2 * m + 1], a, codes_pair<1, 3>(v[0], w.codec), codes_pair<1, 3>(v[1], w.codec));
+        multiply(run.out[2 * m], a, codes_pair<0, 2>(v[0], codec), codes_pair<0, 2>(v[1], codec));
+        multiply(run.out[2 * m + 1], a, codes_pair<1, 3>(v[0], codec), codes_pair<1, 3>(v[1], codec));
     }
 }
 
@@ -789,7 +900,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
             copies_wait<room<D>::stages - 1>();
             __syncwarp();
             if (MIXED && coded && t >= w.block_tiles) { /* the tail is plain */
-                if (w.codec != KV_PLAIN)
+                if (has_scales(w.codec))
                     running_turn<D>(lane, run);
                 queries_load<D>(s, w, in, group, lane, query);
                 coded = false;
@@ -803,7 +914,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
             __syncwarp();
             stage = stage == room<D>::stages - 1 ? 0 : stage + 1;
         }
-        if (MIXED && coded && w.codec != KV_PLAIN)
+        if (MIXED && coded && has_scales(w.codec))
             running_turn<D>(lane, run);
         const struct work done = w;
         const bool alone = tile == 0 && stop == w.whole;
@@ -851,12 +962,12 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     if (slot < 0)
         return;
     const struct slot_block *b = block_of(s, slot, layer);
-    const int32_t begin = b->first[g], block_rows = b->first[g + 1] - begin, self = block_rows + s.rows.tail[row];
+    const int32_t block_rows = b->first[g + 1] - b->first[g], self = block_rows + s.rows.tail[row];
     const int32_t *pages = pages_of(s, slot, layer);
     const T *pool = (const T *)s.pool;
     __shared__ uint8_t kept[KV_HEAD_DIM_MAX];
     __shared__ float some[KV_HEAD_DIM_MAX]; /* the query's numbers for the channels that the block's keys have */
-    const int32_t codec = b->codec, k_dim = b->mask ? b->k_dim : dim;
+    const int32_t k_dim = b->mask ? b->k_dim : dim;
     float top = -CUDART_INF_F, total = 0.0f, value[CHANNELS] = {};
 
     for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
@@ -869,31 +980,25 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
     __syncthreads();
     const int32_t seen = window > 0 && self + 1 > window ? self + 1 - window : 0;
     for (int32_t at = seen / 32 * 32 + warp * 32; at <= self; at += PLAIN_WARPS * 32) {
-        int32_t place = at + lane, v_codec = KV_PLAIN;
-        const void *v = NULL;
-        float score = -CUDART_INF_F, v_scale = 1.0f;
-        int64_t v_at = 0;
+        const int32_t place = at + lane;
+        struct block_row r = { NULL, NULL, NULL, 0, 1.0f, 1.0f, KV_PLAIN };
+        float score = -CUDART_INF_F;
 
         if (place <= self && place >= seen) {
-            score = 0.0f;
-            if (place < block_rows) {
-                const int64_t k_at = (int64_t)(begin + place) * k_dim;
-                for (int32_t c = 0; c < k_dim; c++)
-                    score += some[c] * row_number<T>(b->k, codec, k_at + c);
-                v = b->v;
-                v_at = (int64_t)(begin + place) * dim;
-                v_codec = codec;
-                if (codec != KV_PLAIN) {
-                    score *= b->k_scale[begin + place];
-                    v_scale = b->v_scale[begin + place];
-                }
-            } else {
-                int32_t t = place - block_rows;
+            const bool tail = place >= block_rows;
+            const int32_t t = place - block_rows, numbers = tail ? dim : k_dim;
+            const float *from = tail ? query : some;
+            if (tail) {
                 const T *k = pool + pages[t / TILE] * s.page_stride + ((int64_t)g * TILE + t % TILE) * dim;
-                for (int32_t c = 0; c < dim; c++)
-                    score += query[c] * number(k[c]);
-                v = k + (int64_t)s.kv_heads * TILE * dim;
+                r.k = k;
+                r.v = k + (int64_t)s.kv_heads * TILE * dim;
+            } else {
+                r = block_row_of<T>(b, s.kv_heads, dim, g, place);
             }
+            score = 0.0f;
+            for (int32_t c = 0; c < numbers; c++)
+                score += from[c] * key_number<T>(r, c, numbers);
+            score *= r.k_scale;
         }
         float high = fmaxf(top, warp_max(score)), less = top == -CUDART_INF_F ? 0.0f : expf(top - high);
         float p = score == -CUDART_INF_F ? 0.0f : expf(score - high);
@@ -903,16 +1008,16 @@ __global__ void __launch_bounds__(PLAIN_WARPS * 32)
         for (int i = 0; i < CHANNELS; i++)
             value[i] *= less;
         for (int j = 0; j < 32; j++) {
-            const float pj = __shfl_sync(0xffffffffu, p * v_scale, j);
-            const void *vj = (const void *)__shfl_sync(0xffffffffu, (unsigned long long)v, j);
-            const int64_t from = __shfl_sync(0xffffffffu, (long long)v_at, j);
-            const int32_t codec_j = __shfl_sync(0xffffffffu, v_codec, j);
+            const float pj = __shfl_sync(0xffffffffu, p * r.v_scale, j);
+            const void *vj = (const void *)__shfl_sync(0xffffffffu, (unsigned long long)r.v, j);
+            const uint32_t pair = __shfl_sync(0xffffffffu, r.v_pair, j);
+            const int32_t codec = __shfl_sync(0xffffffffu, r.codec, j);
             if (!vj)
                 continue;
 #pragma unroll
             for (int i = 0; i < CHANNELS; i++)
                 if (lane + 32 * i < dim)
-                    value[i] += pj * row_number<T>(vj, codec_j, from + lane + 32 * i);
+                    value[i] += pj * value_number<T>(vj, codec, pair, lane + 32 * i, dim);
         }
     }
     if (lane == 0) {

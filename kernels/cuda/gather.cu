@@ -23,15 +23,13 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
         const T *k, *v;
 
         if (row < block_rows && (block->codec != KV_PLAIN || block->mask)) {
-            const int32_t codec = block->codec, k_dim = block->mask ? block->k_dim : dim;
-            const float k_scale = codec == KV_PLAIN ? 1.0f : block->k_scale[begin + row];
-            const float v_scale = codec == KV_PLAIN ? 1.0f : block->v_scale[begin + row];
+            const struct block_row r = block_row_of<T>(block, p.heads, dim, g, row);
 
             for (int32_t c = lane; c < dim; c += 32) {
                 const int32_t at = block->mask ? channel_place(block->mask + g * ((dim + 7) / 8), c) : c;
-                const float x = at < 0 ? 0.0f : row_number<T>(block->k, codec, (begin + row) * k_dim + at);
-                ((T *)p.k)[to + c] = rounded<T>(x * k_scale);
-                ((T *)p.v)[to + c] = rounded<T>(row_number<T>(block->v, codec, (begin + row) * dim + c) * v_scale);
+                const float x = at < 0 ? 0.0f : key_number<T>(r, at, block->k_dim);
+                ((T *)p.k)[to + c] = rounded<T>(x * r.k_scale);
+                ((T *)p.v)[to + c] = rounded<T>(value_number<T>(r.v, r.codec, r.v_pair, c, dim) * r.v_scale);
             }
             continue;
         }

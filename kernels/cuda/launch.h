@@ -152,16 +152,18 @@ cudaError_t launch_span_lengths(struct cuda_queue q, const struct span_lengths *
 enum { CUDA_UNIT_QUERIES = 16 };
 /* A slot's block of one layer as the kernels see it. In an array they stand slot_block_bytes(kv_heads) apart. */
 struct slot_block {
-    const void *k, *v;               /* rows of all heads */
-    const float *k_scale, *v_scale;  /* KV_INT8, KV_FP8: one per row */
-    const uint8_t *mask;             /* [kv_heads][ceil(dim / 8)]: the channels that K rows have; NULL: all */
-    int32_t codec;                   /* enum kv_codec */
-    int32_t k_dim;                   /* numbers of a K row */
-    int32_t first[KV_HEADS_MAX + 1]; /* only kv_heads + 1 of them are there */
+    const void *k, *v;              /* rows of all heads; KV_INT4: the coded ones */
+    const float *k_scale, *v_scale; /* KV_INT8, KV_FP8: one per row; KV_INT4: pairs instead, as layout.h says */
+    const void *k_whole, *v_whole;  /* KV_INT4: the rows of all heads that are not coded */
+    const uint8_t *mask;            /* [kv_heads][ceil(dim / 8)]: the channels that K rows have; NULL: all */
+    int32_t codec;                  /* enum kv_codec */
+    int32_t k_dim;                  /* numbers of a K row */
+    /* only kv_heads + 1 of them are there; behind them as many that count coded rows alone (KV_INT4) */
+    int32_t first[KV_HEADS_MAX + 1];
 };
 static inline int64_t slot_block_bytes(int32_t kv_heads)
 {
-    return (int64_t)((5 * sizeof(void *) + 4 * (size_t)(kv_heads + 3) + 15) / 16 * 16);
+    return (int64_t)((7 * sizeof(void *) + 4 * (size_t)(2 * kv_heads + 4) + 15) / 16 * 16);
 }
 /* The rows of a step on the device. A unit is a run of rows of one sequence with at most CUDA_UNIT_QUERIES queries of a
  * KV head, which share one reading of the cache. */
@@ -174,10 +176,12 @@ struct step_rows {
 struct decode_item {
     const void *k, *v; /* of the item's head in the block */
     const float *k_scale, *v_scale;
+    const void *k_whole, *v_whole;
     const uint8_t *mask;
     const int32_t *pages; /* of the slot */
     int32_t base, whole;  /* the item's first tile in the layer, its tiles */
-    int32_t unit_row, unit_rows, unit_tail, head, block_rows, codec, k_dim, pad;
+    int32_t unit_row, unit_rows, unit_tail, head, block_rows, codec, k_dim;
+    int32_t coded; /* of the block_rows; the others, behind them, are whole */
 };
 /* Where a thread block begins in a layer's flattened tiles of 64 rows. */
 struct decode_start {
@@ -190,6 +194,7 @@ struct decode_shape {
     int32_t ctas;       /* thread blocks per layer */
     int32_t mixed;      /* some block is coded or lacks channels */
     const char *blocks; /* [slots][layers] of struct slot_block */
+    int64_t block_bytes;
     struct step_rows rows;
     const int32_t *pages;               /* [slots][pages_per_slot], and the same again for the layers with a ring */
     int32_t pages_per_slot, ring_table; /* numbers from one table to the other */
@@ -444,8 +449,10 @@ struct pack_plan {
     const int32_t *index;
     int64_t first[KV_HEADS_MAX + 1];
     int64_t kept_longest;
-    void *k, *v;              /* of the block */
-    float *k_scale, *v_scale; /* KV_INT8, KV_FP8 */
+    void *k, *v;                     /* of the block */
+    float *k_scale, *v_scale;        /* KV_INT8, KV_FP8; KV_INT4: pairs */
+    void *k_whole, *v_whole;         /* KV_INT4 */
+    int64_t coded[KV_HEADS_MAX + 1]; /* as first, coded rows alone */
     int32_t codec;
     int32_t k_dim;          /* numbers of a K row of the block */
     const int32_t *channel; /* [heads][k_dim] where they are some of dim; else NULL */

@@ -215,12 +215,15 @@ void cuda_pack(struct backend *be, const struct pack_args *args, const struct kv
     p.v = data + parts.offset[KV_PART_V];
     p.k_scale = (float *)(void *)(data + parts.offset[KV_PART_K_SCALE]);
     p.v_scale = (float *)(void *)(data + parts.offset[KV_PART_V_SCALE]);
+    p.k_whole = data + parts.offset[KV_PART_K_WHOLE];
+    p.v_whole = data + parts.offset[KV_PART_V_WHOLE];
     assert(in->dtype == be->kv && block->dim == in->dim && be->ops->codecs >> block->codec & 1);
     assert(block->k_dim == block->dim || args->channel);
     memcpy(p.first, args->first, (size_t)(in->heads + 1) * sizeof p.first[0]);
     for (int32_t g = 0; g < in->heads; g++) {
         int64_t kept = p.first[g + 1] - p.first[g];
         p.kept_longest = kept > p.kept_longest ? kept : p.kept_longest;
+        p.coded[g + 1] = p.coded[g] + kv_coded_rows(block->codec, kept);
     }
     if (args->rerotate) {
         p.inv_freq = args->rerotate->inv_freq;

@@ -256,8 +256,7 @@ void check_pack_codecs(struct ops *o)
         check_bits(o, (enum kv_codec)codec, 64, 64);
         check_bits(o, (enum kv_codec)codec, 128, 128);
         check_bits(o, (enum kv_codec)codec, 80, 80);
-        if (o->be->ops->host_is_device)
-            check_bits(o, (enum kv_codec)codec, 64, 33);
+        check_bits(o, (enum kv_codec)codec, 64, 33);
         check_turned(o, (enum kv_codec)codec);
     }
 }
