@@ -240,6 +240,12 @@ template <typename K> static cudaError_t allow_shared(K kernel, size_t bytes)
     return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)bytes);
 }
 
+/* All of a multiprocessor's memory as shared memory: kernels that ask for the same can stand beside each other. */
+template <typename K> static cudaError_t all_shared(K kernel)
+{
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+}
+
 static inline int32_t int_ceil(int64_t a, int64_t b)
 {
     return (int32_t)((a + b - 1) / b);

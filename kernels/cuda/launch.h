@@ -79,6 +79,11 @@ struct skinny_args {
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
 /* out [rows][n / 2] = act(gate) * up of norm(in) . w^T; n / 2 a multiple of 8. */
 cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *args);
+/* The same where rows are so few and deep that blocks stay on their multiprocessors (thin.cu; launch_skinny and the like
+ * ask), and whether they are. turned: launch_thin_qkv. */
+bool thin_takes(struct cuda_queue q, const struct skinny_args *args, bool turned);
+cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args);
+cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args);
 /* The same for any shape and dtype, slowly: what no library takes. */
 cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows);
 
@@ -110,6 +115,7 @@ cudaError_t launch_rotate(struct cuda_queue q, enum dtype t, const struct rotate
  * skinny_takes_heads says: no norms of q and k, channels of heads and of rotations in runs of 16. */
 bool skinny_takes_heads(const struct rotate_args *t);
 cudaError_t launch_skinny_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
+cudaError_t launch_thin_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
 
 struct rotate_rows_args {
     const void *in; /* T [rows][heads][dim] */

@@ -20,36 +20,12 @@
  *
  * The first weights are asked for before chain_wait: they do not depend on the kernel before, so the memory is already
  * busy while that one ends; `ahead` more bytes of each weight row are called into the L2 meanwhile. What is read once
- * leaves the L2 first, so that what was called stays. bf16 in, f32 sums, bf16 out. Up to 8 NT rows.
+ * leaves the L2 first, so that what was called stays. bf16 in, f32 sums, bf16 out. Up to 8 NT rows. What thin.cu takes
+ * goes there.
  */
-#include "kernels/cuda/place.cuh"
+#include "kernels/cuda/skinny.cuh"
 
-enum { WARPS = 8, STEP = 32, RING = 4 };
-enum skinny_out { OUT_PLAIN, OUT_GATED, OUT_QKV };
-
-__device__ __forceinline__ uint64_t once_only()
-{
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
-    return policy;
-}
-
-__device__ __forceinline__ uint4 load_streaming(const void *p, uint64_t policy)
-{
-    uint4 x;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4], %5;\n"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "l"(p), "l"(policy));
-    return x;
-}
-
-/* Calls `bytes` bytes (of 16) into the L2. */
-__device__ __forceinline__ void call_ahead(const void *p, uint32_t bytes)
-{
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(p), "r"(bytes) : "memory");
-#endif
-}
+enum { RING = 4 };
 
 template <int R> struct weights_of_step {
     uint4 w[R][2];
@@ -72,72 +48,30 @@ __device__ __forceinline__ int32_t step_of(int32_t turn, int warp)
     return (turn >> 1) * (2 * WARPS) + 2 * warp + (turn & 1);
 }
 
-/* Two runs of 8 outputs each that make tile `tile` of 16. */
-struct tile_runs {
-    int32_t first, second;
-    int32_t head, channel; /* OUT_QKV */
-    bool turned;
+/* A lane's numbers of the rows of `in` for a step, and of the norm's weight. */
+template <int NT, bool NORM> struct rows_of_step {
+    uint4 x[NT];
+    float4 norm[NORM ? 2 : 1];
 };
 
-template <int OUT>
-__device__ __forceinline__ struct tile_runs tile_at(const struct skinny_args &a, const struct rotate_args &t,
-                                                    int32_t tile)
+template <int NT, bool NORM>
+__device__ __forceinline__ void rows_load(struct rows_of_step<NT, NORM> &to, const struct skinny_args &a,
+                                          const bf16 *const (&in)[NT], int32_t step, int quad, int c)
 {
-    if constexpr (OUT == OUT_PLAIN)
-        return { tile * 16, tile * 16 + 8, 0, 0, false };
-    if constexpr (OUT == OUT_GATED)
-        return { tile * 8, a.n / 2 + tile * 8, 0, 0, false };
-    const int32_t half = t.inv_freq ? t.rope_dims / 2 : 0, head = tile / (t.dim / 16), j = tile % (t.dim / 16);
-    const bool key = head < t.q_heads + t.kv_heads, turned = key && j * 8 < half;
-    const int32_t channel = !key ? j * 16 : turned ? j * 8 : 2 * half + (j - half / 8) * 16;
-    const int32_t first = head * t.dim + channel;
-    return { first, first + (turned ? half : 8), head, channel, turned };
-}
-
-/* 8 numbers of a row times the norm's weight, in bf16 again; their squares are added to `square`. */
-__device__ __forceinline__ uint4 weighed(uint4 x, const float *norm, float &square)
-{
-    const float4 low = __ldg((const float4 *)norm), high = __ldg((const float4 *)norm + 1);
-    const float w[8] = { low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w };
-    uint32_t *pair = &x.x;
-
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float a = __uint_as_float(pair[i] << 16), b = __uint_as_float(pair[i] & 0xffff0000u);
-        square += a * a + b * b;
-        pair[i] = bf16_pair(a * w[2 * i], b * w[2 * i + 1]);
+    for (int n = 0; n < NT; n++)
+        to.x[n] = n * 8 + quad < a.rows ? *(const uint4 *)(in[n] + (int64_t)step * STEP) : make_uint4(0, 0, 0, 0);
+    if constexpr (NORM) {
+        to.norm[0] = __ldg((const float4 *)(a.norm + step * STEP + c * 8));
+        to.norm[1] = __ldg((const float4 *)(a.norm + step * STEP + c * 8) + 1);
     }
-    return x;
-}
-
-/* A pair of channels of q, k or v of row m goes where attention wants it. */
-__device__ __forceinline__ void pair_place(const struct rotate_args &t, const struct tile_runs &tile, int32_t m,
-                                           int32_t o, float x, float y, const float *angle)
-{
-    const int32_t a = tile.channel + o, b = a + (tile.second - tile.first);
-    bf16 *to, *k, *v;
-
-    if (tile.turned) {
-        const float cosine = angle[0], sine = angle[1], turned = x * cosine - y * sine;
-        y = y * cosine + x * sine;
-        x = turned;
-    }
-    if (tile.head < t.q_heads) {
-        to = (bf16 *)t.q + ((int64_t)m * t.q_heads + tile.head) * t.dim;
-    } else {
-        const int32_t g = (tile.head - t.q_heads) % t.kv_heads;
-        if (!place<bf16>(t, m, g, &k, &v))
-            return;
-        to = tile.head < t.q_heads + t.kv_heads ? k : v;
-    }
-    to[a] = rounded<bf16>(x);
-    to[b] = rounded<bf16>(y);
 }
 
 template <int NT, int R, int BLOCKS, int OUT, bool NORM>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     skinny_kernel(const __grid_constant__ struct skinny_args a, const __grid_constant__ struct rotate_args t)
 {
+    enum { EARLY = NT == 1 }; /* rows of the next step are asked for before this one: more find no registers */
     __shared__ float part[WARPS][NT * 8][R * 16 + 1];
     __shared__ float square_part[NORM ? WARPS : 1][NT * 8];
     __shared__ float angle[OUT == OUT_QKV ? NT * 8 * R * 8 : 1][2];
@@ -183,19 +117,25 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     }
     chain_wait();
     chain_next();
+    struct rows_of_step<NT, NORM> next;
+    if (EARLY && step_of(0, warp) < steps)
+        rows_load<NT, NORM>(next, a, in, step_of(0, warp), quad, c);
     for (int32_t turn = 0; step_of(turn, warp) < steps; turn += RING) {
 #pragma unroll
         for (int u = 0; u < RING; u++) {
-            const int32_t step = step_of(turn + u, warp);
+            const int32_t step = step_of(turn + u, warp), after = step_of(turn + u + 1, warp);
             if (step >= steps)
                 break;
+            if (!EARLY)
+                rows_load<NT, NORM>(next, a, in, step, quad, c);
+            const struct rows_of_step<NT, NORM> now = next;
+            if (EARLY && after < steps)
+                rows_load<NT, NORM>(next, a, in, after, quad, c);
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                uint4 x = make_uint4(0, 0, 0, 0);
-                if (n * 8 + quad < a.rows)
-                    x = *(const uint4 *)(in[n] + (int64_t)step * STEP);
-                if (NORM)
-                    x = weighed(x, a.norm + step * STEP + c * 8, square[n]);
+                uint4 x = now.x[n];
+                if constexpr (NORM)
+                    x = weighed(x, now.norm[0], now.norm[1], square[n]);
 #pragma unroll
                 for (int r = 0; r < R; r++) {
                     const uint4 w0 = ring[u].w[r][0], w1 = ring[u].w[r][1];
@@ -291,6 +231,8 @@ static cudaError_t skinny_normed(const struct cuda_queue &q, const struct skinny
 
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args)
 {
+    if (thin_takes(q, args, false))
+        return launch_thin(q, args);
     if (args->norm)
         return skinny_normed<OUT_PLAIN>(q, args, NULL);
     if (args->rows <= 8)
@@ -300,7 +242,9 @@ cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args)
 
 cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *args)
 {
-    return args->norm && args->n % 16 == 0 ? skinny_normed<OUT_GATED>(q, args, NULL) : cudaErrorInvalidValue;
+    if (!args->norm || args->n % 16 != 0)
+        return cudaErrorInvalidValue;
+    return thin_takes(q, args, false) ? launch_thin_gated(q, args) : skinny_normed<OUT_GATED>(q, args, NULL);
 }
 
 bool skinny_takes_heads(const struct rotate_args *t)
@@ -310,5 +254,7 @@ bool skinny_takes_heads(const struct rotate_args *t)
 
 cudaError_t launch_skinny_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t)
 {
-    return args->norm && skinny_takes_heads(t) ? skinny_normed<OUT_QKV>(q, args, t) : cudaErrorInvalidValue;
+    if (!args->norm || !skinny_takes_heads(t))
+        return cudaErrorInvalidValue;
+    return thin_takes(q, args, true) ? launch_thin_qkv(q, args, t) : skinny_normed<OUT_QKV>(q, args, t);
 }

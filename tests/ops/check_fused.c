@@ -219,6 +219,7 @@ void check_fused(struct ops *o)
         check_gated_case(o, rows[i], 24, 96, i % 2, ACT_SILU);
         check_gated_case(o, rows[i], 40, 1504, i % 2 == 0, ACT_GELU_TANH);
         check_gated_case(o, rows[i], 8, 576, false, ACT_SILU);
+        check_gated_case(o, rows[i], 24, 2080, i % 2, ACT_SILU);
         if (!o->small)
             check_gated_case(o, rows[i], 6408, 64, i % 2, ACT_SILU);
         while (o->devices > 0)
