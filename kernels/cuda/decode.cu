@@ -802,7 +802,7 @@ __device__ __forceinline__ void item_begin(const struct decode_shape &s, const s
                                            int32_t tile, int32_t stop, int warp, int lane, uint32_t to, bool &waited)
 {
 #pragma unroll
-    for (int i = 0; i < room<D>::stages - 1; i++) {
+    for (int i = 0; i < room<D>::stages; i++) {
         if (tile + i < stop)
             tile_fetch<D, MIXED>(s, w, pool, tile + i, warp, lane, to + i * 2 * room<D>::matrix, waited);
         copies_commit();
@@ -870,6 +870,8 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     bool waited = false;
 
     chain_next();
+    if (left == 0 && cta > 0) /* makes room for the next kernel's; the first always waits for the kernel before */
+        return;
     if (left > 0)
         item_begin<D, MIXED>(s, w, pool, tile, min(tile + left, w.whole), warp, lane, mine, waited);
     if (!waited)
@@ -893,10 +895,6 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
         else
             queries_load<D>(s, w, in, group, lane, query);
         for (int32_t t = tile, stage = 0; t < stop; t++) {
-            int32_t ahead = t + room<D>::stages - 1, slot = stage == 0 ? room<D>::stages - 1 : stage - 1;
-            if (ahead < stop)
-                tile_fetch<D, MIXED>(s, w, pool, ahead, warp, lane, mine + slot * 2 * room<D>::matrix, waited);
-            copies_commit();
             copies_wait<room<D>::stages - 1>();
             __syncwarp();
             if (MIXED && coded && t >= w.block_tiles) { /* the tail is plain */
@@ -912,6 +910,10 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
             else
                 rows_attend<D>(w, query, group, scale2, window, t, warp, lane, mine + stage * 2 * room<D>::matrix, run);
             __syncwarp();
+            if (t + room<D>::stages < stop)
+                tile_fetch<D, MIXED>(s, w, pool, t + room<D>::stages, warp, lane, mine + stage * 2 * room<D>::matrix,
+                                     waited);
+            copies_commit();
             stage = stage == room<D>::stages - 1 ? 0 : stage + 1;
         }
         if (MIXED && coded && has_scales(w.codec))
@@ -1071,6 +1073,7 @@ template <int D> static int32_t ctas_of(const struct cuda_queue &q)
 
     if (allow_shared(decode_kernel<D, false>, room<D>::bytes) != cudaSuccess ||
         allow_shared(decode_kernel<D, true>, room<D>::bytes) != cudaSuccess ||
+        all_shared(decode_kernel<D, false>) != cudaSuccess || all_shared(decode_kernel<D, true>) != cudaSuccess ||
         cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D, false>, WARPS * 32, room<D>::bytes) !=
             cudaSuccess) {
         (void)cudaGetLastError(); /* a card with less shared memory: not for the next launch to find */
