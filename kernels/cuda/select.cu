@@ -4,12 +4,13 @@
  *
  * Every row gets a 64-bit key: the score as an integer that orders like the float, and below it the row, inverted where
  * the smaller row wins. Keys are all different, so "the k largest keys" needs no rule of its own. The k-th largest is
- * found from the top by digits of 11 bits: count digits among the keys that share what is known so far, walk down to
- * the digit in which the k-th lies. As soon as 512 keys or fewer of a head that one block holds share it, they are listed
- * and ranked among themselves. The row's digits are looked at only where equal scores straddle the cut. Then rows at or
- * above the cut are written in ascending order (ballots, and sums over warps).
+ * found from the top: the range between the smallest and the largest score is cut into 2,048 equal parts, rows of each
+ * are counted, and the part in which the k-th lies is the next range. So scores that share their first bits still go to
+ * different counters, which would be waited for one after the other. As soon as 512 keys or fewer lie in a part, they are
+ * listed and ranked among themselves. The rows' digits are looked at only where equal scores straddle the cut. Then rows
+ * at or above the cut are written in ascending order (ballots, and sums over warps).
  *
- *   up to 32k rows     a thread block of 1024 per head; a thread holds 4 to 32 keys in registers, a warp a stretch of
+ *   up to 8k rows      a thread block of 1024 per head; a thread holds 4 to 32 keys in registers, a warp a stretch of
  *                      neighbouring rows, so that one pass over registers is a pass over the head
  *   up to 256k         2 to 8 blocks form a cluster: each adds up a slice of the digits through the others' shared memory
  *   beyond             the same, but keys are read again in every pass
@@ -25,7 +26,7 @@
 
 namespace cg = cooperative_groups;
 
-enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, PASSES = 6, COPIES = 4, RANKED = 512 };
+enum { THREADS = 1024, WARPS = THREADS / 32, BINS = 2048, CLUSTER_MAX = 8, COPIES = 4, RANKED = 512 };
 
 #define SAFE_SCORE 0xffffffffu /* above every score */
 #define NO_ROW 0u              /* below every score: -inf is 0x007fffff */
@@ -49,7 +50,8 @@ struct desk {
     uint32_t count[COPIES][BINS]; /* by lane: scores share their first digits, and equal ones would queue */
     uint32_t total[BINS];         /* of the whole cluster */
     int32_t at[KV_HEADS_MAX + 1];
-    uint32_t part[WARPS];
+    uint32_t part[WARPS], ends[3][WARPS];
+    uint32_t range[3];                /* of this block: see keys_range */
     uint32_t found[3];                /* digit, how many of it are wanted, how many there are */
     uint32_t list[2][RANKED], listed; /* keys that share what is known, when they are few */
     uint64_t cut;
@@ -211,19 +213,26 @@ __device__ __forceinline__ uint32_t block_before(struct desk &d, uint32_t x, uin
     return before + sum - x;
 }
 
+/* No counts and an empty list. The next barrier says so to the others. */
+__device__ __forceinline__ void counts_clear(struct desk &d)
+{
+#pragma unroll
+    for (int copy = 0; copy < COPIES; copy++)
+        d.count[copy][threadIdx.x] = d.count[copy][threadIdx.x + THREADS] = 0;
+    if (threadIdx.x == 0)
+        d.listed = 0;
+}
+
 /* Counts of all blocks of the cluster: each adds up a slice and tells the others. Synchronises. */
-__device__ __forceinline__ const uint32_t *counts_join(struct desk &d, int rank, int blocks)
+__device__ __forceinline__ void counts_join(struct desk &d, int rank, int blocks)
 {
     const int slice = BINS / blocks;
 
-    __syncthreads();
     for (int b = threadIdx.x; b < BINS; b += THREADS)
 #pragma unroll
         for (int k = 1; k < COPIES; k++)
             d.count[0][b] += d.count[k][b];
     cluster_sync(blocks);
-    if (blocks == 1)
-        return d.count[0];
     for (int b = rank * slice + (int)threadIdx.x; b < (rank + 1) * slice; b += THREADS) {
         uint32_t sum = 0;
 #pragma unroll
@@ -235,31 +244,122 @@ __device__ __forceinline__ const uint32_t *counts_join(struct desk &d, int rank,
                 *of_block(&d.total[b], r) = sum;
     }
     cluster_sync(blocks);
-    return d.total;
 }
 
-/* The k-th largest of the few keys that share the digits of `known` from `shift` up: they are listed and each counts the
- * larger ones. LOWER: the digits reach into the row's half. */
-template <int KEYS, bool JOINT>
-__device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, struct desk &d, const struct stretch &s,
-                                             const struct held<KEYS> &held, int32_t head, const uint32_t (&known)[2],
-                                             int shift, bool lower, uint32_t k)
+/* In which digit, from the top, the k-th of what was counted lies: d.found. Synchronises first and last. */
+__device__ __forceinline__ void digit_find(struct desk &d, uint32_t k, int rank, int blocks)
 {
-    const uint32_t above = ~0u << shift;
-    const uint32_t same = lower ? ~0u : above;
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    const int high = BINS - 1 - 2 * (int)threadIdx.x; /* digits from the top, two to a thread */
+    uint32_t two[2] = {};
+
+    __syncthreads();
+    if (blocks > 1) {
+        counts_join(d, rank, blocks);
+        two[0] = d.total[high], two[1] = d.total[high - 1];
+    } else {
+#pragma unroll
+        for (int copy = 0; copy < COPIES; copy++)
+            two[0] += d.count[copy][high], two[1] += d.count[copy][high - 1];
+    }
+    uint32_t sum = two[0] + two[1];
+#pragma unroll
+    for (int step = 1; step < 32; step <<= 1) {
+        const uint32_t other = __shfl_up_sync(0xffffffffu, sum, step);
+        if (lane >= step)
+            sum += other;
+    }
+    if (lane == 31)
+        d.part[warp] = sum;
+    __syncthreads();
+    uint32_t before = __reduce_add_sync(0xffffffffu, lane < warp ? d.part[lane] : 0u) + sum - two[0] - two[1];
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+        if (before < k && k <= before + two[j]) {
+            d.found[0] = (uint32_t)(high - j);
+            d.found[1] = k - before;
+            d.found[2] = two[j];
+        }
+        before += two[j];
+    }
+    __syncthreads();
+}
+
+/* The smallest and the largest score that a digit can tell apart from others, and how many safe rows stand above. */
+struct keys_range {
+    uint32_t low, high, safe;
+};
+
+/* Of all blocks of the cluster; clears the counts meanwhile. Synchronises. */
+template <int KEYS, bool JOINT>
+__device__ __forceinline__ struct keys_range range_find(const struct select_launch &l, struct desk &d,
+                                                        const struct stretch &s, const struct held<KEYS> &held,
+                                                        int32_t head, int blocks)
+{
+    const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
+    uint32_t end[3] = {}; /* the largest; the largest of the complements; safe rows */
+
+    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t, int32_t, uint32_t key, bool there) {
+        if (!there || (JOINT && key == NO_ROW))
+            return;
+        if (JOINT && key == SAFE_SCORE) {
+            end[2]++;
+            return;
+        }
+        end[0] = max(end[0], key);
+        end[1] = max(end[1], ~key);
+    });
+    end[0] = __reduce_max_sync(0xffffffffu, end[0]);
+    end[1] = __reduce_max_sync(0xffffffffu, end[1]);
+    end[2] = JOINT ? __reduce_add_sync(0xffffffffu, end[2]) : 0;
+    if (lane < 3)
+        d.ends[lane][warp] = lane == 0 ? end[0] : lane == 1 ? end[1] : end[2];
+    counts_clear(d);
+    __syncthreads();
+    end[0] = __reduce_max_sync(0xffffffffu, d.ends[0][lane]);
+    end[1] = __reduce_max_sync(0xffffffffu, d.ends[1][lane]);
+    end[2] = JOINT ? __reduce_add_sync(0xffffffffu, d.ends[2][lane]) : 0;
+    if (blocks > 1) {
+        if (threadIdx.x < 3)
+            d.range[threadIdx.x] = threadIdx.x == 0 ? end[0] : threadIdx.x == 1 ? end[1] : end[2];
+        cluster_sync(blocks);
+        end[2] = 0;
+        for (int r = 0; r < blocks; r++) {
+            end[0] = max(end[0], *of_block(&d.range[0], r));
+            end[1] = max(end[1], *of_block(&d.range[1], r));
+            end[2] += *of_block(&d.range[2], r);
+        }
+    }
+    return { ~end[1], end[0], end[2] };
+}
+
+/* The k-th largest of the few keys that stand for `there(key, place)`: they are listed, by the cluster's first block, and
+ * each counts the larger ones. Synchronises. */
+template <int KEYS, bool JOINT, typename F>
+__device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, struct desk &d, const struct stretch &s,
+                                             const struct held<KEYS> &held, int32_t head, uint32_t k, int rank,
+                                             int blocks, F among)
+{
+    uint32_t *const listed = blocks > 1 ? of_block(&d.listed, 0) : &d.listed;
+    uint32_t *const list = blocks > 1 ? of_block(&d.list[0][0], 0) : &d.list[0][0];
 
     for_keys<KEYS, JOINT>(l, d, s, held, head, threadIdx.x & 31, [&](int32_t i, int32_t g, uint32_t key, bool there) {
-        if (!there || ((key ^ known[0]) & same) != 0)
+        if (!there || !among(key, 0u, true))
             return;
         const uint32_t place = place_of<JOINT>(l, g, i - d.at[g], key);
-        if (lower && ((place ^ known[1]) & above) != 0)
+        if (!among(key, place, false))
             return;
-        const uint32_t at = atomicAdd(&d.listed, 1u);
-        d.list[0][at] = key;
-        d.list[1][at] = place;
+        const uint32_t at = atomicAdd(listed, 1u);
+        list[at] = key;
+        list[RANKED + at] = place;
     });
-    __syncthreads();
-    const uint32_t count = d.listed;
+    cluster_sync(blocks);
+    const uint32_t count = *listed;
+    if (rank > 0) {
+        for (uint32_t c = threadIdx.x; c < count; c += THREADS)
+            d.list[0][c] = list[c], d.list[1][c] = list[RANKED + c];
+        __syncthreads();
+    }
     for (uint32_t c0 = 0; c0 < count; c0 += THREADS / 4) { /* four threads count for a key */
         const uint32_t c = c0 + threadIdx.x / 4;
         const uint64_t own = c < count ? (uint64_t)d.list[0][c] << 32 | d.list[1][c] : 0;
@@ -276,60 +376,80 @@ __device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, stru
     return d.cut;
 }
 
+/* The k-th of the keys of one score, by digits of their rows. The counts are clear. */
+template <int KEYS, bool JOINT>
+__device__ __noinline__ uint64_t cut_among_equal(const struct select_launch &l, struct desk &d, const struct stretch &s,
+                                                 const struct held<KEYS> held, int32_t head, uint32_t score, uint32_t k,
+                                                 int rank, int blocks)
+{
+    const int lane = threadIdx.x & 31;
+    uint32_t known = 0;
+
+#pragma unroll 1
+    for (int shift = 21; shift >= 0; shift -= shift == 21 ? 11 : shift == 10 ? 10 : 1) {
+        const uint32_t mask = shift == 0 ? 1023 : 2047, above = shift == 21 ? 0 : ~0u << (shift == 10 ? 21 : 10);
+
+        for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
+            if (!there || key != score)
+                return;
+            const uint32_t place = place_of<JOINT>(l, g, i - d.at[g], key);
+            if (((place ^ known) & above) == 0)
+                atomicAdd(&d.count[lane % COPIES][place >> shift & mask], 1u);
+        });
+        digit_find(d, k, rank, blocks);
+        const uint32_t wanted = d.found[1], there = d.found[2];
+        known |= d.found[0] << shift;
+        k = wanted;
+        if (wanted == there) /* all that share what is known are wanted */
+            break;
+        counts_clear(d);
+        cluster_sync(blocks);
+        if (there <= RANKED)
+            return cut_rank<KEYS, JOINT>(l, d, s, held, head, k, rank, blocks,
+                                         [&](uint32_t key, uint32_t place, bool early) {
+                                             return key == score && (early || (place ^ known) >> shift == 0);
+                                         });
+    }
+    __syncthreads();
+    return (uint64_t)score << 32 | known;
+}
+
 /* The k-th largest key (1 <= k <= keys) of the stretches of `blocks` blocks; `head` is the head where not JOINT. */
-template <int KEYS, bool JOINT, bool RANK = false>
+template <int KEYS, bool JOINT>
 __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, const struct stretch &s,
                              const struct held<KEYS> &held, int32_t head, uint32_t k, int rank, int blocks)
 {
+    const struct keys_range all = range_find<KEYS, JOINT>(l, d, s, held, head, blocks);
     const int lane = threadIdx.x & 31;
-    uint32_t known[2] = {}; /* upper and lower half, as far as found */
+    uint32_t low = all.low, high = all.high;
 
-#pragma unroll 1
-    for (int pass = 0; pass < PASSES; pass++) {
-        const int shift = pass % 3 == 0 ? 21 : pass % 3 == 1 ? 10 : 0, bits = pass % 3 == 2 ? 10 : 11;
-        const bool lower = pass >= 3;
-        const uint32_t mask = (1u << bits) - 1, above = pass % 3 == 0 ? 0 : ~0u << (shift + bits);
-        const uint32_t wanted[2] = { known[0], known[1] };
+    if (JOINT && k <= all.safe)
+        low = high = SAFE_SCORE;
+    else
+        k -= all.safe;
+    while (low < high) {
+        const int bits = 32 - __clz(high - low), shift = bits > 11 ? bits - 11 : 0;
 
-#pragma unroll
-        for (int copy = 0; copy < COPIES; copy++)
-            d.count[copy][threadIdx.x] = d.count[copy][threadIdx.x + THREADS] = 0;
-        if (threadIdx.x == 0)
-            d.listed = 0;
-        __syncthreads();
-        for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t key, bool there) {
-            bool counts = there && (lower ? key == wanted[0] : ((key ^ wanted[0]) & above) == 0);
-            if (!counts)
-                return;
-            if (lower) {
-                key = place_of<JOINT>(l, g, i - d.at[g], key);
-                if (((key ^ wanted[1]) & above) != 0)
-                    return;
-            }
-            atomicAdd(&d.count[lane % COPIES][key >> shift & mask], 1u);
+        for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t, int32_t, uint32_t key, bool there) {
+            if (there && key >= low && key <= high)
+                atomicAdd(&d.count[lane % COPIES][(key - low) >> shift], 1u);
         });
-        const uint32_t *count = counts_join(d, rank, blocks);
-        const int high = BINS - 1 - 2 * (int)threadIdx.x; /* bins from the top, two to a thread */
-        const uint32_t two[2] = { count[high], count[high - 1] };
-        uint32_t all, before = block_before(d, two[0] + two[1], &all);
-        for (int j = 0; j < 2; j++) {
-            if (before < k && k <= before + two[j]) {
-                d.found[0] = (uint32_t)(high - j);
-                d.found[1] = k - before;
-                d.found[2] = two[j];
-            }
-            before += two[j];
+        digit_find(d, k, rank, blocks);
+        const uint32_t wanted = d.found[1], there = d.found[2], width = (1u << shift) - 1;
+        low += d.found[0] << shift;
+        high = high - low < width ? high : low + width;
+        k = wanted;
+        if (wanted == there) { /* all of them */
+            __syncthreads();
+            return (uint64_t)low << 32;
         }
-        __syncthreads();
-        known[lower] |= d.found[0] << shift;
-        k = d.found[1];
-        if (d.found[1] == d.found[2]) /* all that share what is known are wanted */
-            break;
-        if (RANK && blocks == 1 && d.found[2] <= RANKED)
-            return cut_rank<KEYS, JOINT>(l, d, s, held, head, known, shift, lower, k);
+        counts_clear(d);
+        cluster_sync(blocks);
+        if (there <= RANKED)
+            return cut_rank<KEYS, JOINT>(l, d, s, held, head, k, rank, blocks,
+                                         [&](uint32_t key, uint32_t, bool) { return key >= low && key <= high; });
     }
-    __syncthreads();
-    return (uint64_t)known[0] << 32 | known[1];
+    return cut_among_equal<KEYS, JOINT>(l, d, s, held, head, low, k, rank, blocks);
 }
 
 template <bool JOINT>
@@ -356,11 +476,13 @@ __device__ void rows_write(const struct select_launch &l, struct desk &d, const 
     });
     uint32_t before = block_before(d, lane == 0 ? mine : 0, &all);
     before = __shfl_sync(0xffffffffu, before, 0);
-    if (threadIdx.x == 0)
-        d.count[0][0] = all;
-    cluster_sync(blocks);
-    for (int r = 0; r < rank; r++)
-        to += *of_block(&d.count[0][0], r);
+    if (blocks > 1) {
+        if (threadIdx.x == 0)
+            d.range[0] = all;
+        cluster_sync(blocks);
+        for (int r = 0; r < rank; r++)
+            to += *of_block(&d.range[0], r);
+    }
     int64_t at = to + before;
     for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t score, bool there) {
         bool in = there && !none && is_chosen<JOINT>(l, d, i, g, score, cut);
@@ -377,7 +499,8 @@ __device__ void rows_write(const struct select_launch &l, struct desk &d, const 
     if (JOINT && rank == blocks - 1 && threadIdx.x == 0)
         for (int32_t h = l.plan.heads; h >= 0 && d.at[h] == d.at[l.plan.heads]; h--)
             l.first_out[h] = to + all;
-    cluster_sync(blocks); /* nobody leaves while its counts are read */
+    if (blocks > 1) /* nobody leaves while its counts are read */
+        cluster_sync(blocks);
 }
 
 /* This warp's part of scores [begin, end) that `blocks` blocks share. */
@@ -411,11 +534,12 @@ __global__ void __launch_bounds__(THREADS) select_heads_kernel(const __grid_cons
     struct held<KEYS> held;
     uint64_t cut = 0;
 
+    chain_begin();
     desk_open(l, d);
     const struct stretch s = stretch_of(d.at[g], d.at[g] + l.plan.rows[g], rank, blocks);
     keys_hold<KEYS, false>(l, d, s, g, lane, held);
     if (keep > 0 && keep < (uint32_t)l.plan.rows[g])
-        cut = cut_find<KEYS, false, true>(l, d, s, held, g, keep, rank, blocks);
+        cut = cut_find<KEYS, false>(l, d, s, held, g, keep, rank, blocks);
     rows_write<KEYS, false>(l, d, s, held, g, cut, keep == 0, l.plan.first[g], rank, blocks);
 }
 
@@ -451,6 +575,7 @@ __global__ void __launch_bounds__(THREADS) select_joint_kernel(const __grid_cons
     const int blocks = cluster_size(), rank = cluster_rank();
     int64_t rows = 0;
 
+    chain_begin();
     desk_open(l, d);
     for (int32_t g = 0; g < l.plan.heads; g++)
         rows += l.plan.rows[g];
@@ -491,11 +616,11 @@ cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int3
     const int64_t scores = p->joint ? p->at[p->heads] : p->rows_longest;
     const struct select_launch l = { *p, index, first_out, room };
     void (*kernel)(const struct select_launch);
-    cudaLaunchAttribute attribute = {};
+    cudaLaunchAttribute attribute[2] = {};
     cudaLaunchConfig_t config = {};
     int blocks = 1, keys;
 
-    while (q.cluster && blocks < CLUSTER_MAX && scores > (int64_t)blocks * (p->joint ? 8 : 16) * THREADS)
+    while (q.cluster && blocks < CLUSTER_MAX && scores > (int64_t)blocks * 8 * THREADS)
         blocks *= 2;
     keys = keys_for(scores, blocks);
     if (p->joint)
@@ -510,13 +635,15 @@ cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int3
                  : keys == 16 ? select_heads_kernel<16>
                  : keys == 32 ? select_heads_kernel<32>
                               : select_heads_kernel<0>;
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim.x = (unsigned)blocks;
-    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+    attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute[0].val.programmaticStreamSerializationAllowed = 1;
+    attribute[1].id = cudaLaunchAttributeClusterDimension;
+    attribute[1].val.clusterDim.x = (unsigned)blocks;
+    attribute[1].val.clusterDim.y = attribute[1].val.clusterDim.z = 1;
     config.gridDim = dim3((unsigned)blocks, p->joint ? 1 : (unsigned)p->heads);
     config.blockDim = dim3(THREADS);
     config.stream = q.stream;
-    config.attrs = &attribute;
-    config.numAttrs = blocks > 1 ? 1 : 0;
+    config.attrs = attribute;
+    config.numAttrs = !q.chained ? 0 : blocks > 1 ? 2 : 1; /* a cluster's card is one that chains */
     return cudaLaunchKernelEx(&config, kernel, l);
 }

@@ -171,11 +171,17 @@ static void check_window_case(struct ops *o, const struct window_case *c)
 void check_score_window(struct ops *o)
 {
     static const struct window_case cases[] = {
-        { 9, 3, 64, 64, 5, 500, false, false, false, INFINITY }, { 9, 3, 64, 64, 5, 500, true, false, false, INFINITY },
-        { 4, 4, 128, 8, 1, 130, false, true, false, 7.0f },      { 8, 1, 80, 20, 7, 90, true, true, false, INFINITY },
-        { 6, 2, 32, 33, 5, 35, true, false, true, INFINITY },    { 4, 2, 64, 1, 1, 65, false, false, false, INFINITY },
-        { 8, 1, 32, 150, 5, 200, true, false, false, INFINITY }, { 2, 1, 32, 9, 3, 9500, false, true, false, INFINITY },
+        { 9, 3, 64, 64, 5, 500, false, false, false, INFINITY },
+        { 9, 3, 64, 64, 5, 500, true, false, false, INFINITY },
+        { 4, 4, 128, 8, 1, 130, false, true, false, 7.0f },
+        { 8, 1, 80, 20, 7, 90, true, true, false, INFINITY },
+        { 6, 2, 32, 33, 5, 35, true, false, true, INFINITY },
+        { 4, 2, 64, 1, 1, 65, false, false, false, INFINITY },
+        { 8, 1, 32, 150, 5, 200, true, false, false, INFINITY },
+        { 2, 1, 32, 9, 3, 9500, false, true, false, INFINITY },
         { 2, 1, 32, 1, 1, 9500, true, false, false, 2.0f },
+        { 16, 4, 128, 1, 1, 700, false, false, false, INFINITY },
+        { 4, 2, 96, 4, 5, 600, true, true, true, INFINITY },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
@@ -221,8 +227,27 @@ static float *make_scores(struct ops *o, int64_t count, int kinds, bool odd)
     return score;
 }
 
+/* Heads that several thread blocks share. */
+static void check_select_long(struct ops *o, int64_t tokens, int kind)
+{
+    struct view w = make_view(o, 2, 8, tokens, false);
+    float *score = make_scores(o, w.scores, kind, false);
+    struct select_args args = { .total = -1, .protected_score = INFINITY };
+
+    for (int32_t g = 0; g < w.rows.heads; g++) {
+        args.keep[g] = tokens / 2 + g;
+        args.safe[g] = tokens / 10;
+    }
+    check_selection(o, &w, &args, score);
+    args.total = tokens;
+    check_selection(o, &w, &args, score);
+    while (o->devices > 0)
+        o->be->ops->free(o->be, o->device[--o->devices]);
+}
+
 void check_select(struct ops *o)
 {
+    static const int64_t long_rows[] = { 9000, 30000, 70000 };
     const int kinds[] = { 0, 1, 3, 50 }, each = o->small > 1 ? 7 : 1;
 
     for (int n = 0; n < 48; n += each) {
@@ -247,6 +272,8 @@ void check_select(struct ops *o)
         while (o->devices > 0)
             o->be->ops->free(o->be, o->device[--o->devices]);
     }
+    for (int n = 0; n < 3 && !o->small; n++)
+        check_select_long(o, long_rows[n], kinds[n]);
 }
 
 static void check_packing(struct ops *o, bool ragged, bool rerotate)
