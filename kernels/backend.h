@@ -412,6 +412,9 @@ struct backend_ops {
      * get 1 + the largest score of all heads' other rows; 1 where there are none or it is infinite. */
     void (*score_weigh)(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
                         float *score);
+    /* Every head gets the mean of all heads' scores, row by row (heads are equally long); then the last `tail` rows, which
+     * stay, get 1 + the largest of the others; 1 where there are none or it is infinite. */
+    void (*score_share)(struct backend *be, const struct kv_rows *in, int64_t tail, float *score);
     /* Rows from `from` on: e = k . mean[a] / sqrt(D) + k' cov[a] k / (2 D) (cov NULL: without), softmax over those rows,
      * mean over the group. */
     void (*score_expected)(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,

@@ -6,7 +6,6 @@
  *
  * Oren et al. 2024, arXiv:2401.06104, section 3.3.
  */
-#include "presses/scores.h"
 #include "presses/window.h"
 
 static void tova_needs(const struct press_stage *stage, int64_t query_tokens, struct chain_needs *needs)
@@ -28,21 +27,18 @@ static enum status tova_score(const struct press_stage *stage, struct press_roun
 {
     struct window_args w = { .window = 1, .kernel = 1 };
     enum status st = window_score(round, view, &w, score, err);
-    float *host;
 
     (void)stage;
-    if (st != ST_OK)
-        return st;
-    host = press_scores_get(round, view, score);
-    scores_share(view, host);
-    scores_protect(view, host, 0, 1);
-    press_scores_put(round, view, score, host);
-    return ST_OK;
+    if (st == ST_OK)
+        round->be->ops->score_share(round->be, view, 1, score);
+    return st;
 }
 
 static enum status tova_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
-    return press_admit_op(stage, door, door->ops->score_window != NULL, "score_window", err);
+    enum status st = press_admit_op(stage, door, door->ops->score_window != NULL, "score_window", err);
+
+    return st == ST_OK ? press_admit_op(stage, door, door->ops->score_share != NULL, "score_share", err) : st;
 }
 
 const struct press press_tova = {

@@ -210,6 +210,7 @@ const struct backend_ops backend_cpu_ops = {
     .query_stats = cpu_query_stats,
     .rotate_stats = cpu_rotate_stats,
     .score_weigh = cpu_score_weigh,
+    .score_share = cpu_score_share,
     .score_expected = cpu_score_expected,
     .score_cap = cpu_score_cap,
     .score_leverage = cpu_score_leverage,

@@ -207,6 +207,7 @@ void cpu_keep_channels(struct backend *be, const struct kv_rows *in, const int32
 /* score_stats.c */
 void cpu_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,
                       int32_t dim, float *mean, float *cov);
+void cpu_score_share(struct backend *be, const struct kv_rows *in, int64_t tail, float *score);
 void cpu_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
                      float *score);
 void cpu_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_t dim, int64_t rows, float *mean,

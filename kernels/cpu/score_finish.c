@@ -86,3 +86,21 @@ void cpu_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from,
         for (int64_t r = 0; r < from && r < in->rows[g]; r++)
             score[in->at[g] + r] = isinf(most) ? 1.0f : most + 1.0f;
 }
+
+void cpu_score_share(struct backend *be, const struct kv_rows *in, int64_t tail, float *score)
+{
+    const int64_t rows = in->rows[0], body = rows > tail ? rows - tail : 0;
+    float most = -INFINITY;
+
+    (void)be;
+    for (int64_t r = 0; r < rows; r++) {
+        float sum = 0.0f;
+
+        for (int32_t g = 0; g < in->heads; g++)
+            sum += score[in->at[g] + r];
+        sum /= (float)in->heads;
+        most = r < body && sum > most ? sum : most;
+        for (int32_t g = 0; g < in->heads; g++)
+            score[in->at[g] + r] = r < body ? sum : isinf(most) ? 1.0f : most + 1.0f;
+    }
+}

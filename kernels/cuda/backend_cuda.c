@@ -282,6 +282,7 @@ const struct backend_ops backend_cuda_ops = {
     .query_stats = cuda_query_stats,
     .rotate_stats = cuda_rotate_stats,
     .score_weigh = cuda_score_weigh,
+    .score_share = cuda_score_share,
     .score_expected = cuda_score_expected,
     .score_cap = cuda_score_cap,
     .score_leverage = cuda_score_leverage,

@@ -214,6 +214,7 @@ void cuda_query_stats(struct backend *be, const void *q, int32_t q_heads, int32_
                       float *cov);
 void cuda_rotate_stats(struct backend *be, const struct rope_table *rope, int64_t from, int64_t count, int32_t q_heads,
                        int32_t dim, float *mean, float *cov);
+void cuda_score_share(struct backend *be, const struct kv_rows *in, int64_t tail, float *score);
 void cuda_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from, const float *v2, float eps,
                       float *score);
 void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,

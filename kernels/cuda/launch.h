@@ -265,12 +265,15 @@ struct window_args {
     int64_t tokens;
     float scale, pad;
     float *partial;    /* [G][chunks * slices][window * group][2]: max and sum */
+    float *kept;       /* [H * window][rows_longest, up to a chunk]: room for scores in exponents of 2; NULL: none */
     float *lse;        /* [G][window * group] */
     float *raw;        /* [at[G]] column means before the pooling */
     uint32_t *largest; /* one number */
 };
 /* Numbers of `partial` that a call needs. */
 int64_t window_partial_floats(int64_t rows_longest, int32_t heads, int32_t q_heads, int32_t window);
+/* Numbers of `kept`; 0: so many query rows are not kept. */
+int64_t window_kept_floats(int64_t rows_longest, int32_t heads, int32_t q_heads, int32_t window);
 cudaError_t launch_score_window(struct cuda_queue q, enum dtype t, const struct rows_view *in,
                                 const struct window_args *args, float *score);
 
@@ -308,6 +311,7 @@ struct meet_args {
     int64_t offset_stride;
     /* MEET_FORM: out = scale * k . mean + factor * k' cov k, rows from `from` on */
     const float *mean, *cov; /* [H][D], [H][D][D] or NULL */
+    void *split;             /* room for as many numbers as cov has */
     float factor;
     int32_t from, form_rows; /* form_rows: set by the launcher */
 };
@@ -328,6 +332,10 @@ cudaError_t launch_group(struct cuda_queue q, const struct rows_view *in, const 
 /* score_weigh; largest: room for one number. */
 cudaError_t launch_weigh(struct cuda_queue q, const struct rows_view *in, int32_t from, const float *v2, float eps,
                          uint32_t *largest, float *score);
+
+/* score_share; largest: room for one number. */
+cudaError_t launch_share(struct cuda_queue q, const struct rows_view *in, int64_t tail, uint32_t *largest,
+                         float *score);
 
 /* ---- stats.cu ---------------------------------------------------------------------------------------------------- */
 enum { STATS_STRETCH = 512 };

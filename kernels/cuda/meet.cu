@@ -187,7 +187,22 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
     }
 }
 
-/* k' C k of 256 rows: all of C, both halves of it, lies in shared memory. */
+/* C of each head as form_kernel wants it: C and its transpose added up in blocks of 16 x 16 before the diagonal, C in those
+ * on it, zeros behind; as the sum of two bf16 matrices. grid: THREADS numbers, heads */
+template <int D>
+__global__ void __launch_bounds__(THREADS) form_split_kernel(const __grid_constant__ struct meet_args a)
+{
+    const int32_t h = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x, below = i / D / 16, column = i % D / 16;
+    const float *c = a.cov + (int64_t)h * D * D;
+    const float x = column < below ? c[i] + c[i % D * D + i / D] : column == below ? c[i] : 0.0f;
+    bf16 *to = (bf16 *)a.split + (int64_t)h * 2 * D * D + i;
+    const bf16 high = __float2bfloat16_rn(x);
+
+    to[0] = high;
+    to[D * D] = __float2bfloat16_rn(x - __bfloat162float(high));
+}
+
+/* k' C k of 256 rows: both halves of what form_split_kernel made lie in shared memory. */
 template <int D>
 __global__ void __launch_bounds__(WARPS * 32)
     form_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct meet_args a, float *out)
@@ -200,15 +215,13 @@ __global__ void __launch_bounds__(WARPS * 32)
     const bf16 *from = (const bf16 *)in.k + in.first[g] * D;
 
     if (a.cov)
-        for (int i = threadIdx.x; i < D * D; i += WARPS * 32) {
-            const float x = a.cov[(int64_t)h * D * D + i];
-            const bf16 high = __float2bfloat16_rn(x);
-            *(bf16 *)(shared + i / D * room<D>::row + i % D * 2) = high;
-            *(bf16 *)(shared + (D + i / D) * room<D>::row + i % D * 2) =
-                __float2bfloat16_rn(x - __bfloat162float(high));
-        }
+        for (int i = threadIdx.x; i < 2 * D * D / 8; i += WARPS * 32)
+            copy16_async(base + i / (D / 8) * room<D>::row + i % (D / 8) * 16,
+                         (const bf16 *)a.split + (int64_t)h * 2 * D * D + i * 8, true);
+    copies_commit();
     for (int i = threadIdx.x; i < D; i += WARPS * 32)
         mean[i] = a.mean[h * D + i];
+    copies_wait<0>();
     __syncthreads();
     for (int32_t row0 = a.from + blockIdx.x * a.form_rows;
          row0 < min(a.from + ((int32_t)blockIdx.x + 1) * a.form_rows, rows); row0 += BLOCK_ROWS) {
@@ -233,7 +246,7 @@ __global__ void __launch_bounds__(WARPS * 32)
 
             if (a.cov)
 #pragma unroll
-                for (int kk = 0; kk < D / 16; kk++)
+                for (int kk = 0; kk <= n; kk++)
 #pragma unroll
                     for (int half = 0; half < 2; half++) {
                         uint32_t b[4];
@@ -377,6 +390,11 @@ __device__ __forceinline__ uint32_t ordered(float x)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
+__device__ __forceinline__ float unordered(uint32_t bits)
+{
+    return bits == 0 ? -CUDART_INF_F : __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+}
+
 /* score_weigh, rows from `from` on; *largest becomes their largest. grid: rows, heads */
 __global__ void __launch_bounds__(THREADS) weigh_kernel(const __grid_constant__ struct rows_view in, int32_t from,
                                                         const float *v2, float eps, uint32_t *largest, float *score)
@@ -400,11 +418,40 @@ __global__ void protect_kernel(const __grid_constant__ struct rows_view in, int3
                                float *score)
 {
     const int32_t g = blockIdx.y, row = blockIdx.x * THREADS + threadIdx.x;
-    const uint32_t bits = *largest;
-    const float most = bits == 0 ? -CUDART_INF_F : __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+    const float most = unordered(*largest);
 
     if (row < min(from, in.rows[g]))
         score[in.at[g] + row] = isinf(most) ? 1.0f : most + 1.0f;
+}
+
+/* score_share: rows before `body` become their mean over heads, *largest the largest of them; then the others get one more.
+ * grid: rows */
+__global__ void __launch_bounds__(THREADS)
+    share_kernel(const __grid_constant__ struct rows_view in, int32_t body, uint32_t *largest, float *score)
+{
+    const int32_t row = blockIdx.x * THREADS + threadIdx.x;
+    float sum = 0.0f, x = -CUDART_INF_F;
+
+    if (row < body) {
+        for (int32_t g = 0; g < in.heads; g++)
+            sum += score[in.at[g] + row];
+        x = sum / (float)in.heads;
+        for (int32_t g = 0; g < in.heads; g++)
+            score[in.at[g] + row] = x;
+    }
+    x = warp_max(x);
+    if ((threadIdx.x & 31) == 0)
+        atomicMax(largest, ordered(x));
+}
+
+/* grid: heads */
+__global__ void __launch_bounds__(THREADS)
+    tail_kernel(const __grid_constant__ struct rows_view in, int32_t body, const uint32_t *largest, float *score)
+{
+    const float most = unordered(*largest);
+
+    for (int32_t row = body + (int32_t)threadIdx.x; row < in.rows[blockIdx.x]; row += THREADS)
+        score[in.at[blockIdx.x] + row] = isinf(most) ? 1.0f : most + 1.0f;
 }
 
 /* ---- launchers ---- */
@@ -431,12 +478,16 @@ static cudaError_t form_fast(const struct cuda_queue &q, const struct rows_view 
 {
     const size_t bytes = 2 * D * room<D>::row + D * 4;
     struct meet_args a = *args;
-    int64_t blocks = (in->rows_longest - a.from + BLOCK_ROWS - 1) / BLOCK_ROWS, most = q.sms * 4 / a.q_heads + 1;
+    int64_t blocks = (in->rows_longest - a.from + BLOCK_ROWS - 1) / BLOCK_ROWS, most = 2 * q.sms / a.q_heads;
     cudaError_t e = allow_shared(form_kernel<D>, bytes);
 
     if (e != cudaSuccess || blocks <= 0)
         return e;
-    a.form_rows = BLOCK_ROWS * int_ceil(blocks, most); /* C is brought in once for as many rows as keep the card full */
+    a.form_rows =
+        BLOCK_ROWS *
+        int_ceil(blocks, most > 0 ? most : 1); /* C is brought in once for as many rows as keep the card full */
+    if (a.cov)
+        form_split_kernel<D><<<dim3(D * D / THREADS, (unsigned)a.q_heads), THREADS, 0, q.stream>>>(a);
     form_kernel<D>
         <<<dim3(int_ceil(in->rows_longest - a.from, a.form_rows), (unsigned)a.q_heads), WARPS * 32, bytes, q.stream>>>(
             *in, a, out);
@@ -530,5 +581,19 @@ cudaError_t launch_weigh(struct cuda_queue q, const struct rows_view *in, int32_
             *in, from, v2, eps, largest, score);
     if (from > 0)
         protect_kernel<<<dim3(int_ceil(from, THREADS), heads), THREADS, 0, q.stream>>>(*in, from, largest, score);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_share(struct cuda_queue q, const struct rows_view *in, int64_t tail, uint32_t *largest, float *score)
+{
+    const int32_t body = in->rows_longest > tail ? (int32_t)(in->rows_longest - tail) : 0;
+    const cudaError_t e = cudaMemsetAsync(largest, 0, sizeof *largest, q.stream);
+
+    if (e != cudaSuccess)
+        return e;
+    if (body > 0)
+        share_kernel<<<int_ceil(body, THREADS), THREADS, 0, q.stream>>>(*in, body, largest, score);
+    if (tail > 0)
+        tail_kernel<<<(unsigned)in->heads, THREADS, 0, q.stream>>>(*in, body, largest, score);
     return cudaGetLastError();
 }

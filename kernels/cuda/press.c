@@ -86,6 +86,7 @@ void cuda_score_window(struct backend *be, const struct kv_rows *in, const void 
     struct cuda *c = cuda_of(be);
     const struct rows_view v = press_view(in);
     const uint64_t partial = (uint64_t)window_partial_floats(v.rows_longest, v.heads, q_heads, window);
+    const uint64_t kept = (uint64_t)window_kept_floats(v.rows_longest, v.heads, q_heads, window);
     const uint64_t lse = (uint64_t)q_heads * (uint64_t)window, raw = (uint64_t)v.at[v.heads];
     struct window_args a = { .q = q,
                              .q_heads = q_heads,
@@ -96,9 +97,10 @@ void cuda_score_window(struct backend *be, const struct kv_rows *in, const void 
                              .pad = pad };
 
     assert(in->dtype == be->kv && window > 0 && kernel > 0 && kernel % 2 == 1);
-    if (!press_reserve(c, 4 * (partial + lse + raw + (uint64_t)window + 64)))
+    if (!press_reserve(c, 4 * (kept + partial + lse + raw + (uint64_t)window + 64)))
         return;
-    a.partial = c->press;
+    a.kept = kept > 0 ? c->press : NULL;
+    a.partial = (float *)c->press + kept;
     a.lse = a.partial + partial;
     a.raw = a.lse + lse;
     if (row_weight) { /* from pageable memory: taken when the call returns */

@@ -123,25 +123,35 @@ void cuda_score_weigh(struct backend *be, const struct kv_rows *in, int64_t from
                     "score_weigh");
 }
 
+void cuda_score_share(struct backend *be, const struct kv_rows *in, int64_t tail, float *score)
+{
+    struct cuda *c = cuda_of(be);
+    const struct rows_view v = press_view(in);
+
+    if (v.rows_longest > 0 && press_reserve(c, sizeof(uint32_t)))
+        cuda_failed(c, launch_share(press(c), &v, tail, c->press, score), "score_share");
+}
+
 void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
                          const float *cov, int32_t q_heads, float *score)
 {
     struct cuda *c = cuda_of(be);
     const struct rows_view v = press_view(in);
-    const int64_t all = v.at[v.heads];
-    const struct meet_args form = { .q_heads = q_heads,
-                                    .out_stride = all,
-                                    .scale = 1.0f / sqrtf((float)in->dim),
-                                    .factor = 0.5f / (float)in->dim,
-                                    .mean = mean,
-                                    .cov = cov,
-                                    .position = INT64_MAX,
-                                    .from = (int32_t)from };
+    const int64_t all = v.at[v.heads], numbers = (int64_t)q_heads * all + 4;
+    struct meet_args form = { .q_heads = q_heads,
+                              .out_stride = all,
+                              .scale = 1.0f / sqrtf((float)in->dim),
+                              .factor = 0.5f / (float)in->dim,
+                              .mean = mean,
+                              .cov = cov,
+                              .position = INT64_MAX,
+                              .from = (int32_t)from };
     struct group_args group = { .stride = all, .group = q_heads / in->heads, .from = (int32_t)from };
 
-    if (v.rows_longest <= from || !press_reserve(c, (uint64_t)(q_heads * all) * 4))
+    if (v.rows_longest <= from || !press_reserve(c, 4 * (uint64_t)(numbers + (int64_t)q_heads * in->dim * in->dim)))
         return;
     group.column = c->press;
+    form.split = (float *)c->press + numbers / 4 * 4; /* copied in units of 16 bytes */
     cuda_failed(c, launch_meet(press(c), in->dtype, MEET_FORM, &v, &form, c->press), "score_expected");
     cuda_failed(c, launch_softmax(press(c), &v, q_heads, (int32_t)from, all, c->press), "score_expected");
     cuda_failed(c, launch_group(press(c), &v, &group, score), "score_expected");

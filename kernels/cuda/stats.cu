@@ -3,14 +3,15 @@
  * stats.cu - mean and covariance of the queries of each head, and the small sums that presses take over rows.
  *
  *   mean   [H][D]       a block owns a head and a stretch of 512 rows, f64 sums; a second launch adds the stretches
- *   cov    [H][D][D]    centred rows, 64 at a time, x' x on the tensor cores; a warp owns 16 channels against all others.
+ *   both   [H][D][D]    rows are read once, 64 at a time: their sum and x' x on the tensor cores, less mean' mean in the
+ *                       end. Products of bf16 are exact and sums in f32, so that the difference keeps what it needs.
  *                       Stretches leave partial sums that are added in order, so that two runs agree bit by bit
  *
- * Devoto et al. 2025, arXiv:2510.00636. f32 and other head sizes: a thread owns an entry of the matrix.
+ * Devoto et al. 2025, arXiv:2510.00636. f32 and other head sizes: mean, then a thread owns an entry of the matrix.
  */
 #include "kernels/cuda/device.cuh"
 
-enum { STRETCH = STATS_STRETCH, TILE = 64, WARPS = 8, THREADS = 256, ROWS = 64 };
+enum { STRETCH = STATS_STRETCH, TILE = 64, THREADS = 256, ROWS = 64 };
 
 /* grid: stretches, heads */
 template <typename T> __global__ void mean_kernel(const T *q, int32_t heads, int32_t dim, int64_t rows, double *partial)
@@ -50,71 +51,124 @@ __global__ void mean_join_kernel(const double *partial, int32_t stretches, int32
     }
 }
 
-/* grid: splits, heads. partial f32 [H][splits][D][D] */
+/* Sums of x and of x x' over a stretch of rows. A warp owns 16 channels; of its products with the others it makes those
+ * with its own block of 16 and the next W / 2, around the circle of the W blocks, so that each pair of blocks meets once.
+ * Sums of 64 rows are added to the whole in f32, rounded to nearest, as the tensor cores only cut off.
+ * grid: splits, heads. partial f32 [H][splits][D][D] and [D] behind each. */
+template <int D> struct moments {
+    enum {
+        row = D * 2 + 16,
+        stage = TILE * row,
+        stages = 3,
+        bytes = stages * stage,
+        warps = D / 16,
+        floats = D * D + D
+    };
+};
+
 template <int D>
-__global__ void __launch_bounds__(D * 2)
-    cov_kernel(const bf16 *q, int32_t heads, int64_t rows, int64_t split_rows, const float *mean, float *partial)
+__device__ __forceinline__ void moments_fetch(const bf16 *q, int32_t heads, int32_t h, int64_t at, int64_t end,
+                                              uint32_t to)
 {
-    enum { ROW = D * 2 + 16 };
-    __shared__ __align__(128) char tile[TILE * ROW];
-    __shared__ float centre[D];
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31; /* D / 16 warps */
+    for (int unit = threadIdx.x; unit < TILE * D / 8; unit += D * 2) {
+        const int r = unit / (D / 8), c = unit % (D / 8);
+        const bool there = at + r < end;
+        copy16_async(to + r * moments<D>::row + c * 16, q + ((there ? at + r : 0) * heads + h) * D + c * 8, there);
+    }
+    copies_commit();
+}
+
+template <int D>
+__global__ void __launch_bounds__(D * 2, 2)
+    moments_kernel(const bf16 *q, int32_t heads, int64_t rows, int64_t split_rows, float *partial)
+{
+    enum { ROW = moments<D>::row, W = moments<D>::warps, STAGES = moments<D>::stages, ONES = 0x3f803f80 };
+    extern __shared__ __align__(128) char shared[];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t h = blockIdx.y;
     const int64_t begin = (int64_t)blockIdx.x * split_rows, end = min(begin + split_rows, rows);
-    const uint32_t base = shared_address(tile);
-    float sum[D / 8][4] = {};
+    const uint32_t base = shared_address(shared);
+    float sum[W / 2 + 1][2][4] = {}, mean[2] = {};
+    int stage = 0;
 
-    for (int i = threadIdx.x; i < D; i += blockDim.x)
-        centre[i] = mean[h * D + i];
-    for (int64_t at = begin; at < end; at += TILE) {
-        __syncthreads();
-        for (int unit = threadIdx.x; unit < TILE * D / 8; unit += blockDim.x) {
-            const int r = unit / (D / 8), c = unit % (D / 8) * 8;
-            pack16<bf16> x;
-            x.bits = make_uint4(0, 0, 0, 0);
-            if (at + r < end) {
-                x = load16(q + ((at + r) * heads + h) * D + c);
 #pragma unroll
-                for (int j = 0; j < 8; j++)
-                    x.at[j] = rounded<bf16>(number(x.at[j]) - centre[c + j]);
-            }
-            *(uint4 *)(tile + r * ROW + c * 2) = x.bits;
-        }
+    for (int u = 0; u < STAGES - 1; u++)
+        moments_fetch<D>(q, heads, h, begin + u * TILE, end, base + u * moments<D>::stage);
+    for (int64_t at = begin; at < end; at += TILE) {
+        uint32_t left[TILE / 16][4];
+        float ones[4] = {};
+        copies_wait<STAGES - 2>();
         __syncthreads();
+        moments_fetch<D>(q, heads, h, at + (STAGES - 1) * TILE, end,
+                         base + (stage == 0 ? STAGES - 1 : stage - 1) * moments<D>::stage);
+        const uint32_t here = base + stage * moments<D>::stage;
 #pragma unroll
         for (int kk = 0; kk < TILE / 16; kk++) {
-            uint32_t left[4];
-            load_matrices_turned(left, base + (kk * 16 + (lane >> 4) * 8 + (lane & 7)) * ROW + warp * 32 +
-                                           ((lane >> 3) & 1) * 16);
+            load_matrices_turned(left[kk], here + (kk * 16 + (lane >> 4) * 8 + (lane & 7)) * ROW + warp * 32 +
+                                               ((lane >> 3) & 1) * 16);
+            multiply(ones, left[kk], ONES, ONES);
+        }
+        mean[0] += ones[0], mean[1] += ones[2];
 #pragma unroll
-            for (int n = 0; n < D / 16; n++) {
+        for (int d = 0; d <= W / 2; d++) {
+            const int n = warp + d < W ? warp + d : warp + d - W;
+            float more[2][4] = {};
+
+            if (d == W / 2 && warp >= W / 2)
+                break;
+#pragma unroll
+            for (int kk = 0; kk < TILE / 16; kk++) {
                 uint32_t right[4];
-                load_matrices_turned(right, base + (kk * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)) * ROW + n * 32 +
+                load_matrices_turned(right, here + (kk * 16 + ((lane >> 3) & 1) * 8 + (lane & 7)) * ROW + n * 32 +
                                                 (lane >> 4) * 16);
-                multiply(sum[2 * n], left, right[0], right[1]);
-                multiply(sum[2 * n + 1], left, right[2], right[3]);
+                multiply(more[0], left[kk], right[0], right[1]);
+                multiply(more[1], left[kk], right[2], right[3]);
             }
+#pragma unroll
+            for (int i = 0; i < 8; i++)
+                sum[d][i / 4][i % 4] += more[i / 4][i % 4];
+        }
+        stage = stage == STAGES - 1 ? 0 : stage + 1;
+    }
+    float *to = partial + ((int64_t)h * gridDim.x + blockIdx.x) * moments<D>::floats;
+#pragma unroll
+    for (int d = 0; d <= W / 2; d++) {
+        const int n = warp + d < W ? warp + d : warp + d - W;
+        float *block = to + (warp * 16 + (lane >> 2)) * D + n * 16 + 2 * (lane & 3);
+        if (d == W / 2 && warp >= W / 2)
+            break;
+#pragma unroll
+        for (int eight = 0; eight < 2; eight++) {
+            *(float2 *)(block + eight * 8) = make_float2(sum[d][eight][0], sum[d][eight][1]);
+            *(float2 *)(block + 8 * D + eight * 8) = make_float2(sum[d][eight][2], sum[d][eight][3]);
         }
     }
-    float *to =
-        partial + ((int64_t)h * gridDim.x + blockIdx.x) * D * D + (warp * 16 + (lane >> 2)) * D + 2 * (lane & 3);
-#pragma unroll
-    for (int n = 0; n < D / 8; n++) {
-        *(float2 *)(to + n * 8) = make_float2(sum[n][0], sum[n][1]);
-        *(float2 *)(to + 8 * D + n * 8) = make_float2(sum[n][2], sum[n][3]);
+    if ((lane & 3) == 0) {
+        to[D * D + warp * 16 + (lane >> 2)] = mean[0];
+        to[D * D + warp * 16 + (lane >> 2) + 8] = mean[1];
     }
 }
 
-__global__ void cov_join_kernel(const float *partial, int32_t splits, int32_t numbers, int64_t rows, float *cov)
+/* mean = sum x / rows, cov = sum x x' / rows - mean mean'. grid: THREADS entries of the matrix, heads */
+template <int D>
+__global__ void moments_join_kernel(const float *partial, int32_t splits, int64_t rows, float *mean, float *cov)
 {
-    const int32_t h = blockIdx.y, i = blockIdx.x * THREADS + threadIdx.x;
-    float sum = 0.0f;
+    enum { W = moments<D>::warps };
+    const int32_t h = blockIdx.y, entry = blockIdx.x * THREADS + threadIdx.x, i = entry / D, j = entry % D;
+    const int32_t d = (j / 16 - i / 16 + W) % W;
+    const bool own = d < W / 2 || (d == W / 2 && i / 16 < W / 2); /* else the block lies on the other side */
+    const float *from = partial + (int64_t)h * splits * moments<D>::floats;
+    double product = 0.0, x = 0.0, y = 0.0;
 
-    if (i >= numbers)
-        return;
-    for (int32_t s = 0; s < splits; s++)
-        sum += partial[((int64_t)h * splits + s) * numbers + i];
-    cov[(int64_t)h * numbers + i] = sum / (float)rows;
+    for (int32_t s = 0; s < splits; s++, from += moments<D>::floats) {
+        product += from[own ? i * D + j : j * D + i];
+        x += from[D * D + i];
+        y += from[D * D + j];
+    }
+    x /= (double)rows, y /= (double)rows;
+    cov[(int64_t)h * D * D + entry] = (float)(product / (double)rows - x * y);
+    if (i == j)
+        mean[h * D + i] = (float)x;
 }
 
 /* grid: 16 x 16 tiles of the matrix, heads */
@@ -232,7 +286,7 @@ static int64_t stretches_of(int64_t rows)
 
 static int64_t splits_for(const struct cuda_queue &q, int64_t rows, int32_t heads)
 {
-    const int64_t most = (2 * q.sms + heads - 1) / heads, tiles = (rows + TILE - 1) / TILE;
+    const int64_t most = heads < 2 * q.sms ? 2 * q.sms / heads : 1, tiles = (rows + TILE - 1) / TILE;
 
     return tiles < most ? tiles : most;
 }
@@ -240,21 +294,24 @@ static int64_t splits_for(const struct cuda_queue &q, int64_t rows, int32_t head
 uint64_t query_stats_bytes(struct cuda_queue q, int32_t heads, int32_t dim, int64_t rows)
 {
     const uint64_t means = (uint64_t)stretches_of(rows) * (uint64_t)(heads * dim) * 8;
-    const uint64_t covs = (uint64_t)splits_for(q, rows, heads) * (uint64_t)heads * (uint64_t)(dim * dim) * 4;
+    const uint64_t covs = (uint64_t)splits_for(q, rows, heads) * (uint64_t)heads * (uint64_t)(dim * (dim + 1)) * 4;
 
     return means > covs ? means : covs;
 }
 
 template <int D>
-static cudaError_t cov_fast(const struct cuda_queue &q, const void *x, int32_t heads, int64_t rows, const float *mean,
-                            float *cov, void *room)
+static cudaError_t both(const struct cuda_queue &q, const void *x, int32_t heads, int64_t rows, float *mean, float *cov,
+                        void *room)
 {
     const int64_t splits = splits_for(q, rows, heads), each = ((rows + splits - 1) / splits + TILE - 1) / TILE * TILE;
+    const cudaError_t e = allow_shared(moments_kernel<D>, moments<D>::bytes);
 
-    cov_kernel<D><<<dim3((unsigned)splits, (unsigned)heads), D * 2, 0, q.stream>>>((const bf16 *)x, heads, rows, each,
-                                                                                   mean, (float *)room);
-    cov_join_kernel<<<dim3(int_ceil(D * D, THREADS), (unsigned)heads), THREADS, 0, q.stream>>>(
-        (const float *)room, (int32_t)splits, D * D, rows, cov);
+    if (e != cudaSuccess)
+        return e;
+    moments_kernel<D><<<dim3((unsigned)splits, (unsigned)heads), D * 2, moments<D>::bytes, q.stream>>>(
+        (const bf16 *)x, heads, rows, each, (float *)room);
+    moments_join_kernel<D><<<dim3(D * D / THREADS, (unsigned)heads), THREADS, 0, q.stream>>>(
+        (const float *)room, (int32_t)splits, rows, mean, cov);
     return cudaGetLastError();
 }
 
@@ -265,19 +322,18 @@ static cudaError_t stats(const struct cuda_queue &q, const void *x, int32_t head
     const int64_t stretches = stretches_of(rows);
     const int32_t tiles = int_ceil(dim, 16);
 
+    if (sizeof(T) == 2 && cov && dim == 64)
+        return both<64>(q, x, heads, rows, mean, cov, room);
+    if (sizeof(T) == 2 && cov && dim == 96)
+        return both<96>(q, x, heads, rows, mean, cov, room);
+    if (sizeof(T) == 2 && cov && dim == 128)
+        return both<128>(q, x, heads, rows, mean, cov, room);
     mean_kernel<T><<<dim3((unsigned)stretches, (unsigned)heads), THREADS, 0, q.stream>>>((const T *)x, heads, dim, rows,
                                                                                          (double *)room);
     mean_join_kernel<<<(unsigned)heads, 128, 0, q.stream>>>((const double *)room, (int32_t)stretches, dim, rows, mean);
-    if (!cov)
-        return cudaGetLastError();
-    if (sizeof(T) == 2 && dim == 64)
-        return cov_fast<64>(q, x, heads, rows, mean, cov, room);
-    if (sizeof(T) == 2 && dim == 96)
-        return cov_fast<96>(q, x, heads, rows, mean, cov, room);
-    if (sizeof(T) == 2 && dim == 128)
-        return cov_fast<128>(q, x, heads, rows, mean, cov, room);
-    cov_plain_kernel<T><<<dim3((unsigned)(tiles * tiles), (unsigned)heads), THREADS, 0, q.stream>>>(
-        (const T *)x, heads, dim, rows, mean, cov);
+    if (cov)
+        cov_plain_kernel<T><<<dim3((unsigned)(tiles * tiles), (unsigned)heads), THREADS, 0, q.stream>>>(
+            (const T *)x, heads, dim, rows, mean, cov);
     return cudaGetLastError();
 }
 

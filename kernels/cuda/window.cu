@@ -8,14 +8,23 @@
  *   pooled   average over `kernel` neighbours; the largest score of all heads
  *   padded   rows of the window itself get `pad`
  *
- * K is read twice, the second time mostly from L2. Sum over the window, mean over the group and pooling are linear, so
+ * K is read twice, the second time mostly from L2; where there are at most FEW query rows to a head, what they find is
+ * kept instead of being found again. Sum over the window, mean over the group and pooling are linear, so
  * one column sum serves. bf16: a chunk's K lies in shared memory, a warp takes 16 query rows at a time on the tensor
  * cores. Otherwise plain multiplications, tiles of 32 rows.
  * Li et al. 2024, arXiv:2404.14469; PRESSES 2.2.
  */
 #include "kernels/cuda/rowwise.cuh"
 
-enum { CHUNK = CUDA_WINDOW_CHUNK, WARPS = 8, PLAIN_WARPS = 8, PLAIN_ROWS = 32, THREADS = 256, PLAIN_QUERIES = 1024 };
+enum {
+    CHUNK = CUDA_WINDOW_CHUNK,
+    WARPS = 8,
+    PLAIN_WARPS = 8,
+    PLAIN_ROWS = 32,
+    THREADS = 256,
+    PLAIN_QUERIES = 1024,
+    FEW = 8
+};
 
 #define LOG2E 1.4426950408889634f
 
@@ -167,6 +176,12 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
         for (int n = slice * each; n < (slice + 1) * each && n * 16 < count; n++) {
             float s[2][2][4] = {};
             scores_of<D>(shared_address(shared), n, query, lane, s);
+            if (a.kept && lane >> 2 < rows)
+#pragma unroll
+                for (int eight = 0; eight < 2; eight++)
+                    *(float2 *)(a.kept + ((int64_t)g * rows + (lane >> 2)) * gridDim.x * CHUNK + row0 + n * 16 +
+                                eight * 8 + 2 * (lane & 3)) =
+                        make_float2(s[0][eight][0] * scale2, s[0][eight][1] * scale2);
             if (token[n * 16 + 15] <= first_query)
                 parts_add<false>(s, token + n * 16, seen, scale2, lane, max, sum);
             else
@@ -258,6 +273,25 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
         }
         __syncthreads();
     }
+}
+
+/* The same from what `parts` has kept. grid: THREADS cache rows, heads */
+__global__ void __launch_bounds__(THREADS)
+    columns_few_kernel(const __grid_constant__ struct rows_view in, const __grid_constant__ struct window_args a,
+                       int64_t stride)
+{
+    const int32_t g = blockIdx.y, group = a.q_heads / in.heads, rows = a.window * group;
+    const int32_t row = blockIdx.x * THREADS + threadIdx.x;
+    float sum = 0.0f;
+
+    chain_begin();
+    if (row >= in.rows[g])
+        return;
+#pragma unroll 4
+    for (int32_t m = 0; m < rows; m++)
+        sum += (a.row_weight ? a.row_weight[m / group] : 1.0f) *
+               power2(a.kept[((int64_t)g * rows + m) * stride + row] - a.lse[(int64_t)g * rows + m]);
+    a.raw[in.at[g] + row] = sum / (float)rows;
 }
 
 /* ---- plain: any head size, either dtype. A lane takes a row of the tile, a warp a query row at a time ---- */
@@ -455,6 +489,11 @@ int64_t window_partial_floats(int64_t rows_longest, int32_t heads, int32_t q_hea
     return (rows_longest + CHUNK - 1) / CHUNK * slices_for(window * (q_heads / heads)) * q_heads * window * 2;
 }
 
+int64_t window_kept_floats(int64_t rows_longest, int32_t heads, int32_t q_heads, int32_t window)
+{
+    return window * (q_heads / heads) > FEW ? 0 : (rows_longest + CHUNK - 1) / CHUNK * CHUNK * q_heads * window;
+}
+
 template <int D>
 static cudaError_t window_fast(const struct cuda_queue &q, const struct rows_view *in, const struct window_args *a,
                                dim3 chunks, dim3 joined, int32_t rows)
@@ -468,7 +507,10 @@ static cudaError_t window_fast(const struct cuda_queue &q, const struct rows_vie
     e = launch_chained(q, chunks, dim3(WARPS * 32), room<D>::bytes, parts_kernel<D>, *in, *a);
     if (e == cudaSuccess)
         e = launch_chained(q, joined, dim3(THREADS), 0, joined_kernel, (int32_t)chunks.x * a->slices, *a, rows);
-    if (e == cudaSuccess)
+    if (e == cudaSuccess && a->kept)
+        e = launch_chained(q, dim3(int_ceil(in->rows_longest, THREADS), chunks.y), dim3(THREADS), 0, columns_few_kernel,
+                           *in, *a, (int64_t)chunks.x * CHUNK);
+    else if (e == cudaSuccess)
         e = launch_chained(q, chunks, dim3(WARPS * 32), room<D>::bytes, columns_kernel<D>, *in, *a);
     return e;
 }

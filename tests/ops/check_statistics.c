@@ -358,6 +358,29 @@ static void check_weigh_of(struct ops *o, const struct layer_view *w, int64_t fr
     view_judge(o, "scores weighed", out, want, w->scores, 1e-6);
 }
 
+static void check_share_of(struct ops *o, const struct layer_view *w, int64_t tail)
+{
+    float *score = ops_random(o, w->scores + 64, 1.0f);
+    double *want = ops_doubles(o, w->scores);
+    const int64_t rows = w->rows.rows[0], body = rows > tail ? rows - tail : 0;
+    double most = -INFINITY;
+    void *out;
+
+    for (int64_t r = 0; r < rows; r++) {
+        double sum = 0;
+
+        for (int32_t g = 0; g < w->rows.heads; g++)
+            sum += (double)score[w->rows.at[g] + r] / w->rows.heads;
+        most = r < body && sum > most ? sum : most;
+        for (int32_t g = 0; g < w->rows.heads; g++)
+            want[w->rows.at[g] + r] = r < body ? sum : body > 0 ? most + 1 : 1;
+    }
+    memset(score + w->scores, 0xff, 64 * sizeof *score);
+    out = ops_up_bytes(o, score, (uint64_t)(w->scores + 64) * sizeof *score);
+    o->be->ops->score_share(o->be, &w->rows, tail, out);
+    view_judge(o, "scores shared", out, want, w->scores, 1e-6);
+}
+
 static void ref_columns(const struct layer_view *w, const struct column_args *a, const float *q, const float *lse,
                         const float *weight, const float *column_weight, double *want)
 {
@@ -508,6 +531,11 @@ void check_statistics(struct ops *o)
         check_weigh_of(o, &w, 0, false);
         check_weigh_of(o, &w, 3, true);
         check_weigh_of(o, &w, INT64_MAX, true);
+        if (!cases[i].ragged) {
+            check_share_of(o, &w, 1);
+            check_share_of(o, &w, 0);
+            check_share_of(o, &w, w.rows.rows[0] + 3);
+        }
         check_columns_of(o, &w, cases[i].q_heads, true, false);
         check_columns_of(o, &w, cases[i].q_heads, false, false);
         check_columns_of(o, &w, cases[i].q_heads, false, true);
