@@ -184,7 +184,7 @@ static void bench_roofs(struct bench *b, const char *when)
 
 /* ---- products of the 8B shape ---- */
 
-static void bench_products(struct bench *b)
+static void bench_products(struct bench *b, int64_t most)
 {
     static const struct {
         const char *name;
@@ -202,7 +202,7 @@ static void bench_products(struct bench *b)
             p.w[i] = random_matrix(b, shape[s].n, shape[s].k, WEIGHT_MATRIX, (uint64_t)(11 + i));
         p.in = random_room(b, 8192 * shape[s].k, 7);
         p.out = room(b, (uint64_t)(8192 * shape[s].n) * 2);
-        for (size_t r = 0; r < sizeof rows / sizeof rows[0]; r++) {
+        for (size_t r = 0; r < sizeof rows / sizeof rows[0] && rows[r] <= most; r++) {
             char name[64];
             double us, bytes, flops;
 
@@ -384,7 +384,7 @@ struct pressing {
     struct pack_args pack;
     struct kv_block block;
     void *q;
-    float *score;
+    float *score, *mean, *cov;
     int32_t *index;
     int64_t first[KV_HEADS_MAX + 1];
     int64_t tokens;
@@ -414,6 +414,22 @@ static void tova_once(struct bench *b, void *ctx, int i)
     b->be->ops->score_window(b->be, &p->rows, p->q, 32, 1, p->tokens, NULL, 1, INFINITY, p->score);
 }
 
+static void stats_once(struct bench *b, void *ctx, int i)
+{
+    struct pressing *p = ctx;
+
+    (void)i;
+    b->be->ops->query_stats(b->be, p->q, 32, p->rows.dim, p->tokens, p->mean, p->cov);
+}
+
+static void expected_once(struct bench *b, void *ctx, int i)
+{
+    struct pressing *p = ctx;
+
+    (void)i;
+    b->be->ops->score_expected(b->be, &p->rows, 4, p->mean, p->cov, 32, p->score);
+}
+
 static void select_once(struct bench *b, void *ctx, int i)
 {
     struct pressing *p = ctx;
@@ -428,6 +444,29 @@ static void pack_once(struct bench *b, void *ctx, int i)
 
     (void)i;
     b->be->ops->pack(b->be, &p->pack, &p->block);
+}
+
+/* Statistics of 32 heads' queries, and the scores that follow from them. */
+static void bench_expected(struct bench *b, struct pressing *p)
+{
+    const int64_t dim = p->rows.dim;
+    void *window = p->q;
+    char name[64];
+    double us;
+
+    p->q = random_room(b, p->tokens * 32 * dim, 44);
+    p->mean = room(b, (uint64_t)(32 * dim) * 4);
+    p->cov = room(b, (uint64_t)(32 * dim * dim) * 4);
+    us = time_calls(b, LANE_PRESS, 20, stats_once, p);
+    snprintf(name, sizeof name, "query statistics %lld", (long long)p->tokens);
+    line(b, name, us, 2.0 * 32 * (double)(p->tokens * dim * dim) / us / 1e6, "TFLOP/s", 0, NULL);
+    us = time_calls(b, LANE_PRESS, 20, expected_once, p);
+    snprintf(name, sizeof name, "expected scores %lld", (long long)p->tokens);
+    line(b, name, us, 2.0 * 32 * (double)(p->tokens * dim * dim) / us / 1e6, "TFLOP/s", 0, NULL);
+    b->be->ops->free(b->be, p->q);
+    b->be->ops->free(b->be, p->mean);
+    b->be->ops->free(b->be, p->cov);
+    p->q = window;
 }
 
 static void bench_presses(struct bench *b, int64_t tokens)
@@ -462,6 +501,8 @@ static void bench_presses(struct bench *b, int64_t tokens)
     us = time_calls(b, LANE_PRESS, 50, window_once, &p);
     snprintf(name, sizeof name, "window 64 %lld", (long long)tokens);
     line(b, name, us, 2.0 * 2 * 64 * 32 * DIM * (double)tokens / us / 1e6, "TFLOP/s", 0, NULL);
+    if (tokens <= 32768)
+        bench_expected(b, &p);
     us = time_calls(b, LANE_PRESS, 50, select_once, &p);
     snprintf(name, sizeof name, "select per head 8 x %lld", (long long)tokens);
     line(b, name, us, (double)(HEADS * tokens) / us / 1e3, "Grow/s", 0, NULL);
@@ -531,7 +572,9 @@ static void bench_all(struct bench *b)
         bench_decode(b, 64, 4096, 9, 3, 64, EQUAL);
     }
     if (wanted(b, "products"))
-        bench_products(b);
+        bench_products(b, 8192);
+    else if (wanted(b, "few")) /* of them, those that a step of a few sequences has */
+        bench_products(b, 16);
     if (wanted(b, "presses"))
         for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++)
             bench_presses(b, tokens[i]);
