@@ -85,6 +85,15 @@ static const char *word_at(const char *words, int64_t index, size_t *bytes)
     return words;
 }
 
+/* Minus zero is zero: equal presses have one text. */
+static bool store_number(const struct opt *row, const char *text, double *out)
+{
+    if (!text_to_f64(text, row->min, row->max, out))
+        return false;
+    *out += 0.0;
+    return true;
+}
+
 static bool store_numbers(const struct opt *row, struct press_numbers *out, const char *text, struct arena *arena)
 {
     struct press_numbers list = { NULL, 1 };
@@ -96,7 +105,7 @@ static bool store_numbers(const struct opt *row, struct press_numbers *out, cons
     for (size_t i = 0; i < list.count; i++) {
         size_t bytes = strcspn(text, "/");
 
-        if (!text_to_f64(arena_strndup(arena, text, bytes), row->min, row->max, &value[i]))
+        if (!store_number(row, arena_strndup(arena, text, bytes), &value[i]))
             return false;
         text += bytes + 1;
     }
@@ -121,7 +130,7 @@ static bool store(const struct opt *row, void *at, const char *value, struct are
             *(double *)at = NAN;
             return true;
         }
-        return text_to_f64(value, row->min, row->max, at);
+        return store_number(row, value, at);
     case OPT_FLAG:
         *(bool *)at = strcmp(value, "on") == 0;
         return *(bool *)at || strcmp(value, "off") == 0;

@@ -48,6 +48,9 @@ static void equal_presses_have_one_text(void **state)
     canonical_is("knorm|adakv:rule=kvpress , alpha = 0.1|rows=512", "knorm | adakv:alpha=0.1 | rows=512");
     canonical_is("knorm | ratios=.10/0.5", "knorm | ratios=0.1/0.5");
     canonical_is("knorm | dms:threshold=-20", "knorm | dms:threshold=-20"); /* no -2e+01 */
+    canonical_is("knorm | dms:threshold=-0", "knorm | dms:threshold=0");
+    canonical_is("knorm | ratios=-0/0.5", "knorm | ratios=0/0.5");
+    canonical_is("knorm | ratio=-0.0 | merge:threshold=-0", "knorm | ratio=0 | merge");
     canonical_is("knorm | dms:threshold=1.5e3", "knorm | dms:threshold=1500");
     canonical_is("knorm | dms:threshold=-0.00002", "knorm | dms:threshold=-2e-05");
     canonical_is("knorm | ratio=0.3 | snapkv | ratio=0.3 | rerotate",
