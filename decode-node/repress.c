@@ -76,8 +76,8 @@ bool repressed_feed(struct repressed *a, struct repress *r, int32_t row, int32_t
             queries_to_front(a, r);
         take->plain = queries_at(a, r, 0, q->from + q->tokens);
         take->plain_stride = (uint64_t)q->room * query_bytes(r);
-        q->tokens += rows;
     }
+    q->tokens += rows;
     if (a->part.scored > 0)
         repressed_take_hidden(a, r, take);
     return take->plain || take->turned || take->hidden;
@@ -102,7 +102,7 @@ void repressed_trim(struct repressed *a)
 {
     struct query_buffer *q = &a->queries;
 
-    while (q->room > 0 && q->tokens - q->question + (q->question > 0) > q->calls) {
+    while (q->tokens - q->question + (q->question > 0) > q->calls) {
         int64_t oldest = q->question > 0 ? q->question : 1;
 
         q->question = 0;
@@ -168,10 +168,9 @@ static struct press_layer press_layer_of(const struct repressed *a, const struct
 
     in.kv = (struct kv_layer){ .dtype = r->be->kv, .heads = w->hp.kv_heads, .dim = w->hp.head_dim };
     in.rope = rope_table_at(weights_layer_rope(w, layer), seen);
-    if (a->queries.room > 0) {
-        in.tokens = a->queries.tokens;
+    in.tokens = a->queries.tokens;
+    if (a->queries.room > 0)
         in.q_plain = queries_at(a, r, layer, a->queries.from);
-    }
     if (a->part.cam_merge > 0)
         in.q = in_extent(a, a->turned_offset) + (uint64_t)layer * query_bytes(r);
     if (a->part.scored > 0)

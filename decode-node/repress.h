@@ -52,7 +52,7 @@ struct repress_ask {
 /* Plain queries of the calls since the last compression, as many as are looked at: act [layers][room][H][D]. */
 struct query_buffer {
     uint64_t offset; /* into the answer's extent */
-    int64_t room;    /* tokens of a layer; 0: no score looks at queries */
+    int64_t room;    /* tokens of a layer; 0: no score looks at queries, they are only counted */
     int64_t calls;   /* that a compression looks at besides the last */
     int64_t from, tokens;
     int64_t question; /* tokens at the front that are one call */

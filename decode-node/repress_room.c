@@ -67,10 +67,9 @@ static void plan_queries(const struct repress_ask *ask, struct query_buffer *q, 
     chain_decode_part(ask->context->chain, &part);
     chain_needs_of(ask->context->chain, 0, true, &needs);
     *queries_least = needs.q_tail;
-    if (!needs.q_plain && needs.q_tail == 0)
-        return;
-    q->calls = needs.q_plain ? part.buffer : least(part.buffer, needs.q_tail);
-    q->room = ask->prompt_tokens + least(part.every, 2 * (q->calls + 1));
+    q->calls = needs.q_tail > 0 && !needs.q_plain ? least(part.buffer, needs.q_tail) : part.buffer;
+    if (needs.q_plain || needs.q_tail > 0)
+        q->room = ask->prompt_tokens + least(part.every, 2 * (q->calls + 1));
 }
 
 /* Lays the extent out: its bytes; offsets go into `a`. */

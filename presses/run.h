@@ -131,10 +131,11 @@ enum status press_run_score(struct press_run *run, const struct chain *chain, co
 
 /*
  * Compresses one layer of a sequence. rows: its block and tail rows in order, packed (slot_gather), device; V may be edited.
- * given->q_plain: the plain queries [given->tokens][H][D] of the buffered calls, where the decode part's needs ask for queries
- * (q_plain or q_tail); given->scored: where the decode part's rows are scored as they come. position: that of the last token. token: device, the original token of every row, for result->token;
- * NULL: rows are told as row numbers. cam: NULL without a cam stage. Result, plan and pack as in prefill; first, index
- * name rows of `rows`. A layer that is not longer than the target is left whole.
+ * given->tokens: those of the buffered calls; given->q_plain: their plain queries [given->tokens][H][D], where the decode
+ * part's needs ask for queries (q_plain or q_tail); given->scored: where the decode part's rows are scored as they come.
+ * position: that of the last token. token: device, the original token of every row, for result->token; NULL: rows are told as
+ * row numbers. cam: NULL without a cam stage. Result, plan and pack as in prefill; first, index name rows of `rows`. A layer
+ * that is not longer than the target is left whole.
  */
 enum status press_run_decode(struct press_run *run, const struct chain *chain, const struct press_layer *given,
                              const struct kv_rows *rows, const int32_t *token, int64_t position, int64_t seen,

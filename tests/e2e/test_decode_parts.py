@@ -71,6 +71,21 @@ def test_golden_answers_while_expected_cuts_their_rows(scene):
     answers_equal(scene, "expected")
 
 
+def test_golden_answers_of_a_tiny_model_while_expected_stats_cuts_their_rows(scene):
+    model = os.path.join(scene.root, "tests/golden/families/llama")
+    named = ("--press-file", "stats=" + scene.file("stats", gates.safetensors(gates.query_stats(4, 4, 16))))
+    prefill = scene.prefill(model=model, more=named)
+    decode = scene.decode([prefill], model=model, more=named)
+    scene.ready(decode)
+    answers = golden(scene, "decode_answers.json")["tiny"]
+    for a in answers:
+        made = generate(scene, decode, a["chain"], a["max_new_tokens"], a["question"], text=a["context"]).json()["answers"][0]
+        wrong = equal_or_near(a, made)
+        assert not wrong, wrong
+        assert made["held_rows"]["max"] <= a["largest"], (made, a["largest"])
+    assert answers
+
+
 def gate_pair(scene, model, layers, dim, heads, hidden):
     """Both nodes with kvzap's networks of these widths."""
     more = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""kvzap's parameters by a formula, for any model: what make_dms_answers.py and the tests of its answers both use. Plain Python."""
+"""Parameters of kvzap and expected-stats by a formula, for any model: what makes golden answers and the tests of them both use. Plain Python."""
 import json
 import struct
 
@@ -24,6 +24,16 @@ def tensors(layers, dim, heads, hidden):
             out[f"layers.{l}.{part}weight"] = [rows, cols], numbers(4 * l + 2 * at + 1, rows * cols, 1)
             out[f"layers.{l}.{part}bias"] = [rows], numbers(4 * l + 2 * at + 2, rows, 1 / 4)
     return out
+
+
+def query_stats(layers, heads, dim):
+    """What expected-stats reads: name -> (shape, values). Every covariance is A + A' with a heavy diagonal."""
+    cov = []
+    for at in range(layers * heads):
+        a = numbers(at + 1000, dim * dim, 1 / 8)
+        cov += [a[i * dim + j] + a[j * dim + i] + 2 * (i == j) for i in range(dim) for j in range(dim)]
+    return {"query_mean": ([layers, heads, dim], numbers(999, layers * heads * dim, 2)),
+            "query_cov": ([layers, heads, dim, dim], cov)}
 
 
 def safetensors(tensors):

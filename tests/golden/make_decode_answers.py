@@ -10,10 +10,12 @@ import reference as ref
 
 ref.install_ragged_attention()
 
+import gates  # noqa: E402
 import torch  # noqa: E402
 from chains import Context  # noqa: E402
 from decoding import decode_press, feed, following, split  # noqa: E402
 from pressing import Prefill, press_rows  # noqa: E402
+from transformers import AutoModelForCausalLM  # noqa: E402
 
 ITEMS = [
     ("note", "Write the numbers from 1 to 1000, one per line.", 1500, "; decode:every=128 | knorm | rows=256"),
@@ -32,6 +34,16 @@ ITEMS = [
     ("note", "Write a very long letter.", 150, "; decode:every=1 | keydiff | rows=80"),
 ]
 
+# of the tiny checkpoint families/llama, whose ids are bytes: where parameters come from a file (gates.query_stats)
+TINY = [
+    ("The keeper wrote down every ship that passed.", "And then, in the winter?", 90,
+     "; decode:every=5 | expected-stats:file=stats,future=30,sink=1,eps=0.01 | rows=31"),
+    ("The keeper wrote down every ship that passed.", "?", 90,
+     "; decode:every=9,buffer=3 | expected-stats:file=stats,future=7,sink=0 | rows=20"),
+    ("The keeper wrote down every ship.", "When?", 60,
+     "; decode:every=4,buffer=0 | expected-stats:file=stats,future=2,sink=0,cov=off | ratio=0.5"),
+]
+
 
 def generate(model, follow, question, most):
     """As reference.generate, and the length of a head after each forward pass, at its largest and smallest."""
@@ -48,22 +60,38 @@ def generate(model, follow, question, most):
     return tokens, gaps, held
 
 
+def answer(context, ids, question, most, chain):
+    before, part = split(chain)
+    pressed = press_rows(Prefill(context.model, ids), before, context)
+    pressed.arm()
+    with following(context.model, pressed, decode_press(part, context)) as follow:
+        tokens, gaps, held = generate(context.model, follow, question, most)
+    print(chain, len(tokens), len(set(tokens)), max(held), min(gaps), flush=True)
+    return tokens, {"tokens": tokens, "gaps": gaps, "largest": max(held), "smallest": min(held[-most // 2:]), "last": held[-1]}
+
+
+def tiny_answers():
+    model, items = AutoModelForCausalLM.from_pretrained(os.path.join(ref.HERE, "families/llama"), dtype=torch.float32).eval(), []
+    c = model.config
+    stats = gates.query_stats(c.num_hidden_layers, c.num_attention_heads, c.head_dim)
+    context = Context(model, files={"stats": tuple(torch.tensor(values).reshape(shape) for shape, values in stats.values())})
+    for text, question, most, chain in TINY:
+        told = answer(context, list(text.encode()), list((question + "\n").encode()), most, chain)[1]
+        items.append({"context": text, "question": question, "max_new_tokens": most, "chain": chain} | told)
+    return items
+
+
 def main(path):
+    tiny = tiny_answers()
     tokenizer, model = ref.load_tokenizer(path), ref.load_model(path)
     context, answers = Context(model), []
     for name, question, most, chain in ITEMS:
         ids, after = ref.context_ids(tokenizer, name)
-        before, part = split(chain)
-        pressed = press_rows(Prefill(model, ids), before, context)
-        pressed.arm()
-        with following(model, pressed, decode_press(part, context)) as follow:
-            tokens, gaps, held = generate(model, follow, ref.encode(tokenizer, question + after), most)
+        tokens, told = answer(context, ids, ref.encode(tokenizer, question + after), most, chain)
         answers.append({"context": name, "question": question, "max_new_tokens": most, "chain": chain,
-                        "text": tokenizer.decode(tokens, skip_special_tokens=True), "tokens": tokens, "gaps": gaps,
-                        "largest": max(held), "smallest": min(held[-most // 2:]), "last": held[-1]})
-        print(chain, len(tokens), max(held), min(gaps), repr(answers[-1]["text"][-80:]), flush=True)
+                        "text": tokenizer.decode(tokens, skip_special_tokens=True)} | told)
     ref.write_json(os.path.join(ref.HERE, "decode_answers.json"),
-                   {"versions": ref.versions(), "model": os.path.basename(path)}, answers=answers)
+                   {"versions": ref.versions(), "model": os.path.basename(path)}, answers=answers, tiny=tiny)
 
 
 if __name__ == "__main__":
