@@ -34,7 +34,9 @@ cp "$root/tests/gpu.sh" "$root"/tests/gpu-{model,bench}.py "$root/tests/bench-gp
 cp "$root"/tests/{gpu-nccl,bench-nodes}.sh "$stage/tests/"
 (cd "$root" && cp --parents tests/bench/{nodes,shape_model,nccl_table}.py tests/e2e/tiny_model.py client/shapes.def docs/timeline.py "$stage/")
 mkdir -p "$stage/tests/golden"
-cp -r "$root"/tests/golden/{compare.py,contexts.json,smollm2_answers.json,smollm2_logits.json,texts} "$stage/tests/golden/"
+cp -r "$root"/tests/golden/{compare.py,gates.py,texts} "$stage/tests/golden/"
+sed -nE 's/.*golden\("([a-z0-9_.]+)"\).*/\1/p' "$root/tests/gpu-model.py" | sort -u | # what it reads
+    while read -r name; do cp "$root/tests/golden/$name" "$stage/tests/golden/"; done
 for file in LICENSE README.md CHANGELOG.md; do
     if [ -f "$root/$file" ]; then cp "$root/$file" "$stage/"; fi
 done

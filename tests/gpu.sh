@@ -63,14 +63,16 @@ names | awk '!seen[$0]++' | grep -F -- "$only" > "$room/jobs"
 # racecheck looks at our kernels alone: those of cuBLAS and cuDNN take minutes, and cuDNN's attention orders its accesses by
 # what racecheck does not see. Versions of the tool spell the filter in their own ways.
 ours=()
+libraries=(cudnn nvjet cutlass xmma gemm gemv cublas splitK)
 if [[ $tools == *racecheck* ]]; then
-    for filter in "--kernel-regex-exclude kns=cudnn|nvjet|cutlass|xmma|gemm|cublas|splitK" "--kernel-name-exclude kns=cudnn"; do
-        read -ra words <<< "$filter"
+    for option in "--kernel-name-exclude kns=" "--kernel-name-exclude kernel_substring=" "--kernel-regex-exclude kns="; do
+        words=()
+        for library in "${libraries[@]}"; do words+=("${option% *}" "${option#* }$library"); done
         timeout 60 compute-sanitizer --tool racecheck --error-exitcode 9 "${words[@]}" "$ops" --backend cuda:0 add > /dev/null 2>&1 || continue
         ours=("${words[@]}")
         break
     done
-    [ ${#ours[@]} -gt 0 ] || echo "gpu.sh: this racecheck does not leave out kernels: cuDNN's count too"
+    [ ${#ours[@]} -gt 0 ] || echo "gpu.sh: this racecheck does not leave out kernels: the libraries' count too"
 fi
 
 # run NAME GPU: one check, its verdict as a line of $room/done.

@@ -518,7 +518,7 @@ void check_statistics(struct ops *o)
     } cases[] = { { 8, 2, 64, 300, false }, { 3, 1, 128, 270, true }, { 4, 4, 80, 70, true }, { 6, 2, 96, 40, false } };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const int64_t tokens = o->small > 1 ? cases[i].tokens / 3 : cases[i].tokens;
+        const int64_t tokens = o->small > 1 ? cases[i].tokens / 6 : cases[i].tokens;
         struct layer_view w = view_make(o, cases[i].kv_heads, cases[i].dim, tokens, cases[i].ragged);
 
         check_rows_alone_of(o, &w);
