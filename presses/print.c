@@ -94,6 +94,38 @@ static void json_field(struct text *out, const char *name, const char *value)
     text_json(out, value, strlen(value));
 }
 
+/* {"name":"window","help":"...","value":"a whole number from 1 to 65536","default":"64","required":false} */
+static void json_option(const struct opt *o, struct text *out)
+{
+    struct text allowed = { 0 };
+
+    if (o->type == OPT_TEXT)
+        text_puts(&allowed, "a name");
+    else
+        options_allowed(o, &allowed);
+    text_puts(out, "{\"name\":");
+    text_json(out, o->name, strlen(o->name));
+    json_field(out, "help", o->help ? o->help : "");
+    json_field(out, "value", text_str(&allowed));
+    if (o->fallback && o->fallback[0])
+        json_field(out, "default", o->fallback);
+    else
+        text_puts(out, ",\"default\":null");
+    text_printf(out, ",\"required\":%s}", o->required ? "true" : "false");
+    text_fini(&allowed);
+}
+
+static void json_options(const struct press *p, struct text *out)
+{
+    text_puts(out, ",\"options\":[");
+    for (size_t i = 0; i < p->option_count; i++) {
+        if (i > 0)
+            text_puts(out, ",");
+        json_option(&p->options[i], out);
+    }
+    text_puts(out, "]");
+}
+
 void presses_json(struct text *out)
 {
     const struct press *p;
@@ -111,6 +143,9 @@ void presses_json(struct text *out)
         json_field(out, "source", p->source);
         json_field(out, "reference", p->reference);
         json_field(out, "needs", text_str(&needs));
+        json_field(out, "cost", p->cost);
+        json_field(out, "differs", p->differs);
+        json_options(p, out);
         text_printf(out, ",\"built\":%s}", press_built(p) ? "true" : "false");
         text_fini(&usage);
         text_fini(&needs);

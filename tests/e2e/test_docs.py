@@ -21,5 +21,23 @@ def test_config_md_is_what_platen_config_prints(scene):
 
 def test_presses_md_is_what_platen_presses_prints(scene):
     stale(scene, "PRESSES.md", "presses", "--markdown")
+
+
+def test_the_list_of_presses_for_programs_says_what_the_document_says(scene):
+    """Of each word in `platen presses --json`: its heading, options with defaults, cost and differences stand in PRESSES.md."""
+    listed = scene.platen("presses", "--json").json()["presses"]
+    with open(os.path.join(scene.root, "docs/PRESSES.md"), encoding="utf-8") as file:
+        parts = {part.split("\n", 1)[0].strip("`"): part for part in file.read().split("\n### ")[1:]}
+    assert len(listed) == len(parts), (len(listed), len(parts))
+    for press in listed:
+        part = parts[press["text"]]
+        if not press["built"]:
+            continue
+        for field in ("cost", "differs", "needs", "source", "reference"):
+            assert press[field] in part, (press["name"], field)
+        for option in press["options"]:
+            told = f"- `{option['name']}`: {option['help']}; {option['value']}"
+            told += f", default {option['default']}" if option["default"] is not None else ""
+            assert told + (", required" if option["required"] else "") in part.split("\n"), (press["name"], told)
     measured = open(os.path.join(scene.root, "docs/PRESSES.md")).read().partition(MEASURED)[2]
     assert "## Retrieval" in measured, "tests/bench/retrieval.py write tests/bench/retrieval.json docs/retrieval.png"

@@ -126,6 +126,7 @@ static void a_plugins_press_is_listed_and_written_like_any_other(void **state)
     open_plugin("own_choice");
     presses_json(&json);
     assert_non_null(strstr(text_str(&json), "\"ends\""));
+    assert_non_null(strstr(text_str(&json), "\"options\":[{\"name\":\"first\","));
     assert_int_equal(chain_parse(&chain, "ends : last=8 , first=2", 23, NULL, &err), ST_OK);
     assert_string_equal(chain_text(chain), "ends:first=2");
     chain_close(chain);
