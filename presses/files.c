@@ -115,6 +115,20 @@ static enum status unknown(const struct press_files *f, const char *name, const 
     return st;
 }
 
+/* What is wrong with a file, "PATH: reason", with the entry's name instead: who asks a node may not learn of its paths. */
+static void tell_entry(struct err *err, const struct press_file *entry)
+{
+    const size_t bytes = strlen(entry->path);
+    const char *reason;
+
+    if (!err)
+        return;
+    reason = strncmp(err->text, entry->path, bytes) == 0 ? err->text + bytes : strstr(err->text, ": ");
+    if (reason && strncmp(reason, ": ", 2) == 0)
+        memmove(err->text, reason + 2, strlen(reason + 2) + 1);
+    err_prefix(err, "the file called %s", entry->name);
+}
+
 static enum status find_locked(struct press_files *f, const char *name, const struct press *press, const void **out,
                                struct err *err)
 {
@@ -130,6 +144,8 @@ static enum status find_locked(struct press_files *f, const char *name, const st
         return unknown(f, name, press, err);
     st = press->file_open(&file, entry ? entry->path : name, f->hp, err);
     if (st != ST_OK) {
+        if (entry)
+            tell_entry(err, entry);
         err_prefix(err, "%s", press->name);
         return st;
     }

@@ -49,6 +49,9 @@ def test_a_client_can_never_name_a_path(scene):
         refused(asked, 1, "INVALID_ARGUMENT", "never a path", "^")
     asked = scene.ask(decode, "--context", TEXT, "--press", "qfilter:file=other | ratio=0.5")
     refused(asked, 1, "INVALID_ARGUMENT", '"other"', "the operator named q")
+    asked = scene.ask(decode, "--context", TEXT, "--press", "kvzap:file=q | ratio=0.5")  # nor learn of one
+    refused(asked, 1, "INVALID_ARGUMENT", "kvzap: the file called q: there is no tensor called")
+    assert scene.folder not in asked.err, asked.err
     assert orders(prefill) == before
 
 
