@@ -30,13 +30,22 @@ enum { TILE = KV_PAGE_TOKENS, WARPS = 4, ROWS = 16, PLAN_THREADS = 1024, PLAIN_W
 
 #define LOG2E 1.4426950408889634f
 
-template <int D> struct room {
+/* Cards of sm_86 and sm_89 give a thread block 99 KiB, not 163 and more: heads of 128 and 256 have a tile less on its way. */
+enum { LITTLE_FROM = 86, LITTLE_TO = 89 };
+#ifdef __CUDA_ARCH__
+enum { LITTLE = __CUDA_ARCH__ >= LITTLE_FROM * 10 && __CUDA_ARCH__ <= LITTLE_TO * 10 };
+#else
+enum { LITTLE = false }; /* the host asks for the kernel that was loaded */
+#endif
+
+template <int D, bool SMALL = LITTLE> struct room {
     enum {
         row = D * 2 + 16, /* bytes */
         matrix = ROWS * row,
         stages = D <= 64    ? 4
-                 : D <= 128 ? 3
-                            : 2,
+                 : D <= 96  ? 3
+                 : D <= 128 ? 3 - SMALL
+                            : 2 - SMALL,
         warp = stages * 2 * matrix,
         bytes = WARPS * warp
     };
@@ -1062,19 +1071,24 @@ template <int D>
 static cudaError_t decode(const struct cuda_queue &q, const struct decode_shape *s, int32_t layer, const void *in,
                           float scale, int32_t window, void *out)
 {
-    return launch_chained(q, dim3((unsigned)s->ctas), dim3(WARPS * 32), room<D>::bytes,
+    return launch_chained(q, dim3((unsigned)s->ctas), dim3(WARPS * 32), (size_t)s->shared_bytes,
                           s->mixed ? decode_kernel<D, true> : decode_kernel<D, false>, *s, layer, (const bf16 *)in,
                           scale * LOG2E, window, (bf16 *)out);
 }
 
-template <int D> static int32_t ctas_of(const struct cuda_queue &q)
+template <int D> static int32_t ctas_of(const struct cuda_queue &q, int32_t *shared_bytes)
 {
+    cudaFuncAttributes loaded = {};
+    const bool told = cudaFuncGetAttributes(&loaded, decode_kernel<D, false>) == cudaSuccess;
+    const bool little = loaded.binaryVersion >= LITTLE_FROM && loaded.binaryVersion <= LITTLE_TO;
+    const int bytes = little ? (int)room<D, true>::bytes : (int)room<D, false>::bytes;
     int each = 0;
 
-    if (allow_shared(decode_kernel<D, false>, room<D>::bytes) != cudaSuccess ||
-        allow_shared(decode_kernel<D, true>, room<D>::bytes) != cudaSuccess ||
+    *shared_bytes = bytes;
+    if (!told || allow_shared(decode_kernel<D, false>, bytes) != cudaSuccess ||
+        allow_shared(decode_kernel<D, true>, bytes) != cudaSuccess ||
         all_shared(decode_kernel<D, false>) != cudaSuccess || all_shared(decode_kernel<D, true>) != cudaSuccess ||
-        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D, false>, WARPS * 32, room<D>::bytes) !=
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, decode_kernel<D, false>, WARPS * 32, bytes) !=
             cudaSuccess) {
         (void)cudaGetLastError(); /* a card with less shared memory: not for the next launch to find */
         return 0;
@@ -1082,21 +1096,22 @@ template <int D> static int32_t ctas_of(const struct cuda_queue &q)
     return each * q.sms;
 }
 
-int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim)
+int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim, int32_t *shared_bytes)
 {
+    *shared_bytes = 0;
     if (t != DT_BF16)
         return 0;
     switch (dim) {
     case 64:
-        return ctas_of<64>(q);
+        return ctas_of<64>(q, shared_bytes);
     case 80:
-        return ctas_of<80>(q);
+        return ctas_of<80>(q, shared_bytes);
     case 96:
-        return ctas_of<96>(q);
+        return ctas_of<96>(q, shared_bytes);
     case 128:
-        return ctas_of<128>(q);
+        return ctas_of<128>(q, shared_bytes);
     case 256:
-        return ctas_of<256>(q);
+        return ctas_of<256>(q, shared_bytes);
     default:
         return 0;
     }

@@ -197,9 +197,10 @@ struct decode_start {
 struct decode_shape {
     int32_t units; /* padded; an item is a (unit, KV head) */
     int32_t layers, q_heads, kv_heads, dim;
-    int32_t ctas;       /* thread blocks per layer */
-    int32_t mixed;      /* some block is coded or lacks channels */
-    const char *blocks; /* [slots][layers] of struct slot_block */
+    int32_t ctas;         /* thread blocks per layer */
+    int32_t shared_bytes; /* of each */
+    int32_t mixed;        /* some block is coded or lacks channels */
+    const char *blocks;   /* [slots][layers] of struct slot_block */
     int64_t block_bytes;
     struct step_rows rows;
     const int32_t *pages;               /* [slots][pages_per_slot], and the same again for the layers with a ring */
@@ -230,8 +231,9 @@ cudaError_t launch_step_begin(struct cuda_queue q, enum dtype t, const struct de
 /* One layer over `rows` (padded) rows. in, out T [rows][H][D]. */
 cudaError_t launch_decode(struct cuda_queue q, enum dtype t, const struct decode_shape *s, int32_t rows, int32_t layer,
                           const void *in, float scale, int32_t window, void *out);
-/* Thread blocks per layer that fill the card; 0 where this dtype and head size take the plain kernel, without a plan. */
-int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim);
+/* Thread blocks per layer that fill the card, and the shared memory of each; 0 where this dtype and head size take the
+ * plain kernel, without a plan. */
+int32_t decode_ctas(struct cuda_queue q, enum dtype t, int32_t dim, int32_t *shared_bytes);
 
 /* ---- score.cu --------------------------------------------------------------------------------------------------- */
 /* struct kv_rows as the device sees it. */
