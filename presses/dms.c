@@ -119,6 +119,7 @@ static void dms_decode(const struct press_stage *stage, struct chain_decode *out
         return;
     out->every = 1;
     out->scored = o->window;
+    out->below = o->threshold;
 }
 
 const struct press press_dms = {

@@ -56,6 +56,7 @@ struct chain_decode {
     double ratio;      /* of the tokens seen so far */
     int64_t cam_merge; /* window of `cam`; 0: no cam stage */
     int64_t scored;    /* last rows of each head that keep the score they came with; 0: rows are scored anew */
+    double below;      /* scored: rows with a smaller score go when they are no longer among those */
 };
 
 /* One layer as the forward pass leaves it: everything borrowed, device memory of the back end, NULL where not needed.
@@ -305,7 +306,7 @@ enum status press_rescore(struct press_round *round, const struct press_stage *s
 
 /* ---- plug-ins --------------------------------------------------------------------------------------------------- */
 
-enum { PRESS_ABI = 3 };
+enum { PRESS_ABI = 4 };
 
 /* A shared object given with --press-plugin exports one of these as `platen_press_plugin`. */
 struct press_plugin {

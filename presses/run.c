@@ -282,7 +282,7 @@ enum status press_run_layer(struct press_run *run, const struct press_layer *in,
     if (st == ST_OK) {
         result_fill(run, &round, first, out);
         out->scored = run->scored;
-        out->last_score = run->last_score;
+        out->verdict = run->verdict;
     }
     return run_had_room(run, st, err);
 }
@@ -334,8 +334,8 @@ enum status press_run_pack(struct press_run *run, const struct press_result *res
     run->be->ops->pack(run->be, &args, block);
     if (block->scored > 0) {
         kv_block_parts(block, &parts);
-        run->be->ops->upload(run->be, LANE_PRESS, (char *)block->data + parts.offset[KV_PART_SCORES],
-                             result->last_score, parts.bytes[KV_PART_SCORES]);
+        run->be->ops->upload(run->be, LANE_PRESS, (char *)block->data + parts.offset[KV_PART_VERDICTS], result->verdict,
+                             parts.bytes[KV_PART_VERDICTS]);
     }
     return run_had_room(run, ST_OK, err);
 }

@@ -40,8 +40,8 @@ struct press_result {
     int32_t k_dim;                   /* channels of K rows that stay: D, or fewer after `think` */
     const int32_t *channel;          /* host [G][k_dim] which ones, ascending; NULL: all */
     enum kv_codec codec;             /* of the block that plan and pack make; plain unless the caller sets it */
-    int64_t scored;          /* of so many last rows of each head the scores travel with the block; 0: of none */
-    const float *last_score; /* host: those, head after head */
+    int64_t scored;                  /* on so many last rows of each head verdicts travel with the block; 0: on none */
+    const uint8_t *verdict;          /* host: those, as the block has them */
 };
 
 /* Opens scratch for contexts of up to tokens_max tokens. ST_EEXHAUSTED. The back end must outlive it. */
@@ -109,11 +109,12 @@ struct press_scored {
     int64_t room;                     /* of each head */
     int64_t at, rows;                 /* entries [at, at + rows) of each head stand for the last rows */
     float *score[HPARAMS_LAYERS_MAX]; /* host [heads][room]; NULL: a layer with a window */
+    uint8_t *bits;                    /* host [layers][heads][ceil(keep / 8)]: verdicts as they came */
 };
 /* Room for `keep` rows and `fresh` more between two choices; as if every row had been decided. Allocates. */
 void press_scored_open(struct press_scored *s, const struct hparams *hp, int64_t keep, int64_t fresh);
 void press_scored_fini(struct press_scored *s);
-/* The rows of a context, whose blocks have come with their scores: before the first new row. Waits for LANE_PRESS. */
+/* The rows of a context, whose blocks have come with verdicts on their last rows: before the first new row. Waits for LANE_PRESS. */
 void press_scored_begin(struct press_scored *s, struct backend *be, const struct kv_block *blocks);
 /* `rows` more rows, which press_run_score is about to score in every layer. Allocates nothing. */
 void press_scored_more(struct press_scored *s, int64_t rows);

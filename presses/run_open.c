@@ -73,7 +73,7 @@ void press_run_close(struct press_run *run)
     map_close(run, &run->next_token);
     map_close(run, &run->next_position);
     free(run->index_host);
-    free(run->last_score);
+    free(run->verdict);
     run_hold_end(run);
     free(run->feed);
     free(run);

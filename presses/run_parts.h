@@ -37,9 +37,9 @@ struct press_run {
     int32_t channel[KV_HEADS_MAX * KV_HEAD_DIM_MAX];
     bool rotated;           /* this layer's rows have their consecutive positions already */
     struct press_held held; /* heads 0: this chain holds nothing */
-    int64_t scored;         /* last rows of each head whose scores go out with the result; 0: none */
-    float *last_score;      /* host: those, head after head */
-    int64_t last_room;
+    int64_t scored;         /* last rows of each head on which verdicts go out with the result; 0: none */
+    uint8_t *verdict;       /* host: those, as a block has them */
+    int64_t verdict_room;
     struct press_prompt prompt;
     int32_t *feed;                                                                  /* tokens of a feed */
     bool (*cam_coin)(void *ctx, float p, int32_t layer, int32_t head, int64_t row); /* tests bring their own */
@@ -82,13 +82,13 @@ int64_t run_longest(const int64_t *first, int32_t heads);
 void run_hold_begin(struct press_run *run);
 void run_hold_end(struct press_run *run);
 
-/* run_scored.c: room for the scores that go out with every result, where the chain goes on by them. */
+/* run_scored.c: room for the verdicts that go out with every result, where the chain goes on by them. */
 void run_scored_begin(struct press_run *run);
 
 /* run_scored.c: the scores that the rows of a sequence came with, as the round's; rows that were decided stay. */
 void run_scored_take(struct press_round *round);
 
-/* run_scored.c: the scores of the view's last rows, for the result; all of those rows stay. */
+/* run_scored.c: the verdicts on the view's last rows, for the result; all of those rows stay. */
 void run_scored_note(struct press_run *run, struct press_round *round);
 
 /* run_hold.c: score and budget of a held layer, as settled. */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * run_scored.c - scores that cannot be made again, since what they look at is gone: taken when a row comes, kept until it has
- * left the window of dms:decoding=on.
+ * left the window of dms:decoding=on. Of the context's rows a bit is enough: whether they will go then.
  *
- *   prefill   choice ─▶ scores of each head's last rows ─▶ behind the block's rows ─▶ press_scored_begin
+ *   prefill   choice ─▶ verdicts on each head's last rows ─▶ behind the block's rows ─▶ press_scored_begin
  *   decode    new rows' hidden states ──press_run_score──▶ behind those; a choice reads them, and forgets all but the window
  *
  * No row inside the window leaves, so in every head the i-th entry from the end is the i-th row from the end.
@@ -21,29 +21,33 @@
 void run_scored_begin(struct press_run *run)
 {
     const struct chain *c = run->chain;
-    int64_t rows;
+    int64_t bytes;
 
     if (!c->goes_on || c->decode_part.scored == 0)
         return;
     run->scored = c->decode_part.scored;
-    rows = (run->scored < run->tokens ? run->scored : run->tokens) * run->hp->kv_heads;
-    if (rows > run->last_room) {
-        run->last_score = mem_grow(run->last_score, (size_t)rows * sizeof *run->last_score);
-        run->last_room = rows;
+    bytes = ((run->scored < run->tokens ? run->scored : run->tokens) + 7) / 8 * run->hp->kv_heads;
+    if (bytes > run->verdict_room) {
+        run->verdict = mem_grow(run->verdict, (size_t)bytes);
+        run->verdict_room = bytes;
     }
 }
 
 void run_scored_note(struct press_run *run, struct press_round *round)
 {
     const struct kv_rows *view = &round->view;
+    const double below = run->chain->decode_part.below;
     const float *score = press_scores_get(round, view, round->score);
-    float *to = run->last_score;
+    uint8_t *to = run->verdict;
 
     for (int32_t g = 0; g < view->heads; g++) {
-        int64_t rows = run->scored < view->rows[g] ? run->scored : view->rows[g];
+        const int64_t rows = run->scored < view->rows[g] ? run->scored : view->rows[g];
+        const float *last = score + view->at[g] + view->rows[g] - rows;
 
-        memcpy(to, score + view->at[g] + view->rows[g] - rows, (size_t)rows * sizeof *to);
-        to += rows;
+        memset(to, 0, (size_t)(rows + 7) / 8);
+        for (int64_t r = 0; r < rows; r++)
+            to[r / 8] |= (uint8_t)((double)last[r] < below) << r % 8;
+        to += (rows + 7) / 8;
     }
 }
 
@@ -54,6 +58,7 @@ void press_scored_open(struct press_scored *s, const struct hparams *hp, int64_t
     s->layers = hp->layers;
     s->heads = hp->kv_heads;
     s->keep = keep;
+    s->bits = mem_alloc((size_t)(s->layers * s->heads * ((keep + 7) / 8)));
     s->room = 2 * keep + fresh; /* what is kept moves to the front once every `keep` rows at most */
     for (int32_t l = 0; l < hp->layers; l++)
         if (hparams_layer_is_full(hp, l))
@@ -64,27 +69,39 @@ void press_scored_fini(struct press_scored *s)
 {
     for (int32_t l = 0; l < s->layers; l++)
         free(s->score[l]);
+    free(s->bits);
     memset(s, 0, sizeof *s);
 }
 
-/* One layer; heads with fewer rows than others have entries in front that no row stands for. */
-static void begin_layer(struct press_scored *s, struct backend *be, const struct kv_block *block, float *score)
+static uint8_t *bits_of(const struct press_scored *s, int32_t layer)
+{
+    return s->bits + (int64_t)layer * s->heads * ((s->keep + 7) / 8);
+}
+
+static void download_layer(struct press_scored *s, struct backend *be, const struct kv_block *block, uint8_t *bits)
 {
     struct kv_parts parts;
-    const char *from;
 
     kv_block_parts(block, &parts);
-    from = (const char *)block->data + parts.offset[KV_PART_SCORES];
+    assert(parts.bytes[KV_PART_VERDICTS] <= (uint64_t)(s->heads * ((s->keep + 7) / 8)));
+    if (parts.bytes[KV_PART_VERDICTS] > 0)
+        be->ops->download(be, LANE_PRESS, bits, (const char *)block->data + parts.offset[KV_PART_VERDICTS],
+                          parts.bytes[KV_PART_VERDICTS]);
+}
+
+/* One layer; heads with fewer rows than others have entries in front that no row stands for. */
+static void begin_layer(struct press_scored *s, const struct kv_block *block, float *score, const uint8_t *bits)
+{
     for (int32_t g = 0; g < s->heads; g++) {
-        int64_t rows = kv_scored_rows(block, block->first[g + 1] - block->first[g]);
+        const int64_t rows = kv_scored_rows(block, block->first[g + 1] - block->first[g]);
         float *head = score + g * s->room;
 
         assert(rows <= s->keep);
         for (int64_t i = 0; i < s->keep - rows; i++)
             head[i] = INFINITY;
-        if (rows > 0)
-            be->ops->download(be, LANE_PRESS, head + s->keep - rows, from, (uint64_t)rows * sizeof *head);
-        from += (uint64_t)rows * sizeof *head;
+        for (int64_t r = 0; r < rows; r++)
+            head[s->keep - rows + r] = bits[r / 8] >> r % 8 & 1 ? -INFINITY : INFINITY;
+        bits += (rows + 7) / 8;
     }
 }
 
@@ -94,8 +111,11 @@ void press_scored_begin(struct press_scored *s, struct backend *be, const struct
     s->rows = s->keep;
     for (int32_t l = 0; l < s->layers; l++)
         if (s->score[l])
-            begin_layer(s, be, &blocks[l], s->score[l]);
+            download_layer(s, be, &blocks[l], bits_of(s, l));
     be->ops->wait(be, LANE_PRESS);
+    for (int32_t l = 0; l < s->layers; l++)
+        if (s->score[l])
+            begin_layer(s, &blocks[l], s->score[l], bits_of(s, l));
 }
 
 void press_scored_more(struct press_scored *s, int64_t rows)

@@ -36,7 +36,7 @@ static enum status kv_block_sane(const struct kv_block *b, struct err *err)
     if ((uint32_t)b->codec >= KV_CODECS)
         return err_set(err, ST_EINVAL, "codec number %d; 0 to %d are known", (int)b->codec, KV_CODECS - 1);
     if (b->scored < 0)
-        return err_set(err, ST_EINVAL, "scores of %lld rows", (long long)b->scored);
+        return err_set(err, ST_EINVAL, "verdicts on %lld rows", (long long)b->scored);
     return ST_OK;
 }
 
@@ -54,7 +54,7 @@ static bool part_add(uint64_t *at, uint64_t rows, uint64_t row_bytes)
 enum status kv_block_plan(struct kv_block *b, struct err *err)
 {
     uint64_t at = 0, offset[KV_PARTS];
-    const int last = b->scored > 0 ? KV_PART_SCORES : KV_PART_MASKS;
+    const int last = b->scored > 0 ? KV_PART_VERDICTS : KV_PART_MASKS;
     int64_t coded;
     enum status st = kv_block_sane(b, err);
 
@@ -86,7 +86,7 @@ enum status kv_block_check(const struct kv_block *b, const struct kv_shape *shap
         return err_set(err, ST_EDATALOSS, "layer %d has rows of %s, the model %s", b->layer, dtype_word(b->dtype),
                        dtype_word(shape->dtype));
     if (b->scored != 0 && b->scored != shape->scored)
-        return err_set(err, ST_EDATALOSS, "layer %d has scores of %lld rows, the press wants those of %lld", b->layer,
+        return err_set(err, ST_EDATALOSS, "layer %d has verdicts on %lld rows, the press wants those on %lld", b->layer,
                        (long long)b->scored, (long long)shape->scored);
     for (int32_t g = 0; g < b->heads; g++) {
         if (b->first[g + 1] - b->first[g] > rows_max)
@@ -124,7 +124,8 @@ uint64_t kv_block_bytes_most(const struct kv_shape *shape, enum kv_codec codec, 
 
         more += (uint64_t)(whole < rows ? whole : rows) * 2 * kv_row_bytes(KV_PLAIN, shape->dtype, shape->dim);
     }
-    return b.bytes + more + (uint64_t)(scored <= rows / shape->heads ? scored * shape->heads : rows) * sizeof(float);
+    return b.bytes + more +
+           (uint64_t)((scored <= rows / shape->heads ? scored * shape->heads : rows) / 8 + shape->heads);
 }
 
 uint64_t kv_block_bytes_max(const struct kv_shape *shape, enum kv_codec codec, int64_t rows)

@@ -23,7 +23,7 @@ extern "C" {
 struct kv_shape {
     int32_t layers, heads, dim; /* L, G, D */
     enum dtype dtype;           /* of plain rows */
-    int64_t scored; /* last rows of each head whose scores may travel with a block: as the order's press asks */
+    int64_t scored; /* last rows of each head on which verdicts may travel with a block: as the order's press asks */
 };
 
 /* Fills first[] from the rows of each of `heads` heads. ST_EINVAL when heads is not in [1, KV_HEADS_MAX]. */

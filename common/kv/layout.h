@@ -58,7 +58,7 @@ struct kv_block {
     int32_t k_dim;    /* channels kept in K rows: dim, or fewer after `think` */
     enum dtype dtype; /* what plain and whole rows are: DT_F32 or DT_BF16 */
     enum kv_codec codec;
-    int64_t scored; /* of so many last rows of each head the press's scores travel too; 0: of none */
+    int64_t scored; /* of so many last rows of each head the press's verdicts travel too; 0: of none */
     int64_t first[KV_HEADS_MAX + 1];
     uint64_t k_offset, v_offset, extra_offset; /* into data: parts K, V, and what follows V */
     uint64_t extra_bytes;                      /* of what follows V, without the last part's padding */
@@ -75,8 +75,9 @@ enum kv_part {
     KV_PART_V_WHOLE,
     KV_PART_MASKS, /* where k_dim < dim: channels that K rows have, [heads][ceil(dim / 8)] bytes; bit c % 8 of byte c / 8
                       stands for channel c, k_dim bits set per head */
-    KV_PART_SCORES, /* f32 of the last rows of each head that are scored, for a press that goes on while tokens are
-                       generated; attention does not look at them */
+    KV_PART_VERDICTS, /* for a press that goes on while tokens are generated: whether the last rows of each head that are
+                         scored go when they have left its window, [heads][ceil(rows / 8)] bytes, bit r % 8 of byte r / 8
+                         stands for the r-th of them; attention does not look at them */
     KV_PARTS
 };
 
@@ -110,14 +111,20 @@ static inline int64_t kv_scored_rows(const struct kv_block *b, int64_t rows)
     return rows < b->scored ? rows : b->scored;
 }
 
-/* Scored rows of the heads before `head`: where head's scores begin. */
-static inline int64_t kv_scored_first(const struct kv_block *b, int32_t head)
+/* Bytes of the verdicts on a head with `rows` rows. */
+static inline int64_t kv_verdict_bytes(const struct kv_block *b, int64_t rows)
 {
-    int64_t rows = 0;
+    return (kv_scored_rows(b, rows) + 7) / 8;
+}
+
+/* Bytes of the verdicts on the heads before `head`: where head's begin. */
+static inline int64_t kv_verdict_first(const struct kv_block *b, int32_t head)
+{
+    int64_t bytes = 0;
 
     for (int32_t g = 0; g < head && b->scored > 0; g++)
-        rows += kv_scored_rows(b, b->first[g + 1] - b->first[g]);
-    return rows;
+        bytes += kv_verdict_bytes(b, b->first[g + 1] - b->first[g]);
+    return bytes;
 }
 
 /* Bytes of one row of `channels` channels in the parts K and V. */
@@ -146,8 +153,8 @@ static inline uint64_t kv_part_items(const struct kv_block *b, enum kv_part part
         return whole;
     case KV_PART_MASKS:
         return b->k_dim < b->dim ? (uint64_t)b->heads : 0;
-    case KV_PART_SCORES:
-        return (uint64_t)kv_scored_first(b, b->heads);
+    case KV_PART_VERDICTS:
+        return (uint64_t)kv_verdict_first(b, b->heads);
     default:
         return 0;
     }
@@ -163,8 +170,9 @@ static inline uint64_t kv_part_item_bytes(const struct kv_block *b, enum kv_part
     case KV_PART_K_SCALE:
         return b->codec == KV_INT4 ? 4 * (uint64_t)b->k_dim : 4;
     case KV_PART_V_SCALE:
-    case KV_PART_SCORES:
         return 4;
+    case KV_PART_VERDICTS:
+        return 1;
     case KV_PART_K_WHOLE:
         return kv_row_bytes(KV_PLAIN, b->dtype, b->k_dim);
     case KV_PART_V_WHOLE:

@@ -141,6 +141,14 @@ def test_learned_scores_that_go_on_want_their_file_on_both_nodes(scene):
         assert '"gate"; the operator named none' in asked.err, asked.err
 
 
+def test_what_goes_on_by_learned_scores_travels_in_few_bytes(scene):
+    prefill, decode = gate_pair(scene, None, tiny_model.LAYERS, tiny_model.HIDDEN, tiny_model.KV_HEADS, (0,))
+    for kv in ("plain", "int8", "fp8", "int4"):
+        made = generate(scene, decode, "kvzap:file=gate-0 | dms:threshold=0,window=900,decoding=on", 200, text=TEXT * 4, more=("--kv", kv)).json()
+        assert made["kept_rows"]["min"] < made["context_tokens"] and made["answers"][0]["compressions"] == 199, made
+        assert made["kept_bytes"] <= made["wire_bytes"] <= 1.001 * made["kept_bytes"] + 4096 * tiny_model.LAYERS, made
+
+
 def test_rows_leave_by_learned_scores_beside_answers_without_a_decode_part(scene):
     prefill, decode = gate_pair(scene, None, tiny_model.LAYERS, tiny_model.HIDDEN, tiny_model.KV_HEADS, (0, 8))
     baseline = decode.work()

@@ -70,7 +70,7 @@ static uint64_t read_head(const struct kv_block *b, int32_t head)
     if (b->codec != KV_PLAIN)
         sum += sum_of(b, KV_PART_K_SCALE, first / share, coded / share) + sum_of(b, KV_PART_V_SCALE, first, coded);
     sum += sum_of(b, KV_PART_K_WHOLE, whole, rows - coded) + sum_of(b, KV_PART_V_WHOLE, whole, rows - coded);
-    sum += sum_of(b, KV_PART_SCORES, kv_scored_first(b, head), kv_scored_rows(b, rows));
+    sum += sum_of(b, KV_PART_VERDICTS, kv_verdict_first(b, head), kv_verdict_bytes(b, rows));
     return b->k_dim < b->dim ? sum + sum_of(b, KV_PART_MASKS, head, 1) : sum;
 }
 

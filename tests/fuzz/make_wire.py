@@ -40,7 +40,7 @@ def part_bytes(codec, rows, dim, k_dim):
 
 
 def block(layer, rows, dim=16, codec=0, k_dim=16, scored=0):
-    parts = part_bytes(codec, rows, dim, k_dim) + [4 * sum(min(n, scored) for n in rows)]
+    parts = part_bytes(codec, rows, dim, k_dim) + [sum((min(n, scored) + 7) // 8 for n in rows)]
     padded = [(p + 63) // 64 * 64 for p in parts]
     body = bytes((i * 7 + layer) & 255 for i in range(sum(padded)))
     extra = sum(padded[2:7]) + parts[7] if scored else sum(padded[2:6]) + parts[6]
@@ -104,7 +104,7 @@ def main(folder):
     write(folder, "plain_channels", 1, whole(3, 1000, k_dim=9, many=61))
     write(folder, "scored", 1, whole(3, 1000, many=61, scored=40))
     write(folder, "int4_scored", 10, whole(3, 1000, 3, k_dim=9, many=61, scored=40))
-    write(folder, "scores_of_other_rows", 1, whole(3, 1000, many=61, scored=41))
+    write(folder, "verdicts_on_other_rows", 1, whole(3, 1000, many=61, scored=41))
     write(folder, "overlap", 1, [announced, chunk(1, 0, body[:640]), chunk(1, 64, body[64:])])
 
 

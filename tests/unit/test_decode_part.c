@@ -234,26 +234,26 @@ static void the_context_is_not_touched_by_its_answers(void **state)
 }
 
 /* The first rows of a head that went through `window` and more tokens: those of the context before the window, and those in it
- * whose scores, which came with the block, are not below the threshold. Returns how many. */
-static int64_t old_rows_are(const struct kv_block *from, const struct kv_block *now, int32_t head, float threshold)
+ * that may stay by the verdicts which came with the block. Returns how many. */
+static int64_t old_rows_are(const struct kv_block *from, const struct kv_block *now, int32_t head)
 {
     const int64_t rows = from->first[head + 1] - from->first[head], scored = kv_scored_rows(from, rows);
     const size_t bytes = (size_t)from->dim * sizeof(float);
     const char *k = (const char *)now->data + (size_t)now->first[head] * bytes;
-    const float *score;
+    const uint8_t *gone;
     struct kv_parts parts;
     int64_t at = 0;
 
     kv_block_parts(from, &parts);
-    score = (const float *)((const char *)from->data + parts.offset[KV_PART_SCORES]) + kv_scored_first(from, head);
+    gone = (const uint8_t *)from->data + parts.offset[KV_PART_VERDICTS] + kv_verdict_first(from, head);
     for (int64_t r = 0; r < rows; r++)
-        if (r < rows - scored || !(score[r - rows + scored] < threshold))
+        if (r < rows - scored || !(gone[(r - rows + scored) / 8] >> (r - rows + scored) % 8 & 1))
             assert_memory_equal(k + (size_t)at++ * bytes,
                                 (const char *)from->data + (size_t)(from->first[head] + r) * bytes, bytes);
     return at;
 }
 
-static void rows_leave_by_the_scores_they_came_with(void **state)
+static void rows_leave_by_the_verdicts_they_came_with(void **state)
 {
     struct world *w = *state;
     static const char *const texts[] = { "kvzap:file=gate-linear | dms:threshold=0.1,window=20,decoding=on",
@@ -269,7 +269,7 @@ static void rows_leave_by_the_scores_they_came_with(void **state)
             for (int32_t g = 0; g < 2 && l != WINDOWED; g++) {
                 const struct kv_block *now = &s->own->own->block[l];
                 int64_t rows = now->first[g + 1] - now->first[g];
-                int64_t old = old_rows_are(&c->block[l], now, g, 0.1f);
+                int64_t old = old_rows_are(&c->block[l], now, g);
 
                 assert_in_range(rows - old, window, fed - 1); /* of the new ones some have left, none in the window */
             }
@@ -468,7 +468,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(a_fraction_follows_the_tokens_seen, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_compression_that_leaves_every_row_changes_no_token, open_world, close_world),
     cmocka_unit_test_setup_teardown(the_context_is_not_touched_by_its_answers, open_world, close_world),
-    cmocka_unit_test_setup_teardown(rows_leave_by_the_scores_they_came_with, open_world, close_world),
+    cmocka_unit_test_setup_teardown(rows_leave_by_the_verdicts_they_came_with, open_world, close_world),
     cmocka_unit_test_setup_teardown(answers_with_and_without_a_decode_part_share_a_batch, open_world, close_world),
     cmocka_unit_test_setup_teardown(pages_of_a_long_answer_are_few, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_cancelled_answer_gives_everything_back, open_world, close_world),

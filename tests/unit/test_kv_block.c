@@ -123,7 +123,7 @@ static void masks_of_channels_are_the_last_part(void **state)
     }
 }
 
-static void scores_of_the_last_rows_follow_the_masks(void **state)
+static void verdicts_on_the_last_rows_follow_the_masks(void **state)
 {
     (void)state;
     for (int codec = 0; codec < KV_CODECS; codec++) {
@@ -138,11 +138,11 @@ static void scores_of_the_last_rows_follow_the_masks(void **state)
         b.scored = 70;
         assert_int_equal(kv_block_plan(&b, NULL), ST_OK);
         kv_block_parts(&b, &parts);
-        assert_int_equal(parts.bytes[KV_PART_SCORES], (70 + 65 + 1) * 4);
-        assert_int_equal(kv_scored_first(&b, 2), 70 + 65);
-        assert_int_equal(parts.offset[KV_PART_SCORES], parts.offset[KV_PART_MASKS] + (codec % 2 ? 64 : 0));
-        assert_int_equal(b.extra_offset + b.extra_bytes, parts.offset[KV_PART_SCORES] + (70 + 65 + 1) * 4);
-        assert_int_equal(b.bytes, parts.offset[KV_PART_SCORES] + 576);
+        assert_int_equal(parts.bytes[KV_PART_VERDICTS], 9 + 9 + 1);
+        assert_int_equal(kv_verdict_first(&b, 2), 9 + 9);
+        assert_int_equal(parts.offset[KV_PART_VERDICTS], parts.offset[KV_PART_MASKS] + (codec % 2 ? 64 : 0));
+        assert_int_equal(b.extra_offset + b.extra_bytes, parts.offset[KV_PART_VERDICTS] + 9 + 9 + 1);
+        assert_int_equal(b.bytes, parts.offset[KV_PART_VERDICTS] + 64);
         assert_int_equal(kv_block_row_bytes(&b), kept);
     }
 }
@@ -223,7 +223,7 @@ static void a_block_of_another_model_is_named(void **state)
     b.scored = 7;
     err_clear(&err);
     assert_int_equal(kv_block_check(&b, &shape, 30, &err), ST_EDATALOSS);
-    assert_non_null(strstr(err.text, "scores of 7 rows, the press wants those of 0"));
+    assert_non_null(strstr(err.text, "verdicts on 7 rows, the press wants those on 0"));
 }
 
 static void the_largest_block_is_an_upper_bound(void **state)
@@ -259,7 +259,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(dropped_channels_make_k_rows_shorter),
     cmocka_unit_test(parts_of_a_codec_follow_each_other),
     cmocka_unit_test(masks_of_channels_are_the_last_part),
-    cmocka_unit_test(scores_of_the_last_rows_follow_the_masks),
+    cmocka_unit_test(verdicts_on_the_last_rows_follow_the_masks),
     cmocka_unit_test(a_block_without_rows_has_no_bytes),
     cmocka_unit_test(padding_stays_within_a_thousandth_and_4_kib),
     cmocka_unit_test(numbers_that_make_no_sense_are_refused),

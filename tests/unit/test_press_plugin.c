@@ -147,7 +147,7 @@ static void what_does_not_match_is_refused_with_a_sentence(void **state)
 {
     (void)state;
     open_plugin("own_score");
-    refused(PLUGINS "/example_old.so", ST_EPRECONDITION, "was built for press ABI 4");
+    refused(PLUGINS "/example_old.so", ST_EPRECONDITION, "was built for press ABI 5");
     refused(PLUGINS "/example_empty.so", ST_EINVAL, "has no platen_press_plugin");
     refused(PLUGINS "/nothing.so", ST_EINVAL, "cannot be opened");
     refused(PLUGINS "/example_own_score.so", ST_EINVAL, "there is a press called vnorm already");

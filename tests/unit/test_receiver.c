@@ -172,10 +172,10 @@ static void headers_that_do_not_fit_never_reach_the_sink(void **state)
     assert_int_equal(c.placed, 0);
     catcher_close(&c);
 
-    opened(&c); /* nobody asked for scores */
+    opened(&c); /* nobody asked for verdicts */
     b.scored = 5;
     assert_int_equal(catcher_take(&c, maker_announce(&b)), ST_EDATALOSS);
-    assert_non_null(strstr(c.err.text, "scores of 5 rows"));
+    assert_non_null(strstr(c.err.text, "verdicts on 5 rows"));
     assert_int_equal(c.placed, 0);
     catcher_close(&c);
     free(b.data);
