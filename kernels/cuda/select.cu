@@ -10,7 +10,7 @@
  * listed and ranked among themselves. The rows' digits are looked at only where equal scores straddle the cut. Then rows
  * at or above the cut are written in ascending order (ballots, and sums over warps).
  *
- *   up to 4k rows      a thread block of 1024 per head; a thread holds 4 to 32 keys in registers, a warp a stretch of
+ *   up to 8k rows      a thread block of 1024 per head; a thread holds 4 to 32 keys in registers, a warp a stretch of
  *                      neighbouring rows, so that one pass over registers is a pass over the head
  *   up to 256k         2 to 8 blocks form a cluster: each adds up a slice of the digits through the others' shared memory
  *   beyond             the same, but keys are read again in every pass
@@ -620,7 +620,7 @@ cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int3
     cudaLaunchConfig_t config = {};
     int blocks = 1, keys;
 
-    while (q.cluster && blocks < CLUSTER_MAX && scores > (int64_t)blocks * (p->joint ? 8 : 4) * THREADS)
+    while (q.cluster && blocks < CLUSTER_MAX && scores > (int64_t)blocks * 8 * THREADS)
         blocks *= 2;
     keys = keys_for(scores, blocks);
     if (p->joint)
