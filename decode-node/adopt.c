@@ -25,7 +25,7 @@
 
 /* ---- room ---------------------------------------------------------------------------------------------------- */
 
-/* Last rows of each head of a layer whose scores come with its block: where the press goes on by them. */
+/* Last rows of each head of a layer on which verdicts come with its block: where the press goes on by them. */
 static int64_t scored_rows(const struct order *o, int32_t layer)
 {
     struct chain_decode part = { 0 };

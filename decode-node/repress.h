@@ -114,7 +114,7 @@ static inline bool repressed_reads_own(const struct repressed *a)
 uint64_t repressed_bytes(const struct repressed *a);
 
 /* The answer got a slot that reads the context's blocks: makes the back end's room for the largest of its own, and takes
- * the scores that came with them. */
+ * the verdicts that came with them. */
 void repressed_seat(struct repressed *a, struct repress *r, int32_t slot, const struct context *context);
 
 /* `rows` rows of it are in the step from row `row` on: where their queries or hidden states go. False: nowhere. hot */

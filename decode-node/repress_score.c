@@ -4,7 +4,7 @@
  * dms:decoding=on).
  *
  *   step   normed input of attention, every full layer ─copy─▶ [ hidden ]      where the row stands in the step
- *   after  hidden ──press_run_score──▶ a->scored, behind the scores that came with the context's blocks
+ *   after  hidden ──press_run_score──▶ a->scored, behind what the verdicts of the context's blocks gave
  *
  * One buffer does for all answers: rows of one step are scored before the next is queued.
  */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * test_press_goes_on.c - dms:decoding=on on the small layer: after the prefill tokens come one by one, and what the reference
- * masks leaves (tests/golden/press_vectors.json, vectors with `decoding`). Scores of kvzap travel in the block of the prefill.
+ * masks leaves (tests/golden/press_vectors.json, vectors with `decoding`). Verdicts of kvzap travel in the block of the prefill.
  */
 #include "common/kv/block.h"
 #include "presses/run_parts.h"
@@ -79,7 +79,7 @@ static void prefill(struct sequence *s)
     assert_int_equal(s->block.scored, s->part.scored);
 }
 
-/* The node that generates takes the scores that came with the block. */
+/* The node that generates takes the verdicts that came with the block. */
 static void arrive(struct sequence *s)
 {
     struct kv_block blocks[SMALL_LAYERS];
