@@ -154,7 +154,7 @@ struct span_arrays {
 };
 cudaError_t launch_span_lengths(struct cuda_queue q, const struct span_lengths *lengths, struct span_arrays *out);
 
-/* ---- decode.cu: ragged attention of a step ---------------------------------------------------------------------- */
+/* ---- decode.cu, decode_plan.cu, decode_plain.cu: ragged attention of a step ------------------------------------- */
 enum { CUDA_UNIT_QUERIES = 16 };
 /* A slot's block of one layer as the kernels see it. In an array they stand slot_block_bytes(kv_heads) apart. */
 struct slot_block {
