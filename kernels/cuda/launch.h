@@ -295,7 +295,7 @@ struct select_plan {
 cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int32_t *index, int64_t *first_out,
                           uint64_t *room);
 
-/* ---- meet.cu: every row meets a list of vectors ------------------------------------------------------------------ */
+/* ---- meet.cu, meet_scores.cu: every row meets a list of vectors -------------------------------------------------- */
 enum { MEET_TILE = 64 };
 enum meet_kind { MEET_SUM, MEET_LARGEST, MEET_NORM1, MEET_NORM2, MEET_FORM };
 struct meet_args {
