@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 platen_test(test_chain SOURCES test_chain.c LINK platen_presses LABELS unit)
 foreach(file press_vectors press_values press_goes_on)
-    platen_test(test_${file} SOURCES test_${file}.c ../support/small_layer.c ../support/small_files.c ../support/tensor_file.c
-                LINK platen_presses PkgConfig::JANSSON LABELS unit)
+    platen_test(test_${file} SOURCES test_${file}.c ../support/small_layer.c ../support/small_vectors.c ../support/small_files.c
+                ../support/tensor_file.c LINK platen_presses PkgConfig::JANSSON LABELS unit)
 endforeach()
-platen_test(test_press_decode SOURCES test_press_decode.c ../support/small_layer.c LINK platen_presses PkgConfig::JANSSON
-            LABELS unit)
+platen_test(test_press_decode SOURCES test_press_decode.c ../support/small_layer.c ../support/small_vectors.c
+            LINK platen_presses PkgConfig::JANSSON LABELS unit)
 
 # The examples of docs/NEW-PRESS.md as an operator builds them, and one that was built for another version.
 foreach(example own_score own_choice own_budget)

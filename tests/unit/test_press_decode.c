@@ -6,8 +6,8 @@
 #include "presses/run_parts.h"
 #include "tests/support/cmocka_main.h"
 #include "tests/support/small_layer.h"
+#include "tests/support/small_vectors.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 enum { ROWS_MAX = SMALL_TOKENS + SMALL_MORE };
@@ -225,13 +225,8 @@ static void a_decode_part_that_cannot_see_enough_queries_is_refused(void **state
 
 static int open_all(void **state)
 {
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5, .rows_max = 64 };
-    json_error_t error;
-    struct err err = { 0 };
-
     (void)state;
-    doc = json_load_file("tests/golden/press_vectors.json", 0, &error);
-    if (!doc || backend_open(&be, "cpu", &config, &err) != ST_OK)
+    if (!small_vectors_open(&doc, &be))
         return -1;
     small_open(&small, be, 1);
     return 0;
@@ -241,8 +236,7 @@ static int close_all(void **state)
 {
     (void)state;
     small_close(&small);
-    backend_close(be);
-    json_decref(doc);
+    small_vectors_close(doc, be);
     return 0;
 }
 

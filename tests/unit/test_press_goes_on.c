@@ -8,8 +8,8 @@
 #include "tests/support/cmocka_main.h"
 #include "tests/support/small_files.h"
 #include "tests/support/small_layer.h"
+#include "tests/support/small_vectors.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -330,13 +330,8 @@ static void calls_of_any_length_leave_the_same_rows(void **state)
 
 static int open_all(void **state)
 {
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5, .rows_max = 64 };
-    json_error_t error;
-    struct err err = { 0 };
-
     (void)state;
-    doc = json_load_file("tests/golden/press_vectors.json", 0, &error);
-    if (!doc || backend_open(&be, "cpu", &config, &err) != ST_OK)
+    if (!small_vectors_open(&doc, &be))
         return -1;
     small_open(&small, be, LAYER);
     small_files_write();
@@ -350,8 +345,7 @@ static int close_all(void **state)
     press_files_close(files);
     small_files_remove();
     small_close(&small);
-    backend_close(be);
-    json_decref(doc);
+    small_vectors_close(doc, be);
     return 0;
 }
 

@@ -8,8 +8,8 @@
 #include "tests/support/cmocka_main.h"
 #include "tests/support/small_files.h"
 #include "tests/support/small_layer.h"
+#include "tests/support/small_vectors.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -394,13 +394,8 @@ static void head_scores_of_the_probe_are_those_of_the_reference(void **state)
 
 static int open_all(void **state)
 {
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5, .rows_max = 64 };
-    json_error_t error;
-    struct err err = { 0 };
-
     (void)state;
-    doc = json_load_file("tests/golden/press_vectors.json", 0, &error);
-    if (!doc || backend_open(&be, "cpu", &config, &err) != ST_OK)
+    if (!small_vectors_open(&doc, &be))
         return -1;
     small_open(&small, be, 1);
     small_files_write();
@@ -414,8 +409,7 @@ static int close_all(void **state)
     press_files_close(files);
     small_files_remove();
     small_close(&small);
-    backend_close(be);
-    json_decref(doc);
+    small_vectors_close(doc, be);
     return 0;
 }
 

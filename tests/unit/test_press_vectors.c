@@ -9,8 +9,8 @@
 #include "tests/support/cmocka_main.h"
 #include "tests/support/small_files.h"
 #include "tests/support/small_layer.h"
+#include "tests/support/small_vectors.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 
 static json_t *doc;
@@ -214,16 +214,9 @@ static void the_small_layer_is_the_one_of_the_specification(void **state)
 
 static int open_all(void **state)
 {
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .memory_fraction = 0.5, .rows_max = 64 };
-    json_error_t error;
-    struct err err = { 0 };
-
     (void)state;
-    doc = json_load_file("tests/golden/press_vectors.json", 0, &error);
-    if (!doc || backend_open(&be, "cpu", &config, &err) != ST_OK) {
-        print_message("%s%s\n", doc ? "" : error.text, err.text);
+    if (!small_vectors_open(&doc, &be))
         return -1;
-    }
     for (int32_t l = 0; l < SMALL_LAYERS; l++)
         small_open(&layers[l], be, l);
     small_files_write();
@@ -236,8 +229,7 @@ static int close_all(void **state)
     small_files_remove();
     for (int32_t l = 0; l < SMALL_LAYERS; l++)
         small_close(&layers[l]);
-    backend_close(be);
-    json_decref(doc);
+    small_vectors_close(doc, be);
     return 0;
 }
 
