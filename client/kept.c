@@ -22,8 +22,10 @@ void kept_open(struct kept *k, int32_t layers, int32_t heads, int64_t tokens)
 
 void kept_close(struct kept *k)
 {
-    for (int32_t l = 0; l < k->layers; l++)
-        free(k->layer[l].token), free(k->layer[l].score);
+    for (int32_t l = 0; l < k->layers; l++) {
+        free(k->layer[l].token);
+        free(k->layer[l].score);
+    }
     free(k->layer);
     memset(k, 0, sizeof *k);
 }

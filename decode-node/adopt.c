@@ -183,7 +183,7 @@ static enum status on_place(void *ctx, const struct kv_block *plan, void **place
         o->at.first_block_ns = o->at.block_ns;
     o->at.stage = "ship";
     if (plan->scored != scored_rows(o, plan->layer))
-        return err_set(err, ST_EDATALOSS, "adopt: layer %d comes with the scores of %lld rows of each head, not %lld",
+        return err_set(err, ST_EDATALOSS, "adopt: layer %d comes with verdicts on %lld rows of each head, not %lld",
                        plan->layer, (long long)plan->scored, (long long)scored_rows(o, plan->layer));
     if (plan->bytes > e->bytes - o->at.placed_bytes)
         return err_set(err, ST_EDATALOSS, "adopt: layer %d brings more rows than its press may keep", plan->layer);

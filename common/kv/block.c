@@ -3,7 +3,7 @@
  * block.c - where the parts of a packed layer stand, and whether a header from outside may be believed.
  *
  *      k_offset = 0                     v_offset                    extra_offset                        bytes
- *      | K rows of head 0, 1, ... |pad| V rows of head 0, ... |pad| scales |pad| whole rows |pad| masks |pad| scores |pad|
+ *      | K rows of head 0, 1, ... |pad| V rows of head 0, ... |pad| scales |pad| whole rows |pad| masks |pad| verdicts |pad|
  *
  * Every part (layout.h) begins on a 64-byte boundary and the whole is a multiple of 64 bytes. All sums are checked for overflow: a
  * header is arithmetic on numbers that a stranger chose.

@@ -37,7 +37,7 @@ enum status kv_block_plan(struct kv_block *b, struct err *err);
  * a peer that was accepted and sends this is broken. */
 enum status kv_block_check(const struct kv_block *b, const struct kv_shape *shape, int64_t rows_max, struct err *err);
 
-/* Bytes of rows with the scales that their codec needs, without padding, masks and scores: what `kept_bytes` counts. */
+/* Bytes of rows with the scales that their codec needs, without padding, masks and verdicts: what `kept_bytes` counts. */
 uint64_t kv_block_row_bytes(const struct kv_block *b);
 
 /* Bytes that a block of at most `rows` rows in all heads together can take at most, however they are spread over heads and
