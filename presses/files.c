@@ -93,6 +93,8 @@ enum status press_files_add(struct press_files *f, const char *name, const char 
                        name);
     if (list_find(f->entries, name, NULL))
         return err_set(err, ST_EINVAL, "press-files: the entry %s stands twice", name);
+    if (!path[0])
+        return err_set(err, ST_EINVAL, "press-files: the entry %s names no file; expected %s = PATH", name, name);
     (void)list_add(&f->entries, name, path);
     return ST_OK;
 }

@@ -27,7 +27,7 @@ struct press_files;
 enum status press_files_open(struct press_files **out, const struct hparams *hp, bool paths, struct err *err);
 void press_files_close(struct press_files *f); /* NULL is fine */
 
-/* One line of the section. ST_EINVAL: the name is taken, or is no word. */
+/* One line of the section. ST_EINVAL: the name is taken, or is no word; no path. */
 enum status press_files_add(struct press_files *f, const char *name, const char *path, struct err *err);
 
 /* Reads every entry for each press that can use it. ST_EINVAL: none can, with each one's reason. Waits for the disk. */

@@ -3,6 +3,7 @@
  * test_press_values.c - numbers of the small layer that the reference gives (tests/golden/press_vectors.json): scores, edited
  * keys and values, dropped channels, rows of presses whose random matrix is given.
  */
+#include "presses/files.h"
 #include "presses/run_parts.h"
 #include "presses/scores.h"
 #include "tests/support/cmocka_main.h"
@@ -392,6 +393,29 @@ static void head_scores_of_the_probe_are_those_of_the_reference(void **state)
     chain_close(chain);
 }
 
+static void an_entry_has_a_name_of_its_own_and_a_path(void **state)
+{
+    static const struct {
+        const char *name, *path, *why;
+    } wrong[] = { { "q", "b", "the entry q stands twice" },
+                  { "a/b", "b", "is no name for an entry" },
+                  { ".q", "b", "is no name for an entry" },
+                  { "", "b", "is no name for an entry" },
+                  { "r", "", "the entry r names no file" } };
+    struct press_files *f;
+
+    (void)state;
+    assert_int_equal(press_files_open(&f, &small.hp, false, NULL), ST_OK);
+    assert_int_equal(press_files_add(f, "q", "a", NULL), ST_OK);
+    for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+        struct err err = { 0 };
+
+        assert_int_equal(press_files_add(f, wrong[i].name, wrong[i].path, &err), ST_EINVAL);
+        assert_non_null(strstr(err.text, wrong[i].why));
+    }
+    press_files_close(f);
+}
+
 static int open_all(void **state)
 {
     (void)state;
@@ -444,6 +468,7 @@ static void a_press_that_found_no_room_is_refused(void **state)
 }
 
 static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(an_entry_has_a_name_of_its_own_and_a_path),
     cmocka_unit_test(a_press_that_found_no_room_is_refused),
     cmocka_unit_test(scores_are_those_of_the_reference),
     cmocka_unit_test(norms_after_the_projection_are_those_of_the_reference),
