@@ -215,7 +215,21 @@ def observed(job):
 
 
 def kvpress(job):
-    tell(job, "press time against kvpress", None, "", None, note="kvpress is not here: not run")
+    """What a press adds to a prefill: kvpress's hooks to transformers', ours to ours; never less than plain runs of ours differ by."""
+    theirs = job.peer("kvpress") if KVPRESS else None
+    if not theirs:
+        tell(job, "press time against kvpress", None, "", None, note="no kvpress here: not run")
+        return
+    plain, added = [job.model("llama-8b", "--prefill", 4096)["total_ms"]], {}
+    for press in (name.removesuffix(" 4096") for name in theirs):
+        r = job.model("llama-8b", "--prefill", 4096, "--press", f"{press} | ratio=0.5")
+        plain.append(job.model("llama-8b", "--prefill", 4096)["total_ms"])
+        added[press] = r["total_ms"] - sum(plain[-2:]) / 2
+    least = max(abs(a - b) for a, b in zip(plain, plain[1:]))
+    for press, ms in added.items():
+        peer = theirs[f"{press} 4096"] / 1000
+        tell(job, f"{press} at 4096 against kvpress", peer / max(ms, least), f"x, {ms:.2f} of {peer:.1f} ms", 10.0, added_ms=ms, peer_ms=peer,
+             plain_ms=plain)
 
 
 JOBS = [
@@ -298,8 +312,8 @@ def main():
     return 1 if failed else 0
 
 
-def has_torch():
-    return subprocess.run([sys.executable, "-c", "import torch, transformers; assert torch.cuda.is_available()"],
+def has(modules):
+    return subprocess.run([sys.executable, "-c", f"import torch, {modules}; assert torch.cuda.is_available()"],
                           capture_output=True).returncode == 0
 
 
@@ -314,5 +328,5 @@ parser.add_argument("--list", action="store_true")
 if __name__ == "__main__":
     args = parser.parse_args()
     BEGIN, PRINT, FOUND = time.monotonic(), threading.RLock(), []
-    TORCH = not args.list and has_torch()
+    TORCH, KVPRESS = (not args.list and has(modules) for modules in ("transformers", "kvpress"))
     sys.exit(main())

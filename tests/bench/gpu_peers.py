@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""gpu_peers.py sdpa|topk|prefill|decode - torch and transformers at the shapes of bench-gpu.sh, one JSON object a line:
-{"name", "us"} (medians). Random weights and inputs, bf16, 32/8 heads of 128, Llama-3.1-8B's shape."""
+"""gpu_peers.py sdpa|topk|prefill|decode|kvpress - torch, transformers and kvpress at the shapes of bench-gpu.sh, one JSON object
+a line: {"name", "us"} (medians). Random weights and inputs, bf16, 32/8 heads of 128, Llama-3.1-8B's shape."""
 import json
 import sys
 
@@ -88,6 +88,24 @@ def decode():
         tell(f"decode {batch} x 4096", timed(step, 15))
 
 
+@torch.no_grad()
+def kvpress():
+    """What kvpress's hooks add to a prefill of transformers."""
+    import kvpress as kv
+    m = model()
+    presses = {"knorm": kv.KnormPress(0.5), "snapkv": kv.SnapKVPress(0.5), "tova": kv.TOVAPress(0.5), "expected": kv.ExpectedAttentionPress(0.5),
+               "snapkv | adakv": kv.AdaKVPress(kv.SnapKVPress(0.5)), "snapkv | critical": kv.CriticalKVPress(kv.SnapKVPress(0.5))}
+    tokens = ids(1, 4096)
+
+    def run():
+        m(tokens, use_cache=True, logits_to_keep=1)
+
+    for name, press in presses.items():
+        plain = timed(run, 5)
+        with press(m):
+            tell(f"{name} 4096", timed(run, 5) - plain)
+
+
 if __name__ == "__main__":
     torch.manual_seed(1)
-    {"sdpa": sdpa, "topk": topk, "prefill": prefill, "decode": decode}[sys.argv[1]]()
+    {"sdpa": sdpa, "topk": topk, "prefill": prefill, "decode": decode, "kvpress": kvpress}[sys.argv[1]]()
