@@ -20,9 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum status buffer(struct backend *be, int64_t rows, int64_t cols, void **out, struct err *err)
+static enum status buffer(struct backend *be, enum dtype dtype, int64_t rows, int64_t cols, void **out, struct err *err)
 {
-    return be->ops->alloc(be, (uint64_t)rows * (uint64_t)cols * dtype_bytes(be->act, 1), "activations", out, err);
+    return be->ops->alloc(be, (uint64_t)rows * (uint64_t)cols * dtype_bytes(dtype, 1), "activations", out, err);
 }
 
 enum status forward_open(struct forward *f, struct backend *be, const struct weights *w, int32_t rows_max,
@@ -35,13 +35,13 @@ enum status forward_open(struct forward *f, struct backend *be, const struct wei
     f->weights = w;
     st = scratch_open(&f->scratch, be, &w->hp, rows_max, err);
     if (st == ST_OK)
-        st = buffer(be, rows_max, w->hp.dim, &f->x, err);
+        st = buffer(be, DT_F32, rows_max, w->hp.dim, &f->x, err);
     if (st == ST_OK)
-        st = buffer(be, outputs_max, w->hp.dim, &f->last, err);
+        st = buffer(be, DT_F32, outputs_max, w->hp.dim, &f->last, err);
     if (st == ST_OK)
-        st = buffer(be, outputs_max, w->hp.dim, &f->normed, err);
+        st = buffer(be, be->act, outputs_max, w->hp.dim, &f->normed, err);
     if (st == ST_OK)
-        st = buffer(be, outputs_max, w->hp.vocab, &f->logits, err);
+        st = buffer(be, be->act, outputs_max, w->hp.vocab, &f->logits, err);
     f->take = mem_zero((size_t)outputs_max, sizeof *f->take);
     if (st != ST_OK)
         forward_close(f);

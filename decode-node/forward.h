@@ -24,8 +24,8 @@ struct forward {
     struct backend *be;
     const struct weights *weights;
     struct scratch scratch;
-    void *x;                   /* act [rows_max][dim] */
-    void *last;                /* act [outputs_max][dim]: rows whose logits are wanted */
+    void *x;                   /* f32 [rows_max][dim] */
+    void *last;                /* f32 [outputs_max][dim]: rows whose logits are wanted */
     void *normed;              /* act [outputs_max][dim] */
     void *logits;              /* act [outputs_max][V] */
     struct forward_take *take; /* [outputs_max]: of the next step */

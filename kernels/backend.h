@@ -7,6 +7,7 @@
  *
  *   pointers     "device" pointers come from ops->alloc; on the CPU they are ordinary memory
  *   activations  dtype be->act: f32 on the CPU, the compute dtype on CUDA
+ *   x            the running sum of a pass, f32 everywhere: what products add to it is never rounded to less
  *   cache rows   dtype be->kv: the compute dtype (f32 or bf16)
  *   scores       f32 always
  *   order        operations of one lane run in the order they were called; they may still run when the call returns.
@@ -63,6 +64,7 @@ struct weight_source {
 
 enum weight_use {
     WEIGHT_MATRIX, /* for matmul */
+    WEIGHT_ADDS,   /* for matmul that adds to x: the same numbers, tuned for that */
     WEIGHT_TABLE,  /* for embed */
     WEIGHT_BOTH,   /* for both: a tied head */
     WEIGHT_VECTOR  /* f32 [cols]: norms, biases */
@@ -260,15 +262,17 @@ struct backend_ops {
     void (*weight_close)(struct backend *be, struct weight *w);
 
     /* ---- the half-layers (LANE_COMPUTE) -------------------------------------------------------------------- */
-    /* x[i] = table[ids[i]] * scale; ids device int32 [rows], x act [rows][cols]. */
+    /* x[i] = table[ids[i]] * scale; ids device int32 [rows], x f32 [rows][cols]. */
     void (*embed)(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale,
                   void *x);
-    /* out = x / sqrt(mean(x^2) + eps) * w over `dim`; x, out act [rows][dim]; out may be x. */
+    /* out = x / sqrt(mean(x^2) + eps) * w over `dim`; x f32 [rows][dim], out act [rows][dim], not x. */
     void (*rms_norm)(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
                      void *out);
-    /* x += y, act, `count` numbers. */
-    void (*add)(struct backend *be, void *x, const void *y, int64_t count);
-    /* out [rows][N] = in [rows][K] . w^T (+ bias [N] where not NULL) (+ out, where accumulate). act in and out. */
+    /* x += rms_norm of y; x f32 [rows][dim], y act [rows][dim], which is used up. */
+    void (*add_normed)(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim,
+                       void *x);
+    /* out [rows][N] = in [rows][K] . w^T (+ bias [N] where not NULL) (+ out, where accumulate). in act; out act, or x
+     * where accumulate: f32. */
     void (*matmul)(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
                    void *out, bool accumulate);
     /* out [rows][F] = act(gate) * up from gate_up [rows][2 F] (gate first). */
@@ -305,7 +309,8 @@ struct backend_ops {
     /* hot: takes the rows of a step; what follows up to step_end works on them. Returns true when a recorded graph of
      * the same shape was replayed and the operations need not be called at all. `plan` names the forward pass. */
     bool (*step_begin)(struct backend *be, const struct step *step);
-    void (*step_embed)(struct backend *be, const struct weight *table, float scale, void *x); /* hot */
+    /* hot: embed of the step's tokens. x f32 [rows][cols] */
+    void (*step_embed)(struct backend *be, const struct weight *table, float scale, void *x);
     /* hot: as qkv_to_layer; k and v go to the slots' tails of `layer`. */
     void (*qkv_to_tail)(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope, int32_t layer,
                         const void *qkv, void *q);
@@ -313,7 +318,7 @@ struct backend_ops {
      * block rows [first[g], first[g+1]), whatever their codec, and the tail. act q, out [rows][H][D]. */
     void (*attn_decode)(struct backend *be, int32_t layer, const void *q, int32_t q_heads, float scale, int32_t window,
                         void *out);
-    /* hot: rows named in step.output, gathered from x act [rows][dim] to out [count][dim] (count known at step_begin). */
+    /* hot: rows named in step.output, gathered from x f32 [rows][dim] to out f32 [count][dim] (count known at step_begin). */
     void (*step_outputs)(struct backend *be, const void *x, int32_t dim, void *out);
     /* hot: argmax of logits act [count][vocab], remembered as each slot's token. */
     void (*step_choose)(struct backend *be, const void *logits, int32_t vocab);
@@ -327,13 +332,13 @@ struct backend_ops {
     /* ---- parts of a step in one (may be NULL) ----
      * The same as the operations above one after the other, but for rounding in between. false: not for this shape;
      * nothing was queued, and the caller takes those operations. hot */
-    /* rms_norm, matmul, qkv_to_tail of x act [rows][dim] */
+    /* rms_norm, matmul, qkv_to_tail of x f32 [rows][dim] */
     bool (*normed_qkv_to_tail)(struct backend *be, const struct normed_product *p, const struct qkv_shape *shape,
                                const struct rope_table *rope, int32_t layer, const void *x, void *q);
-    /* rms_norm, matmul, gated: out act [rows][F] */
+    /* rms_norm, matmul, gated of x f32 [rows][dim]: out act [rows][F] */
     bool (*normed_gated)(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
                          int64_t rows, void *out);
-    /* step_outputs, rms_norm, matmul: logits act [count][vocab] of the rows named in step.output */
+    /* step_outputs, rms_norm, matmul of x f32 [rows][dim]: logits act [count][vocab] of the rows named in step.output */
     bool (*normed_outputs)(struct backend *be, const struct normed_product *p, const void *x, void *logits);
 
     /* ---- pressing while decoding (NULL: contexts whose press has a decode part that wants it are refused) ---- */

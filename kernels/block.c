@@ -2,8 +2,8 @@
 /*
  * block.c - the half-layers: norm and projection before attention, projection after it, the MLP, the head.
  *
- * A family with post norms gets the projection's output into a buffer of its own, norms it and adds it; all others let
- * the product add to x at once.
+ * A family with post norms gets the projection's output into a buffer of its own, whose norm is added; all others let the
+ * product add to x at once.
  */
 #include "kernels/block.h"
 
@@ -68,8 +68,7 @@ static void project_back(struct backend *be, const struct weights *w, const stru
         return;
     }
     be->ops->matmul(be, matrix, bias, in, rows, s->out, false);
-    be->ops->rms_norm(be, s->out, post_norm, w->hp.norm_eps, rows, w->hp.dim, s->out);
-    be->ops->add(be, x, s->out, rows * w->hp.dim);
+    be->ops->add_normed(be, s->out, post_norm, w->hp.norm_eps, rows, w->hp.dim, x);
 }
 
 void block_attention_in(struct backend *be, const struct weights *w, int32_t layer, const void *x, int64_t rows,

@@ -5,7 +5,8 @@
  *   x ─┬─ norm ─ qkv ─▶ [attention of the node] ─ o ─(post norm)─ + ─┬─ norm ─ gate,up ─ act ─ down ─(post norm)─ + ─▶ x
  *      └──────────────────────────────────────────────────────────┘ └──────────────────────────────────────────┘
  *
- * All pointers are device memory of `be`, activations in be->act; nothing waits, nothing allocates. hot.
+ * All pointers are device memory of `be`. x, to which both add, is f32 on every back end; what products read and give, and
+ * attention, is in be->act. Nothing waits, nothing allocates. hot.
  */
 #ifndef PLATEN_KERNELS_BLOCK_H
 #define PLATEN_KERNELS_BLOCK_H
@@ -17,7 +18,7 @@
 extern "C" {
 #endif
 
-/* Buffers of one pass over `rows_max` rows. */
+/* Buffers of one pass over `rows_max` rows, all in be->act. */
 struct scratch {
     int64_t rows_max;
     void *normed;  /* [rows_max][dim] */
@@ -33,7 +34,7 @@ enum status scratch_open(struct scratch *s, struct backend *be, const struct hpa
                          struct err *err);
 void scratch_close(struct scratch *s, struct backend *be);
 
-/* normed = norm(x), qkv = normed . Wqkv. x act [rows][dim]. */
+/* normed = norm(x), qkv = normed . Wqkv. x f32 [rows][dim]. */
 void block_attention_in(struct backend *be, const struct weights *w, int32_t layer, const void *x, int64_t rows,
                         struct scratch *s);
 
@@ -41,17 +42,17 @@ void block_attention_in(struct backend *be, const struct weights *w, int32_t lay
 bool block_attention_in_step(struct backend *be, const struct weights *w, const struct qkv_shape *shape,
                              const struct rope_table *rope, int32_t layer, const void *x, struct scratch *s);
 
-/* x += post_norm(heads . Wo) */
+/* x += post_norm(heads . Wo). x f32 [rows][dim]. */
 void block_attention_out(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows,
                          struct scratch *s);
 
-/* x += post_norm(down(act(gate) * up)) of norm(x) */
+/* x += post_norm(down(act(gate) * up)) of norm(x). x f32 [rows][dim]. */
 void block_mlp(struct backend *be, const struct weights *w, int32_t layer, void *x, int64_t rows, struct scratch *s);
 
-/* logits act [rows][V] = head . norm(x); `normed` act [rows][dim] is overwritten. */
+/* logits act [rows][V] = head . norm(x). x f32 [rows][dim]; `normed` act [rows][dim] is overwritten. */
 void block_logits(struct backend *be, const struct weights *w, const void *x, int64_t rows, void *normed, void *logits);
 
-/* The same of the rows of x that a step wants. */
+/* The same of the rows of x that a step wants: they may go through `last`, f32 [count][dim]. */
 void block_step_logits(struct backend *be, const struct weights *w, const void *x, int64_t count, void *last,
                        void *normed, void *logits);
 

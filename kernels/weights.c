@@ -83,6 +83,7 @@ static enum status open_layer(struct opening *o, int32_t l, struct layer_weights
 {
     const struct hparams *hp = o->hp;
     const int64_t heads = (int64_t)hp->q_heads * hp->head_dim, qkv = heads + 2 * (int64_t)hp->kv_heads * hp->head_dim;
+    const enum weight_use adds = hp->post_norms ? WEIGHT_MATRIX : WEIGHT_ADDS;
     enum status st = open_vector(o, ROLE_ATTN_NORM, l, hp->dim, 1.0f, &w->attn_norm);
 
     if (st == ST_OK)
@@ -94,7 +95,7 @@ static enum status open_layer(struct opening *o, int32_t l, struct layer_weights
     if (st == ST_OK && hp->qk_norm)
         st = open_vector(o, ROLE_K_NORM, l, hp->head_dim, 1.0f, &w->k_norm);
     if (st == ST_OK)
-        st = open_matrix(o, ROLE_O, l, hp->dim, heads, WEIGHT_MATRIX, &w->o);
+        st = open_matrix(o, ROLE_O, l, hp->dim, heads, adds, &w->o);
     if (st == ST_OK && hp->post_norms)
         st = open_vector(o, ROLE_POST_ATTN_NORM, l, hp->dim, 1.0f, &w->post_attn_norm);
     if (st == ST_OK)
@@ -102,7 +103,7 @@ static enum status open_layer(struct opening *o, int32_t l, struct layer_weights
     if (st == ST_OK)
         st = open_matrix(o, ROLE_GATE_UP, l, 2 * (int64_t)hp->ff_dim, hp->dim, WEIGHT_MATRIX, &w->gate_up);
     if (st == ST_OK)
-        st = open_matrix(o, ROLE_DOWN, l, hp->dim, hp->ff_dim, WEIGHT_MATRIX, &w->down);
+        st = open_matrix(o, ROLE_DOWN, l, hp->dim, hp->ff_dim, adds, &w->down);
     if (st == ST_OK && hp->post_norms)
         st = open_vector(o, ROLE_POST_MLP_NORM, l, hp->dim, 1.0f, &w->post_mlp_norm);
     if (st == ST_OK && hp->o_bias)

@@ -61,7 +61,7 @@ static uint64_t act_bytes(const struct prefill *p, int64_t values)
 
 uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens)
 {
-    return act_bytes(p, tokens * p->w->hp.dim);
+    return (uint64_t)tokens * (uint64_t)p->w->hp.dim * sizeof(float);
 }
 
 uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows)
@@ -74,6 +74,12 @@ uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows)
 int64_t prefill_positions(const struct prefill *p)
 {
     return p->positions;
+}
+
+/* Row `row` of x. */
+static float *x_at(const struct prefill *p, const struct pass *pass, int64_t row)
+{
+    return pass->x + row * p->w->hp.dim;
 }
 
 /* Row `row` of an activation matrix with rows of `width` numbers. */
@@ -215,7 +221,7 @@ static void kept_bytes(const struct prefill *p, const struct chain_needs *needs,
     bytes[KEPT_Q_TAIL] = act_bytes(p, tail_rows(needs, tokens) * q_width(p));
     bytes[KEPT_Q_PLAIN] = needs->q_plain ? q : 0;
     bytes[KEPT_Q] = needs->q_rotated ? q : 0;
-    bytes[KEPT_HIDDEN] = needs->hidden ? prefill_x_bytes(p, tokens) : 0;
+    bytes[KEPT_HIDDEN] = needs->hidden ? act_bytes(p, tokens * p->w->hp.dim) : 0;
     bytes[KEPT_LSE] = needs->lse ? (uint64_t)p->w->hp.q_heads * (uint64_t)stride * sizeof(float) : 0;
 }
 
@@ -257,7 +263,7 @@ void prefill_begin(struct prefill *p, struct pass *pass)
         const int64_t rows = pass->tokens - row < p->rows ? pass->tokens - row : p->rows;
 
         ops->upload(p->be, LANE_COMPUTE, p->ids, pass->token + row, (uint64_t)rows * sizeof *p->ids);
-        ops->embed(p->be, p->w->embedding, p->ids, rows, hp->embed_scale, row_at(p, pass->x, row, hp->dim));
+        ops->embed(p->be, p->w->embedding, p->ids, rows, hp->embed_scale, x_at(p, pass, row));
     }
     pass->layer = 0;
 }
@@ -310,7 +316,7 @@ static void rows_through(struct prefill *p, struct pass *pass, int32_t l, const 
     const struct qkv_shape shape = block_qkv_shape(p->w, l);
     const struct rope_table rope = rope_table_at(weights_layer_rope(p->w, l), rope_tokens(pass));
     struct scratch *s = &p->scratch;
-    void *x = row_at(p, pass->x, row, hp->dim);
+    float *x = x_at(p, pass, row);
     void *q = tap->q ? row_at(p, tap->q, row, q_width(p)) : s->q;
     struct attn_span span = { .rows = rows, .token = pass->base + row, .kv = *kv };
 
@@ -380,7 +386,7 @@ enum status prefill_logits(struct prefill *p, const struct pass *pass, float *ou
         st = ops->host_alloc(p->be, bytes, &host, err);
     if (st != ST_OK)
         goto out;
-    block_logits(p->be, p->w, row_at(p, pass->x, pass->tokens - 1, hp->dim), 1, p->scratch.normed, logits);
+    block_logits(p->be, p->w, x_at(p, pass, pass->tokens - 1), 1, p->scratch.normed, logits);
     ops->download(p->be, LANE_COMPUTE, host, logits, bytes);
     ops->wait(p->be, LANE_COMPUTE);
     dtype_to_f32(out, host, p->be->act, (uint64_t)hp->vocab);

@@ -2,7 +2,7 @@
 /*
  * forward.h - stop 5 of 12: the model over a whole context, one layer at a time.
  *
- * Between two layers a context is only its residual x [T][dim]; the dense K, V of a layer live until the next layer of
+ * Between two layers a context is only its residual x, f32 [T][dim]; the dense K, V of a layer live until the next layer of
  * any context. So contexts can take turns layer by layer, and no more than one layer's K, V (two on devices where the
  * press overlaps the next layer) is ever held. Used by the prefill node and by the local runs of `platen`.
  *
@@ -30,7 +30,7 @@ struct prefill;
 struct pass {
     const int32_t *token; /* [tokens], host; must live until the pass is over */
     int64_t tokens;
-    void *x;       /* device, prefill_x_bytes(tokens): the residual */
+    float *x;      /* device, prefill_x_bytes(tokens): the residual */
     int32_t layer; /* the next to be computed; hp.layers: done */
     bool logits;   /* prefill_logits will be asked for: the last layer is computed to its end */
     /* Held layers (held.h): where each layer's K, V go and stay, prefill_kv_bytes(kv_rows) each, and how many rows a head
@@ -49,6 +49,7 @@ enum status prefill_open(struct prefill **out, struct backend *be, struct weight
                          struct err *err);
 void prefill_close(struct prefill *p); /* NULL is fine */
 
+/* Bytes of the residual of so many tokens, f32 on every back end. */
 uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens);
 
 /* Bytes of one layer's dense K, V with so many rows per head. */

@@ -35,7 +35,7 @@ room=$(mktemp -d)
 trap 'rm -rf "$room"' EXIT
 end=$((SECONDS + limit))
 
-"$ops" --backend cuda:0 add > "$room/first" 2>&1
+"$ops" --backend cuda:0 add_normed > "$room/first" 2>&1
 if [ $? = 77 ]; then
     cat "$room/first"
     exit 77
@@ -68,7 +68,7 @@ if [[ $tools == *racecheck* ]]; then
     for option in "--kernel-name-exclude kns=" "--kernel-name-exclude kernel_substring=" "--kernel-regex-exclude kns="; do
         words=()
         for library in "${libraries[@]}"; do words+=("${option% *}" "${option#* }$library"); done
-        timeout 60 compute-sanitizer --tool racecheck --error-exitcode 9 "${words[@]}" "$ops" --backend cuda:0 add > /dev/null 2>&1 || continue
+        timeout 60 compute-sanitizer --tool racecheck --error-exitcode 9 "${words[@]}" "$ops" --backend cuda:0 add_normed > /dev/null 2>&1 || continue
         ours=("${words[@]}")
         break
     done

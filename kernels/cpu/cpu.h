@@ -139,7 +139,7 @@ void cpu_matmul(struct backend *be, const struct weight *w, const struct weight 
 void cpu_embed(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x);
 void cpu_rms_norm(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
                   void *out);
-void cpu_add(struct backend *be, void *x, const void *y, int64_t count);
+void cpu_add_normed(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim, void *x);
 void cpu_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
 void cpu_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
 void cpu_mix_rows(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows, int32_t cols,

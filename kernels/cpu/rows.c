@@ -19,7 +19,7 @@ struct row_loop {
     void (*body)(const struct row_loop *l, int64_t row, int64_t rows);
     int64_t rows, piece;
     const void *in;
-    void *out;
+    void *out, *spent;
     const struct weight *w;
     const int32_t *index;
     float number;
@@ -85,15 +85,23 @@ void cpu_rms_norm(struct backend *be, const void *x, const struct weight *w, flo
     run_rows(&l);
 }
 
-static void add_rows(const struct row_loop *l, int64_t row, int64_t rows)
+static void add_normed_rows(const struct row_loop *l, int64_t row, int64_t rows)
 {
-    l->c->loops->add((float *)l->out + row, (const float *)l->in + row, rows);
+    for (int64_t r = row; r < row + rows; r++) {
+        float *y = (float *)l->spent + r * l->dim;
+
+        l->c->loops->rms_norm(y, l->w->vector, l->number, l->dim, y);
+        l->c->loops->add((float *)l->out + r * l->dim, y, l->dim);
+    }
 }
 
-void cpu_add(struct backend *be, void *x, const void *y, int64_t count)
+void cpu_add_normed(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim, void *x)
 {
-    struct row_loop l = { .c = cpu_of(be), .body = add_rows, .rows = count, .in = y, .dim = 1, .out = x };
+    struct row_loop l = {
+        .c = cpu_of(be), .body = add_normed_rows, .rows = rows, .spent = y, .w = w, .number = eps, .dim = dim, .out = x
+    };
 
+    assert(w->vector && w->cols == dim);
     run_rows(&l);
 }
 

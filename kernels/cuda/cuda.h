@@ -121,14 +121,16 @@ void cuda_weight_close(struct backend *be, struct weight *w);
 struct gemm_shape {
     int64_t rows, n, k;
     bool bias;
+    bool adds; /* to what out holds, f32; else out is act */
 };
 enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err);
 void gemm_close(struct cuda *c);
 /* Times the candidates for products with a weight of n x k, for the row counts that occur. Not hot. */
-enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struct err *err);
-/* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias, act [n], where shape->bias). false: cuBLASLt does not take it. */
+enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, bool adds, const void *w, struct err *err);
+/* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias [n], in out's dtype, where shape->bias). false: cuBLASLt does not
+ * take it. */
 bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
-              void *out, bool accumulate);
+              void *out);
 
 /* sdpa.c */
 enum status sdpa_open(struct cuda *c, struct err *err);
@@ -141,7 +143,8 @@ bool sdpa_run(struct cuda *c, const struct attn_span *span, int32_t count, const
 void cuda_embed(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x);
 void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
                    void *out);
-void cuda_add(struct backend *be, void *x, const void *y, int64_t count);
+void cuda_add_normed(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim,
+                     void *x);
 void cuda_matmul(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
                  void *out, bool accumulate);
 bool cuda_normed_gated(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
@@ -189,8 +192,6 @@ void cuda_slot_gather(struct backend *be, int32_t slot, int32_t layer, int32_t t
 void cuda_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
 /* Rows that an operation takes for `rows` asked: padded to the recorded shape inside a step, else as they are. */
 int64_t step_rows_of(const struct cuda *c, int64_t rows);
-/* The same for a count of numbers that is whole rows. */
-int64_t step_count_of(const struct cuda *c, int64_t count);
 
 /* press.c, score.c */
 struct rows_view press_view(const struct kv_rows *in);

@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(PLAN_THREADS)
     if (row < 0)
         plan_layer(s, blockIdx.x);
     else
-        embed_row<T>((const T *)e.table, e.vocab, e.ids, e.slot_token, e.dim, e.scale, row, (T *)e.x);
+        embed_row<T>((const T *)e.table, e.vocab, e.ids, e.slot_token, e.dim, e.scale, row, e.x);
 }
 
 cudaError_t launch_step_begin(struct cuda_queue q, enum dtype t, const struct decode_shape *s,

@@ -172,7 +172,7 @@ __device__ __forceinline__ float activate(float x, int kind)
 /* Row `row` of x, by the whole thread block: launch_embed. */
 template <typename T>
 __device__ __forceinline__ void embed_row(const T *table, int32_t vocab, const int32_t *ids, const int32_t *slot_token,
-                                          int32_t dim, float scale, int64_t row, T *x)
+                                          int32_t dim, float scale, int64_t row, float *x)
 {
     int32_t id = ids[row];
 
@@ -180,7 +180,7 @@ __device__ __forceinline__ void embed_row(const T *table, int32_t vocab, const i
         id = slot_token[-1 - id];
     id = id < 0 ? 0 : id < vocab ? id : vocab - 1; /* refused long before; never a read outside the table */
     for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
-        x[row * dim + c] = rounded<T>(number(table[(int64_t)id * dim + c]) * scale);
+        x[row * dim + c] = number(table[(int64_t)id * dim + c]) * scale;
 }
 
 /* Counts one more arrival and returns how many there were: what this thread block wrote before its last barrier is seen

@@ -31,12 +31,15 @@ enum { CUDA_SKINNY_ROWS_MAX = 16 }; /* rows that launch_skinny takes: more go to
 
 /* ---- rows.cu: one row of activations at a time ------------------------------------------------------------------ */
 /* x[i] = table[id] * scale, id = ids[i], or slot_token[-1 - ids[i]] where ids[i] < 0 (slot_token may be NULL then none
- * may be). x, table T. */
+ * may be). table T. */
 cudaError_t launch_embed(struct cuda_queue q, enum dtype t, const void *table, int32_t vocab, const int32_t *ids,
-                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, void *x);
-cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const void *x, const float *w, float eps, int64_t rows,
+                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, float *x);
+/* out T [rows][dim] */
+cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const float *x, const float *w, float eps, int64_t rows,
                             int32_t dim, void *out);
-cudaError_t launch_add(struct cuda_queue q, enum dtype t, void *x, const void *y, int64_t count);
+/* x += norm of y T [rows][dim] */
+cudaError_t launch_add_normed(struct cuda_queue q, enum dtype t, const void *y, const float *w, float eps, int64_t rows,
+                              int32_t dim, float *x);
 cudaError_t launch_gated(struct cuda_queue q, enum dtype t, enum activation kind, const void *gate_up, int64_t rows,
                          int32_t ff, void *out);
 cudaError_t launch_gather_rows(struct cuda_queue q, enum dtype t, const void *x, const int32_t *index, int64_t count,
@@ -64,11 +67,11 @@ cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, floa
 /* ---- skinny.cu: products of few rows ---------------------------------------------------------------------------- */
 struct skinny_args {
     const void *w;        /* bf16 [n][k]; k a multiple of 32 */
-    const void *in;       /* bf16 [rows][k] */
+    const void *in;       /* [rows][k]: bf16, or f32 where they are normed */
     const int32_t *index; /* [rows]: which rows of `in`; NULL: in order */
     const float *norm;    /* [k]: rows are normed first; NULL: as they are */
     const float *bias;    /* [n] or NULL */
-    void *out;            /* bf16 [rows][n] */
+    void *out;            /* [rows][n]: bf16, or f32 where it accumulates */
     int32_t rows, n, k;
     int32_t accumulate;
     int32_t kind;  /* launch_skinny_gated: enum activation */
@@ -84,7 +87,7 @@ cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *a
 bool thin_takes(struct cuda_queue q, const struct skinny_args *args, bool turned);
 cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args);
 cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args);
-/* The same for any shape and dtype, slowly: what no library takes. */
+/* The same for any shape and dtype (T where that says bf16), slowly: what no library takes. */
 cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows);
 
 /* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
@@ -221,7 +224,7 @@ struct embed_args {
     int32_t vocab, dim;
     const int32_t *ids, *slot_token; /* as launch_embed's */
     float scale;
-    void *x;
+    float *x;
     int32_t rows; /* 0: none wanted */
 };
 /* Once a step: tiles of every item of every layer and where each thread block begins (where s->ctas > 0), and the first

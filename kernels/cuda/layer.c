@@ -37,20 +37,20 @@ void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, fl
         cuda_failed(c, launch_rms_norm(compute(c), be->act, x, w->vector, eps, rows, dim, out), "rms_norm");
 }
 
-void cuda_add(struct backend *be, void *x, const void *y, int64_t count)
+void cuda_add_normed(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim, void *x)
 {
     struct cuda *c = cuda_of(be);
 
-    count = step_count_of(c, count);
-    if (count > 0)
-        cuda_failed(c, launch_add(compute(c), be->act, x, y, count), "add");
+    rows = step_rows_of(c, rows);
+    if (rows > 0)
+        cuda_failed(c, launch_add_normed(compute(c), be->act, y, w->vector, eps, rows, dim, x), "add_normed");
 }
 
 void cuda_matmul(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
                  void *out, bool accumulate)
 {
     struct cuda *c = cuda_of(be);
-    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL };
+    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL, accumulate };
     const bool idles = c->memory_idles;
     const struct skinny_args args = { .w = w->data,
                                       .in = in,
@@ -68,8 +68,8 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
     c->memory_idles = false;
     if (be->act == DT_BF16 && shape.rows <= CUDA_SKINNY_ROWS_MAX && shape.k % 32 == 0)
         cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
-    else if ((bias && (accumulate || shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
-             !gemm_run(c, &shape, w->data, bias ? bias->bias : NULL, in, out, accumulate))
+    else if ((bias && (shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
+             !gemm_run(c, &shape, w->data, bias ? accumulate ? bias->vector : bias->bias : NULL, in, out))
         cuda_failed(c, launch_product(compute(c), be->act, &args, shape.rows), "matmul");
 }
 

@@ -12,58 +12,101 @@ enum { THREADS = 256, ARGMAX_THREADS = 512 };
 
 template <typename T>
 __global__ void embed_kernel(const T *table, int32_t vocab, const int32_t *ids, const int32_t *slot_token, int32_t dim,
-                             float scale, T *x)
+                             float scale, float *x)
 {
     chain_begin();
     embed_row<T>(table, vocab, ids, slot_token, dim, scale, blockIdx.x, x);
 }
 
-template <typename T, int N> __global__ void rms_norm_kernel(const T *x, const float *w, float eps, int32_t dim, T *out)
-{
-    chain_begin();
-    const T *in = x + (int64_t)blockIdx.x * dim;
-    T *to = out + (int64_t)blockIdx.x * dim;
-    float sum = 0.0f;
-
-    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N) {
-        if (N == 1) {
-            sum += number(in[c]) * number(in[c]);
-        } else {
-            pack16<T> p = load16(in + c);
+/* N numbers of a row, in one load or store. */
+template <typename T, int N> struct run_of {
+    float at[N];
+    __device__ static run_of load(const T *p)
+    {
+        run_of r;
+        if constexpr (N * sizeof(T) == 16) {
+            const pack16<T> x = load16(p);
 #pragma unroll
-            for (int j = 0; j < pack16<T>::count; j++)
-                sum += number(p.at[j]) * number(p.at[j]);
+            for (int j = 0; j < N; j++)
+                r.at[j] = number(x.at[j]);
+        } else if constexpr (N == 4) {
+            const uint2 x = *reinterpret_cast<const uint2 *>(p);
+            r.at[0] = __uint_as_float(x.x << 16), r.at[1] = __uint_as_float(x.x & 0xffff0000u);
+            r.at[2] = __uint_as_float(x.y << 16), r.at[3] = __uint_as_float(x.y & 0xffff0000u);
+        } else {
+            r.at[0] = number(*p);
+        }
+        return r;
+    }
+    __device__ void store(T *p) const
+    {
+        if constexpr (N * sizeof(T) == 16) {
+            pack16<T> x;
+#pragma unroll
+            for (int j = 0; j < N; j++)
+                x.at[j] = rounded<T>(at[j]);
+            store16(p, x);
+        } else if constexpr (N == 4) {
+            *reinterpret_cast<uint2 *>(p) = make_uint2(bf16_pair(at[0], at[1]), bf16_pair(at[2], at[3]));
+        } else {
+            *p = rounded<T>(at[0]);
         }
     }
-    float factor = rsqrtf(block_sum(sum) / (float)dim + eps);
-    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N) {
-        if (N == 1) {
-            to[c] = rounded<T>(number(in[c]) * factor * w[c]);
-        } else {
-            pack16<T> p = load16(in + c);
+    __device__ float square() const
+    {
+        float sum = 0.0f;
 #pragma unroll
-            for (int j = 0; j < pack16<T>::count; j++)
-                p.at[j] = rounded<T>(number(p.at[j]) * factor * w[c + j]);
-            store16(to + c, p);
-        }
+        for (int j = 0; j < N; j++)
+            sum += at[j] * at[j];
+        return sum;
+    }
+};
+
+/* 1 / rms of a row, given to every thread of its block. */
+template <typename T, int N> __device__ __forceinline__ float row_factor(const T *row, float eps, int32_t dim)
+{
+    float sum = 0.0f;
+
+    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N)
+        sum += run_of<T, N>::load(row + c).square();
+    return rsqrtf(block_sum(sum) / (float)dim + eps);
+}
+
+template <typename T, int N>
+__global__ void rms_norm_kernel(const float *x, const float *w, float eps, int32_t dim, T *out)
+{
+    chain_begin();
+    const float *in = x + (int64_t)blockIdx.x * dim;
+    T *to = out + (int64_t)blockIdx.x * dim;
+    const float factor = row_factor<float, N>(in, eps, dim);
+
+    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N) {
+        const run_of<float, N> p = run_of<float, N>::load(in + c), v = run_of<float, N>::load(w + c);
+        run_of<T, N> r;
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            r.at[j] = p.at[j] * factor * v.at[j];
+        r.store(to + c);
     }
 }
 
-template <typename T> __global__ void add_kernel(T *x, const T *y, int64_t count)
+template <typename T, int N>
+__global__ void add_normed_kernel(const T *y, const float *w, float eps, int32_t dim, float *x)
 {
     chain_begin();
-    const int64_t step = (int64_t)gridDim.x * blockDim.x, whole = count / pack16<T>::count;
-    int64_t me = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const T *in = y + (int64_t)blockIdx.x * dim;
+    float *to = x + (int64_t)blockIdx.x * dim;
+    const float factor = row_factor<T, N>(in, eps, dim);
 
-    for (int64_t i = me; i < whole; i += step) {
-        pack16<T> a = load16(x + i * pack16<T>::count), b = load16(y + i * pack16<T>::count);
+    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N) {
+        const run_of<T, N> p = run_of<T, N>::load(in + c);
+        const run_of<float, N> v = run_of<float, N>::load(w + c);
+        run_of<float, N> r = run_of<float, N>::load(to + c);
 #pragma unroll
-        for (int j = 0; j < pack16<T>::count; j++)
-            a.at[j] = rounded<T>(number(a.at[j]) + number(b.at[j]));
-        store16(x + i * pack16<T>::count, a);
+        for (int j = 0; j < N; j++)
+            r.at[j] += p.at[j] * factor * v.at[j];
+        r.store(to + c);
     }
-    for (int64_t i = whole * pack16<T>::count + me; i < count; i += step)
-        x[i] = rounded<T>(number(x[i]) + number(y[i]));
 }
 
 /* grid: columns, rows */
@@ -207,8 +250,11 @@ template <typename T> __global__ void product_kernel(const __grid_constant__ str
     sum = warp_sum(sum);
     if (lane != 0)
         return;
-    T *to = (T *)a.out + row * a.n + n;
-    *to = rounded<T>(sum + (a.bias ? a.bias[n] : 0.0f) + (a.accumulate ? number(*to) : 0.0f));
+    sum += a.bias ? a.bias[n] : 0.0f;
+    if (a.accumulate)
+        ((float *)a.out)[row * a.n + n] += sum;
+    else
+        ((T *)a.out)[row * a.n + n] = rounded<T>(sum);
 }
 
 /* ---- launchers ---- */
@@ -222,43 +268,56 @@ static int flat_blocks(const struct cuda_queue &q, int64_t units)
 
 template <typename T>
 static cudaError_t embed(const struct cuda_queue &q, const void *table, int32_t vocab, const int32_t *ids,
-                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, void *x)
+                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, float *x)
 {
     return launch_chained(q, dim3((unsigned)rows), dim3(THREADS), 0, embed_kernel<T>, (const T *)table, vocab, ids,
-                          slot_token, dim, scale, (T *)x);
+                          slot_token, dim, scale, x);
 }
 
 cudaError_t launch_embed(struct cuda_queue q, enum dtype t, const void *table, int32_t vocab, const int32_t *ids,
-                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, void *x)
+                         const int32_t *slot_token, int64_t rows, int32_t dim, float scale, float *x)
 {
     return t == DT_F32 ? embed<float>(q, table, vocab, ids, slot_token, rows, dim, scale, x)
                        : embed<bf16>(q, table, vocab, ids, slot_token, rows, dim, scale, x);
 }
 
-template <typename T>
-static cudaError_t rms_norm(const struct cuda_queue &q, const void *x, const float *w, float eps, int64_t rows,
-                            int32_t dim, void *out)
+static dim3 norm_threads(int32_t dim)
 {
-    dim3 grid((unsigned)rows), block(dim >= 2048 ? 256 : 128);
-
-    if (dim % pack16<T>::count == 0)
-        return launch_chained(q, grid, block, 0, rms_norm_kernel<T, pack16<T>::count>, (const T *)x, w, eps, dim,
-                              (T *)out);
-    return launch_chained(q, grid, block, 0, rms_norm_kernel<T, 1>, (const T *)x, w, eps, dim, (T *)out);
+    return dim3(dim >= 2048 ? 256 : 128);
 }
 
-cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const void *x, const float *w, float eps, int64_t rows,
+template <typename T>
+static cudaError_t rms_norm(const struct cuda_queue &q, const float *x, const float *w, float eps, int64_t rows,
+                            int32_t dim, void *out)
+{
+    if (dim % 4 == 0)
+        return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, rms_norm_kernel<T, 4>, x, w, eps, dim,
+                              (T *)out);
+    return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, rms_norm_kernel<T, 1>, x, w, eps, dim,
+                          (T *)out);
+}
+
+cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const float *x, const float *w, float eps, int64_t rows,
                             int32_t dim, void *out)
 {
     return t == DT_F32 ? rms_norm<float>(q, x, w, eps, rows, dim, out) : rms_norm<bf16>(q, x, w, eps, rows, dim, out);
 }
 
-cudaError_t launch_add(struct cuda_queue q, enum dtype t, void *x, const void *y, int64_t count)
+template <typename T>
+static cudaError_t add_normed(const struct cuda_queue &q, const void *y, const float *w, float eps, int64_t rows,
+                              int32_t dim, float *x)
 {
-    dim3 grid(flat_blocks(q, count / 4 + 1)), block(THREADS);
+    if (dim % 4 == 0)
+        return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, add_normed_kernel<T, 4>, (const T *)y, w,
+                              eps, dim, x);
+    return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, add_normed_kernel<T, 1>, (const T *)y, w, eps,
+                          dim, x);
+}
 
-    return t == DT_F32 ? launch_chained(q, grid, block, 0, add_kernel<float>, (float *)x, (const float *)y, count)
-                       : launch_chained(q, grid, block, 0, add_kernel<bf16>, (bf16 *)x, (const bf16 *)y, count);
+cudaError_t launch_add_normed(struct cuda_queue q, enum dtype t, const void *y, const float *w, float eps, int64_t rows,
+                              int32_t dim, float *x)
+{
+    return t == DT_F32 ? add_normed<float>(q, y, w, eps, rows, dim, x) : add_normed<bf16>(q, y, w, eps, rows, dim, x);
 }
 
 template <typename T>

@@ -3,9 +3,10 @@
  * skinny.cu - out = in . w^T for few rows, at the speed at which w can be read, with what stands before and behind the
  * product in a step.
  *
- *   in                     [ norm ]        rows of x, perhaps chosen by index; times the norm's weight as they are read
+ *   in                     [ norm ]        f32 rows of x, perhaps chosen by index; times the norm's weight as they are
+ *                                          read; without a norm bf16 rows
  *   product                                8 warps share the depth
- *   out    plain           (+ bias) (+ out)
+ *   out    plain           (+ bias) (+ out, which is x then: f32)
  *          gated           activation(gate) * up
  *          q, k, v         rotated; k and v to the tails
  *
@@ -20,8 +21,8 @@
  *
  * The first weights are asked for before chain_wait: they do not depend on the kernel before, so the memory is already
  * busy while that one ends; `ahead` more bytes of each weight row are called into the L2 meanwhile. What is read once
- * leaves the L2 first, so that what was called stays. bf16 in, f32 sums, bf16 out. Up to 8 NT rows. What thin.cu takes
- * goes there.
+ * leaves the L2 first, so that what was called stays. bf16 products, f32 sums. Up to 8 NT rows. What thin.cu takes goes
+ * there.
  */
 #include "kernels/cuda/skinny.cuh"
 
@@ -48,24 +49,39 @@ __device__ __forceinline__ int32_t step_of(int32_t turn, int warp)
     return (turn >> 1) * (2 * WARPS) + 2 * warp + (turn & 1);
 }
 
-/* A lane's numbers of the rows of `in` for a step, and of the norm's weight. */
+/* A lane's 8 numbers of each row of `in` for a step; f32 where they are normed, and the norm's weight. */
 template <int NT, bool NORM> struct rows_of_step {
     uint4 x[NT];
-    float4 norm[NORM ? 2 : 1];
-};
-
-template <int NT, bool NORM>
-__device__ __forceinline__ void rows_load(struct rows_of_step<NT, NORM> &to, const struct skinny_args &a,
-                                          const bf16 *const (&in)[NT], int32_t step, int quad, int c)
-{
+    __device__ void load(const struct skinny_args &a, const int64_t (&at)[NT], int32_t step, int quad, int)
+    {
 #pragma unroll
-    for (int n = 0; n < NT; n++)
-        to.x[n] = n * 8 + quad < a.rows ? *(const uint4 *)(in[n] + (int64_t)step * STEP) : make_uint4(0, 0, 0, 0);
-    if constexpr (NORM) {
-        to.norm[0] = __ldg((const float4 *)(a.norm + step * STEP + c * 8));
-        to.norm[1] = __ldg((const float4 *)(a.norm + step * STEP + c * 8) + 1);
+        for (int n = 0; n < NT; n++)
+            x[n] = n * 8 + quad < a.rows ? *(const uint4 *)((const bf16 *)a.in + at[n] + step * STEP)
+                                         : make_uint4(0, 0, 0, 0);
     }
-}
+    __device__ uint4 read(int n, float &) const
+    {
+        return x[n];
+    }
+};
+template <int NT> struct rows_of_step<NT, true> {
+    float4 x[NT][2], norm[2];
+    __device__ void load(const struct skinny_args &a, const int64_t (&at)[NT], int32_t step, int quad, int c)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+                x[n][i] = n * 8 + quad < a.rows ? ((const float4 *)((const float *)a.in + at[n] + step * STEP))[i]
+                                                : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            norm[i] = __ldg((const float4 *)(a.norm + step * STEP + c * 8) + i);
+        }
+    }
+    __device__ uint4 read(int n, float &square) const
+    {
+        return weighed(x[n], norm, square);
+    }
+};
 
 template <int NT, int R, int BLOCKS, int OUT, bool NORM>
 __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
@@ -78,7 +94,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, quad = lane >> 2, c = lane & 3;
     const int32_t tile0 = blockIdx.x * R, steps = a.k / STEP;
     const uint64_t policy = once_only();
-    const bf16 *row[R][2], *in[NT];
+    const bf16 *row[R][2];
+    int64_t in[NT];
     float sum[R][NT][4] = {}, square[NT] = {};
     struct weights_of_step<R> ring[RING];
 
@@ -103,7 +120,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         const int32_t m = min(n * 8 + quad, a.rows - 1);
-        in[n] = (const bf16 *)a.in + (int64_t)(a.index ? a.index[m] : m) * a.k + c * 8;
+        in[n] = (int64_t)(a.index ? a.index[m] : m) * a.k + c * 8;
     }
     if (OUT == OUT_QKV && threadIdx.x < a.rows * R * 8) { /* positions were there before the step's first kernel */
         const int32_t m = threadIdx.x / (R * 8), o = threadIdx.x % (R * 8);
@@ -119,7 +136,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     chain_next();
     struct rows_of_step<NT, NORM> next;
     if (EARLY && step_of(0, warp) < steps)
-        rows_load<NT, NORM>(next, a, in, step_of(0, warp), quad, c);
+        next.load(a, in, step_of(0, warp), quad, c);
     for (int32_t turn = 0; step_of(turn, warp) < steps; turn += RING) {
 #pragma unroll
         for (int u = 0; u < RING; u++) {
@@ -127,15 +144,13 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
             if (step >= steps)
                 break;
             if (!EARLY)
-                rows_load<NT, NORM>(next, a, in, step, quad, c);
+                next.load(a, in, step, quad, c);
             const struct rows_of_step<NT, NORM> now = next;
             if (EARLY && after < steps)
-                rows_load<NT, NORM>(next, a, in, after, quad, c);
+                next.load(a, in, after, quad, c);
 #pragma unroll
             for (int n = 0; n < NT; n++) {
-                uint4 x = now.x[n];
-                if constexpr (NORM)
-                    x = weighed(x, now.norm[0], now.norm[1], square[n]);
+                const uint4 x = now.read(n, square[n]);
 #pragma unroll
                 for (int r = 0; r < R; r++) {
                     const uint4 w0 = ring[u].w[r][0], w1 = ring[u].w[r][1];
@@ -186,11 +201,11 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
             const int32_t m = i / (R * 16), o = i % (R * 16), n = tile0 * 16 + o;
             if (n >= a.n)
                 continue;
-            float value = output_of(m, o, n);
-            bf16 *to = (bf16 *)a.out + (int64_t)m * a.n + n;
+            const int64_t at = (int64_t)m * a.n + n;
             if (a.accumulate)
-                value += number(*to);
-            *to = rounded<bf16>(value);
+                ((float *)a.out)[at] += output_of(m, o, n);
+            else
+                ((bf16 *)a.out)[at] = rounded<bf16>(output_of(m, o, n));
         }
     } else {
         for (int32_t i = threadIdx.x; i < a.rows * R * 8; i += WARPS * 32) {

@@ -57,19 +57,14 @@ __device__ __forceinline__ struct tile_runs tile_at(const struct skinny_args &a,
     return { first, first + (turned ? half : 8), head, channel, turned };
 }
 
-/* 8 numbers of a row times the norm's weight, in bf16 again; their squares are added to `square`. */
-__device__ __forceinline__ uint4 weighed(uint4 x, float4 low, float4 high, float &square)
+/* 8 numbers of a row times the norm's weight, in bf16; their squares are added to `square`. */
+__device__ __forceinline__ uint4 weighed(const float4 (&x)[2], const float4 (&w)[2], float &square)
 {
-    const float w[8] = { low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w };
-    uint32_t *pair = &x.x;
-
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const float a = __uint_as_float(pair[i] << 16), b = __uint_as_float(pair[i] & 0xffff0000u);
-        square += a * a + b * b;
-        pair[i] = bf16_pair(a * w[2 * i], b * w[2 * i + 1]);
-    }
-    return x;
+    for (int i = 0; i < 2; i++)
+        square += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
+    return make_uint4(bf16_pair(x[0].x * w[0].x, x[0].y * w[0].y), bf16_pair(x[0].z * w[0].z, x[0].w * w[0].w),
+                      bf16_pair(x[1].x * w[1].x, x[1].y * w[1].y), bf16_pair(x[1].z * w[1].z, x[1].w * w[1].w));
 }
 
 /* A pair of channels of q, k or v of row m goes where attention wants it. */

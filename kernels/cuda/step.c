@@ -40,17 +40,6 @@ int64_t step_rows_of(const struct cuda *c, int64_t rows)
     return rows == cache->rows ? cache->rows_pad : rows;
 }
 
-int64_t step_count_of(const struct cuda *c, int64_t count)
-{
-    const struct cuda_cache *cache = c->cache;
-    int64_t rows;
-
-    if (!cache || !cache->open)
-        return count;
-    rows = cache->outputs_reached ? cache->outputs : cache->rows;
-    return rows > 0 && count % rows == 0 ? count / rows * step_rows_of(c, rows) : count;
-}
-
 /* ---- what the host writes ---- */
 
 /* Units of a sequence: as many rows as share a reading of the cache. Returns the next free unit. */
@@ -292,7 +281,7 @@ void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out
     cache->outputs_reached = true;
     if (cache->outputs_pad > 0)
         cuda_failed(c,
-                    launch_gather_rows(c->queue[LANE_COMPUTE], be->act, x, cache->decode.rows.output_row,
+                    launch_gather_rows(c->queue[LANE_COMPUTE], DT_F32, x, cache->decode.rows.output_row,
                                        cache->outputs_pad, dim, out),
                     "step_outputs");
 }

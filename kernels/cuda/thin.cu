@@ -101,51 +101,68 @@ __device__ __forceinline__ void queue_take(const struct skinny_args &a, const st
     copies_commit();
 }
 
-__device__ __forceinline__ float4 floats(uint4 x)
+__device__ __forceinline__ float4 load_floats(const float4 *p)
 {
+    const uint4 x = load_now(p);
     return make_float4(__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w));
+}
+
+/* A row of bf16 to shared memory. */
+__device__ __forceinline__ void row_stage(const uint4 *from, int32_t chunks, uint4 *to)
+{
+    enum { BATCH = 7 };
+
+    for (int32_t base = threadIdx.x; base < chunks; base += BATCH * THREADS) {
+        uint4 x[BATCH];
+#pragma unroll
+        for (int j = 0; j < BATCH; j++)
+            x[j] = load_now(from + min(base + j * THREADS, chunks - 1));
+#pragma unroll
+        for (int j = 0; j < BATCH; j++)
+            if (base + j * THREADS < chunks)
+                to[base + j * THREADS] = x[j];
+    }
+}
+
+/* A row of f32, times the norm's weight; a thread's sum of its squares. */
+__device__ __forceinline__ float row_stage_normed(const float4 *from, const float4 *norm, int32_t chunks, uint4 *to)
+{
+    enum { BATCH = 2 };
+    float sum = 0.0f;
+
+    for (int32_t base = threadIdx.x; base < chunks; base += BATCH * THREADS) {
+        float4 x[BATCH][2], w[BATCH][2];
+#pragma unroll
+        for (int j = 0; j < 2 * BATCH; j++) {
+            const int32_t i = 2 * min(base + j / 2 * THREADS, chunks - 1) + j % 2;
+            x[j / 2][j % 2] = load_floats(from + i);
+            w[j / 2][j % 2] = load_floats(norm + i);
+        }
+#pragma unroll
+        for (int j = 0; j < BATCH; j++)
+            if (base + j * THREADS < chunks)
+                to[base + j * THREADS] = weighed(x[j], w[j], sum);
+    }
+    return sum;
 }
 
 /* Rows of `in` to shared memory, times the norm's weight; sums of their squares by warp. */
 template <bool NORM>
 __device__ __forceinline__ void rows_stage(const struct skinny_args &a, char *rows, int32_t row_bytes, float *square)
 {
-    enum { BATCH = NORM ? 2 : 7 };
     const int32_t chunks = a.k / 8, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
 
     for (int32_t m = 0; m < a.rows; m++) {
-        const uint4 *from = (const uint4 *)((const bf16 *)a.in + (int64_t)(a.index ? a.index[m] : m) * a.k);
+        const int64_t at = (int64_t)(a.index ? a.index[m] : m) * a.k;
         uint4 *to = (uint4 *)(rows + m * row_bytes);
-        float sum = 0.0f;
 
-        for (int32_t base = threadIdx.x; base < chunks; base += BATCH * THREADS) {
-            uint4 x[BATCH];
-            uint4 norm[NORM ? 2 * BATCH : 1];
-#pragma unroll
-            for (int j = 0; j < BATCH; j++) {
-                const int32_t i = min(base + j * THREADS, chunks - 1);
-                x[j] = load_now(from + i);
-                if constexpr (NORM) {
-                    norm[2 * j] = load_now((const uint4 *)a.norm + 2 * i);
-                    norm[2 * j + 1] = load_now((const uint4 *)a.norm + 2 * i + 1);
-                }
-            }
-#pragma unroll
-            for (int j = 0; j < BATCH; j++) {
-                const int32_t i = base + j * THREADS;
-                float square = 0.0f;
-                if constexpr (NORM)
-                    x[j] = weighed(x[j], floats(norm[2 * j]), floats(norm[2 * j + 1]), square);
-                if (i < chunks) {
-                    sum += square;
-                    to[i] = x[j];
-                }
-            }
-        }
-        if (NORM) {
-            sum = warp_sum(sum);
+        if constexpr (NORM) {
+            const float4 *from = (const float4 *)((const float *)a.in + at);
+            const float sum = warp_sum(row_stage_normed(from, (const float4 *)a.norm, chunks, to));
             if (lane == 0)
                 square[warp * a.rows + m] = sum;
+        } else {
+            row_stage((const uint4 *)((const bf16 *)a.in + at), chunks, to);
         }
     }
 }
@@ -174,8 +191,13 @@ __device__ __forceinline__ void tile_end(const struct skinny_args &a, const stru
 #pragma unroll
         for (int u = 0; u < ROWS / 2; u++) {
             const int32_t i = lane + 32 * u, m = i / 16, n = tile * 16 + i % 16;
-            if (m < a.rows && n < a.n)
-                ((bf16 *)a.out)[(int64_t)m * a.n + n] = rounded<bf16>(output_of(m, i % 16, n) + before[u]);
+            if (m >= a.rows || n >= a.n)
+                continue;
+            const float value = output_of(m, i % 16, n);
+            if (a.accumulate)
+                ((float *)a.out)[(int64_t)m * a.n + n] = value + before[u];
+            else
+                ((bf16 *)a.out)[(int64_t)m * a.n + n] = rounded<bf16>(value);
         }
     } else {
         for (int32_t i = lane; i < a.rows * 8; i += 32) {
@@ -258,7 +280,7 @@ __global__ void __launch_bounds__(THREADS, 2) thin_kernel(const __grid_constant_
             for (int u = 0; u < ROWS / 2; u++) {
                 const int32_t i = lane + 32 * u, m = i / 16, n = tile * 16 + i % 16;
                 if (m < a.rows && n < a.n)
-                    before[u] = number(((const bf16 *)a.out)[(int64_t)m * a.n + n]);
+                    before[u] = ((const float *)a.out)[(int64_t)m * a.n + n];
             }
         for (int32_t pair = 0; pair < pairs; pair++) {
             const int32_t k = pair * PAIR + warp * 2 * STEP;

@@ -5,10 +5,11 @@
  * For every weight shape that is opened and every rung of the ladder of row counts up to rows_max, the library's first
  * eight candidates run on random numbers; the median of five counts. The file holds one choice a line:
  *
- *      rows n k us a0 a1 .. a7        a0..a7: the library's opaque description, hexadecimal
+ *      out rows n k us a0 a1 .. a7        out: its dtype, f32 where the product adds to x;
+ *                                         a0..a7: the library's opaque description, hexadecimal
  *
- * and is named after card, dtype and library version. A line that the library does not accept is dropped. A file that
- * cannot be written costs the tuning again next time, nothing else.
+ * and is named after card, dtype and library version. A line of another form, or one that the library does not accept, is
+ * dropped. A file that cannot be written costs the tuning again next time, nothing else.
  */
 #include "kernels/cuda/gemm.h"
 
@@ -25,7 +26,7 @@ static_assert(sizeof(cublasLtMatmulAlgo_t) == 8 * sizeof(uint64_t), "the file ho
 
 static bool accepted(struct cuda *c, const struct gemm_choice *choice)
 {
-    const struct gemm_shape shape = { choice->rows, choice->n, choice->k, false };
+    const struct gemm_shape shape = { choice->rows, choice->n, choice->k, false, choice->adds };
     struct gemm *g = c->gemm;
     cublasLtMatmulHeuristicResult_t result;
 
@@ -42,12 +43,18 @@ void tune_load(struct cuda *c)
     while (f && fgets(line, sizeof line, f) && g->choices < GEMM_CHOICES_MAX) {
         struct gemm_choice *to = &g->choice[g->choices];
         uint64_t *a = to->algo.data;
+        char out[8];
 
         if (sscanf(line,
-                   "%" SCNd64 " %" SCNd64 " %" SCNd64 " %f %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64
+                   "%7s %" SCNd64 " %" SCNd64 " %" SCNd64 " %f %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64 " %" SCNx64
                    " %" SCNx64 " %" SCNx64 " %" SCNx64,
-                   &to->rows, &to->n, &to->k, &to->us, &a[0], &a[1], &a[2], &a[3], &a[4], &a[5], &a[6], &a[7]) == 12 &&
-            to->rows > 0 && to->n > 0 && to->k > 0 && accepted(c, to))
+                   out, &to->rows, &to->n, &to->k, &to->us, &a[0], &a[1], &a[2], &a[3], &a[4], &a[5], &a[6],
+                   &a[7]) != 13)
+            continue;
+        to->bias = false;
+        to->adds = strcmp(out, dtype_word(DT_F32)) == 0;
+        if ((to->adds || strcmp(out, dtype_word(c->base.act)) == 0) && to->rows > 0 && to->n > 0 && to->k > 0 &&
+            accepted(c, to))
             g->choices++;
     }
     if (f)
@@ -65,7 +72,8 @@ static void tune_save(const struct gemm *g)
 
         if (h->us <= 0.0f || h->bias)
             continue;
-        fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %.2f", h->rows, h->n, h->k, (double)h->us);
+        fprintf(f, "%s %" PRId64 " %" PRId64 " %" PRId64 " %.2f", dtype_word(h->adds ? DT_F32 : DT_BF16), h->rows, h->n,
+                h->k, (double)h->us);
         for (int j = 0; j < 8; j++)
             fprintf(f, " %" PRIx64, h->algo.data[j]);
         fprintf(f, "\n");
@@ -81,18 +89,18 @@ static int by_size(const void *a, const void *b)
 }
 
 /* Median microseconds of one candidate; 0 when it does not run. */
-static float time_one(struct cuda *c, const void *w, const void *in, void *out, const cublasLtMatmulAlgo_t *algo,
-                      cudaEvent_t begin, cudaEvent_t end)
+static float time_one(struct cuda *c, const void *w, const void *in, void *out, bool adds,
+                      const cublasLtMatmulAlgo_t *algo, cudaEvent_t begin, cudaEvent_t end)
 {
     float us[ROUNDS];
 
-    if (gemm_launch(c, w, in, out, false, algo) != CUBLAS_STATUS_SUCCESS)
+    if (gemm_launch(c, w, in, out, adds, algo) != CUBLAS_STATUS_SUCCESS)
         return 0.0f;
     for (int i = 0; i < ROUNDS; i++) {
         float ms = 0.0f;
 
         if (cudaEventRecord(begin, c->stream[LANE_COMPUTE]) != cudaSuccess ||
-            gemm_launch(c, w, in, out, false, algo) != CUBLAS_STATUS_SUCCESS ||
+            gemm_launch(c, w, in, out, adds, algo) != CUBLAS_STATUS_SUCCESS ||
             cudaEventRecord(end, c->stream[LANE_COMPUTE]) != cudaSuccess || !cuda_event_wait(c, end, 30000, "tuning") ||
             cudaEventElapsedTime(&ms, begin, end) != cudaSuccess)
             return 0.0f;
@@ -106,12 +114,13 @@ static void tune_shape(struct cuda *c, const struct gemm_shape *shape, const voi
                        cudaEvent_t begin, cudaEvent_t end)
 {
     cublasLtMatmulHeuristicResult_t candidate[GEMM_CANDIDATES];
-    struct gemm_choice best = { .rows = shape->rows, .n = shape->n, .k = shape->k };
+    struct gemm_choice best = { .rows = shape->rows, .n = shape->n, .k = shape->k, .adds = shape->adds };
     int count = gemm_layouts(c, shape) ? gemm_candidates(c, candidate, GEMM_CANDIDATES) : 0;
 
     for (int i = 0; i < count; i++) {
-        float us = candidate[i].state == CUBLAS_STATUS_SUCCESS ? time_one(c, w, in, out, &candidate[i].algo, begin, end)
-                                                               : 0.0f;
+        float us = candidate[i].state == CUBLAS_STATUS_SUCCESS
+                       ? time_one(c, w, in, out, shape->adds, &candidate[i].algo, begin, end)
+                       : 0.0f;
 
         if (us > 0.0f && (best.us == 0.0f || us < best.us)) {
             best.us = us;
@@ -123,16 +132,16 @@ static void tune_shape(struct cuda *c, const struct gemm_shape *shape, const voi
 }
 
 /* The largest row count that is timed: in and out must fit into the room. 0: everything is known. */
-static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, int64_t *largest)
+static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, bool adds, int64_t *largest)
 {
-    const int64_t bytes = (int64_t)act_bytes(c);
+    const int64_t bytes = (int64_t)act_bytes(c), out_bytes = adds ? 4 : bytes;
     int64_t missing = 0;
 
     *largest = 0;
     for (int64_t rows = 16; rows <= gemm_bucket(c->rows_max); rows = gemm_bucket(rows + 1)) {
-        const struct gemm_shape shape = { rows, n, k, false };
+        const struct gemm_shape shape = { rows, n, k, false, adds };
 
-        if ((uint64_t)(rows * (n + k) * bytes) > ROOM_MOST || (n > 65536 && rows > 256))
+        if ((uint64_t)(rows * (k * bytes + n * out_bytes)) > ROOM_MOST || (n > 65536 && rows > 256))
             break;
         *largest = rows;
         missing += gemm_find(c->gemm, &shape) == NULL;
@@ -142,7 +151,7 @@ static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, int64_t *large
     return missing;
 }
 
-enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struct err *err)
+enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, bool adds, const void *w, struct err *err)
 {
     const uint64_t bytes = act_bytes(c);
     cudaEvent_t begin = NULL, end = NULL;
@@ -150,15 +159,17 @@ enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, const void *w, struc
     int64_t largest;
     enum status st = ST_OK;
 
-    if (c->base.act == DT_F32 || rows_to_time(c, n, k, &largest) == 0 || k % 8 != 0 || n % 8 != 0)
+    if (c->base.act == DT_F32 || rows_to_time(c, n, k, adds, &largest) == 0 || k % 8 != 0 || n % 8 != 0)
         return ST_OK;
     /* no room for timing is no failure: the first guess is taken then */
     if (cuda_alloc(&c->base, (uint64_t)(largest * k) * bytes, "other", &in, NULL) == ST_OK &&
-        cuda_alloc(&c->base, (uint64_t)(largest * n) * bytes, "other", &out, NULL) == ST_OK &&
+        cuda_alloc(&c->base, (uint64_t)(largest * n) * (adds ? 4 : bytes), "other", &out, NULL) == ST_OK &&
         cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
         cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], c->base.act, 1, 1.0f, largest * k, in), "tuning");
+        if (adds)
+            cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], DT_F32, 2, 1.0f, largest * n, out), "tuning");
         for (int64_t rows = 16; rows <= largest; rows = gemm_bucket(rows + 1)) {
-            const struct gemm_shape shape = { rows, n, k, false };
+            const struct gemm_shape shape = { rows, n, k, false, adds };
 
             if (!gemm_find(c->gemm, &shape))
                 tune_shape(c, &shape, w, in, out, begin, end);

@@ -54,25 +54,46 @@ static struct weight *random_matrix(struct bench *b, int64_t rows, int64_t cols,
     return w;
 }
 
-/* Random numbers in memory of our own: rows of a random table, embedded. */
+static enum status read_ones(void *ctx, int64_t row, int64_t rows, float *out, struct err *err)
+{
+    (void)row;
+    (void)err;
+    for (int64_t i = 0; i < rows * *(const int64_t *)ctx; i++)
+        out[i] = 1.0f;
+    return ST_OK;
+}
+
+/* Random activations in memory of our own: rows of a random table, embedded and normed. */
 static void *random_room(struct bench *b, int64_t numbers, uint64_t seed)
 {
-    enum { COLS = 4096, ROWS = 256 };
-    const int64_t rows = (numbers + COLS - 1) / COLS;
-    struct weight *table = random_matrix(b, ROWS, COLS, WEIGHT_TABLE, seed);
+    enum { COLS = 4096, ROWS = 256, PIECE = 8192 };
+    const struct backend_ops *ops = b->be->ops;
+    const int64_t rows = (numbers + COLS - 1) / COLS, row_bytes = COLS * (int64_t)dtype_bytes(b->be->act, 1);
+    int64_t cols = COLS;
+    struct weight_source src = { .rows = 1, .cols = cols, .read = read_ones, .ctx = &cols };
+    struct weight *table = random_matrix(b, ROWS, COLS, WEIGHT_TABLE, seed), *ones;
     int32_t *ids = mem_zero((size_t)rows, sizeof *ids), *device = room(b, (uint64_t)rows * 4);
-    void *out = room(b, (uint64_t)rows * COLS * dtype_bytes(b->be->act, 1));
-    uint64_t x = seed;
+    void *x = room(b, (uint64_t)PIECE * COLS * sizeof(float)), *out = room(b, (uint64_t)(rows * row_bytes));
+    uint64_t r = seed;
+    struct err err = { 0 };
 
+    must(ops->weight_open(b->be, &src, WEIGHT_VECTOR, &ones, &err), &err);
     for (int64_t i = 0; i < rows; i++) {
-        x = x * 6364136223846793005u + 1442695040888963407u;
-        ids[i] = (int32_t)(x >> 40) % ROWS;
+        r = r * 6364136223846793005u + 1442695040888963407u;
+        ids[i] = (int32_t)(r >> 40) % ROWS;
     }
-    b->be->ops->upload(b->be, LANE_COMPUTE, device, ids, (uint64_t)rows * 4);
-    b->be->ops->embed(b->be, table, device, rows, 1.0f, out);
-    b->be->ops->wait(b->be, LANE_COMPUTE);
-    b->be->ops->free(b->be, device);
-    b->be->ops->weight_close(b->be, table);
+    ops->upload(b->be, LANE_COMPUTE, device, ids, (uint64_t)rows * 4);
+    for (int64_t i = 0; i < rows; i += PIECE) {
+        const int64_t piece = rows - i < PIECE ? rows - i : PIECE;
+
+        ops->embed(b->be, table, device + i, piece, 1.0f, x);
+        ops->rms_norm(b->be, x, ones, 1e-5f, piece, COLS, (char *)out + i * row_bytes);
+    }
+    ops->wait(b->be, LANE_COMPUTE);
+    ops->free(b->be, device);
+    ops->free(b->be, x);
+    ops->weight_close(b->be, table);
+    ops->weight_close(b->be, ones);
     free(ids);
     return out;
 }
@@ -184,31 +205,47 @@ static void bench_roofs(struct bench *b, const char *when)
 
 /* ---- products of the 8B shape ---- */
 
+/* An x that products add to, without a number that the sums could not bear. */
+static void *zeros_x(struct bench *b, int64_t rows, int64_t cols)
+{
+    const uint64_t bytes = (uint64_t)(rows * cols) * sizeof(float);
+    void *x = room(b, bytes), *zeros = mem_zero(1, bytes);
+
+    b->be->ops->upload(b->be, LANE_COMPUTE, x, zeros, bytes);
+    b->be->ops->wait(b->be, LANE_COMPUTE);
+    free(zeros);
+    return x;
+}
+
 static void bench_products(struct bench *b, int64_t most)
 {
     static const struct {
         const char *name;
         int64_t n, k;
         int sets;
-    } shape[] = {
-        { "qkv", 6144, 4096, 8 }, { "o", 4096, 4096, 8 }, { "gate_up", 28672, 4096, 2 }, { "down", 4096, 14336, 4 }
-    };
+        bool adds;
+    } shape[] = { { "qkv", 6144, 4096, 8, false },
+                  { "o", 4096, 4096, 8, true },
+                  { "gate_up", 28672, 4096, 2, false },
+                  { "down", 4096, 14336, 4, true } };
     static const int64_t rows[] = { 1, 4, 8, 16, 24, 32, 64, 128, 8192 };
 
     for (size_t s = 0; s < sizeof shape / sizeof shape[0]; s++) {
-        struct product p = { .count = shape[s].sets };
+        struct product p = { .count = shape[s].sets, .accumulate = shape[s].adds };
+        const int64_t out_bytes = shape[s].adds ? 2 * 4 : 2; /* x is read and written */
 
         for (int i = 0; i < p.count; i++)
-            p.w[i] = random_matrix(b, shape[s].n, shape[s].k, WEIGHT_MATRIX, (uint64_t)(11 + i));
+            p.w[i] = random_matrix(b, shape[s].n, shape[s].k, shape[s].adds ? WEIGHT_ADDS : WEIGHT_MATRIX,
+                                   (uint64_t)(11 + i));
         p.in = random_room(b, 8192 * shape[s].k, 7);
-        p.out = room(b, (uint64_t)(8192 * shape[s].n) * 2);
+        p.out = shape[s].adds ? zeros_x(b, 8192, shape[s].n) : room(b, (uint64_t)(8192 * shape[s].n) * 2);
         for (size_t r = 0; r < sizeof rows / sizeof rows[0] && rows[r] <= most; r++) {
             char name[64];
             double us, bytes, flops;
 
             p.rows = rows[r];
             us = time_calls(b, LANE_COMPUTE, rows[r] > 1000 ? 8 : 64, product_once, &p);
-            bytes = (double)(shape[s].n * shape[s].k + rows[r] * (shape[s].n + shape[s].k)) * 2;
+            bytes = (double)(2 * shape[s].k * (shape[s].n + rows[r]) + rows[r] * shape[s].n * out_bytes);
             flops = 2.0 * (double)(rows[r] * shape[s].n * shape[s].k);
             snprintf(name, sizeof name, "%s x %lld rows", shape[s].name, (long long)rows[r]);
             if (rows[r] > 1000)

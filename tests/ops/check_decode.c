@@ -204,7 +204,7 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
     struct step_seq seq[SLOTS];
     int32_t token[ROWS_MAX], position[ROWS_MAX], output[SLOTS], known_token[ROWS_MAX], ids[SLOTS], outputs = 0;
     struct step step = { .seq = seq, .token = token, .position = position, .output = output };
-    void *x = ops_poisoned_act(o, ROWS_MAX * DIM), *rows = ops_poisoned_act(o, SLOTS * DIM);
+    void *x = ops_poisoned_x(o, ROWS_MAX * DIM), *rows = ops_poisoned_x(o, SLOTS * DIM);
     float *got, *logits = ops_random(o, SLOTS * VOCAB, 1.0f);
 
     for (int32_t slot = 0; slot < SLOTS; slot++) {
@@ -227,14 +227,14 @@ static void run_step(struct run *r, const struct weight *table, const float *tab
     }
     ops_true(o, "the first step of a shape is not a replay", !o->be->ops->step_begin(o->be, &step) || number > 0);
     o->be->ops->step_embed(o->be, table, 1.0f, x);
-    got = ops_down(o, LANE_COMPUTE, x, ROWS_MAX * DIM);
+    got = ops_down_x(o, LANE_COMPUTE, x, ROWS_MAX * DIM);
     for (int32_t row = 0; row < step.rows; row++)
         ops_equal_bytes(o, "embedded token", got + row * DIM, table_values + known_token[row] * DIM,
                         DIM * sizeof(float));
     for (int layer = 0; layer < LAYERS; layer++)
         judge_layer(r, &step, layer);
     o->be->ops->step_outputs(o->be, x, DIM, rows);
-    got = ops_down(o, LANE_COMPUTE, rows, SLOTS * DIM);
+    got = ops_down_x(o, LANE_COMPUTE, rows, SLOTS * DIM);
     for (int32_t s = 0, at = 0; s < step.seqs; s++)
         if (output[s] >= 0)
             ops_equal_bytes(o, "wanted row", got + at++ * DIM, table_values + known_token[output[s]] * DIM,

@@ -51,12 +51,12 @@ static double product_of(const struct normed *m, const double *row, int64_t n, i
 static void check_gated_case(struct ops *o, int64_t rows, int64_t ff, int32_t k, bool with_bias, enum activation kind)
 {
     struct normed m = normed_open(o, 2 * ff, k, with_bias);
-    float *x = ops_random(o, rows * k, 3.0f);
+    float *x = ops_random_x(o, rows * k, 3.0f);
     double *exact = ops_doubles(o, k), *row = ops_doubles(o, k);
     double *want = ops_doubles(o, rows * ff), *tolerance = ops_doubles(o, rows * ff);
     void *out = ops_poisoned_act(o, rows * ff);
 
-    if (!o->be->ops->normed_gated(o->be, &m.p, kind, ops_up(o, x, rows * k), rows, out)) {
+    if (!o->be->ops->normed_gated(o->be, &m.p, kind, ops_up_x(o, x, rows * k), rows, out)) {
         const float *untouched = ops_down(o, LANE_COMPUTE, out, rows * ff);
 
         for (int64_t i = 0; i < rows * ff; i++)
@@ -114,7 +114,8 @@ static struct results run(struct ops *o, const struct step_case *c, const struct
     const struct backend_ops *ops = o->be->ops;
     const int64_t q_count = (int64_t)c->rows * c->q_heads * c->dim;
     void *q = ops_poisoned_act(o, q_count), *heads = ops_poisoned_act(o, q_count);
-    void *between = ops_poisoned_act(o, (int64_t)c->rows * (wide + c->width));
+    void *between = ops_poisoned_act(o, (int64_t)c->rows * wide),
+         *last = ops_poisoned_x(o, (int64_t)outputs * c->width);
     void *normed = ops_poisoned_act(o, (int64_t)c->rows * c->width);
     void *logits = ops_poisoned_act(o, (int64_t)outputs * c->vocab);
     int32_t token[ROWS_MAX] = { 0 }, position[ROWS_MAX], output[ROWS_MAX], ids[ROWS_MAX];
@@ -143,8 +144,8 @@ static struct results run(struct ops *o, const struct step_case *c, const struct
     }
     ops->attn_decode(o->be, 0, q, c->q_heads, 1.0f / sqrtf((float)c->dim), 0, heads);
     if (!r.fused || !ops->normed_outputs(o->be, &head->p, x, logits)) {
-        ops->step_outputs(o->be, x, c->width, between);
-        ops->rms_norm(o->be, between, head->norm, 1e-5f, outputs, c->width, normed);
+        ops->step_outputs(o->be, x, c->width, last);
+        ops->rms_norm(o->be, last, head->norm, 1e-5f, outputs, c->width, normed);
         ops->matmul(o->be, head->w, NULL, normed, outputs, logits, false);
     }
     ops->step_choose(o->be, logits, c->vocab);
@@ -186,7 +187,7 @@ static void check_step_case(struct ops *o, const struct step_case *c)
     struct rope_table rope = { .dims = c->rope_dims, .scale = 1.0f };
     const int64_t q_count = (int64_t)c->rows * c->q_heads * c->dim;
     struct results one, many;
-    void *x = ops_up(o, ops_random(o, (int64_t)c->rows * c->width, 2.0f), (int64_t)c->rows * c->width);
+    void *x = ops_up_x(o, ops_random_x(o, (int64_t)c->rows * c->width, 2.0f), (int64_t)c->rows * c->width);
 
     for (int32_t i = 0; i < c->rope_dims / 2; i++)
         freq[i] = powf(10000.0f, -2.0f * (float)i / (float)c->rope_dims);

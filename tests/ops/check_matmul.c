@@ -21,24 +21,26 @@ enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool with_bias, bool accumulate)
 {
     const int64_t count = rows * n;
-    float *w_values, *bias_values, *x = ops_random(o, rows * k, 1.0f), *before = ops_random(o, count, 1.0f);
-    struct weight *w = ops_weight(o, n, k, WEIGHT_MATRIX, 1.0f, &w_values);
+    float *w_values, *bias_values, *x = ops_random(o, rows * k, 1.0f), *before = ops_random_x(o, count, 1.0f), *got;
+    struct weight *w = ops_weight(o, n, k, accumulate ? WEIGHT_ADDS : WEIGHT_MATRIX, 1.0f, &w_values);
     struct weight *bias = ops_weight(o, 1, n, WEIGHT_VECTOR, 1.0f, &bias_values);
     double *want = ops_doubles(o, count), *bound = ops_doubles(o, count);
-    void *out = ops_poisoned_act(o, count);
+    const double eps = accumulate ? ldexp(1, -24) : ops_eps_act(o);
+    void *out = accumulate ? ops_poisoned_x(o, count) : ops_poisoned_act(o, count);
 
     ref_matmul(x, w_values, rows, n, k, want, bound);
     for (int64_t i = 0; i < count; i++) {
         double more = (with_bias ? (double)bias_values[i % n] : 0) + (accumulate ? (double)before[i] : 0);
 
         want[i] += more;
-        bound[i] = (bound[i] * sqrt((double)k) + 4 * fabs(more)) * ldexp(1, -23) + fabs(want[i]) * ops_eps_act(o) * 2;
+        bound[i] = (bound[i] * sqrt((double)k) + 4 * fabs(more)) * ldexp(1, -23) + fabs(want[i]) * eps * 2;
         bound[i] += 1e-30;
     }
     if (accumulate)
-        o->be->ops->copy(o->be, LANE_COMPUTE, out, ops_up(o, before, count), dtype_bytes(o->be->act, (uint64_t)count));
+        o->be->ops->copy(o->be, LANE_COMPUTE, out, ops_up_x(o, before, count), (uint64_t)count * sizeof *before);
     o->be->ops->matmul(o->be, w, with_bias ? bias : NULL, ops_up(o, x, rows * k), rows, out, accumulate);
-    ops_near(o, "product", ops_down(o, LANE_COMPUTE, out, count), want, bound, count);
+    got = accumulate ? ops_down_x(o, LANE_COMPUTE, out, count) : ops_down(o, LANE_COMPUTE, out, count);
+    ops_near(o, accumulate ? "sum" : "product", got, want, bound, count);
     o->be->ops->weight_close(o->be, w);
     o->be->ops->weight_close(o->be, bias);
 }

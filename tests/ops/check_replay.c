@@ -28,7 +28,7 @@ struct tiny {
     struct weight *table, *qkv, *out, *head, *norm;
     struct rope_table rope;
     void *block;
-    void *x, *normed, *wide, *q, *heads, *last, *logits; /* the same in every step */
+    void *x, *normed, *wide, *q, *heads, *last, *last_normed, *logits; /* the same in every step */
 };
 
 static void tiny_open(struct tiny *t, struct ops *o)
@@ -43,18 +43,19 @@ static void tiny_open(struct tiny *t, struct ops *o)
         freq[i] = powf(10000.0f, -2.0f * (float)i / HEAD_DIM);
     t->table = ops_weight(o, VOCAB, WIDTH, WEIGHT_TABLE, 1.0f, &values);
     t->qkv = ops_weight(o, wide, WIDTH, WEIGHT_MATRIX, 0.1f, &values);
-    t->out = ops_weight(o, WIDTH, HEADS * HEAD_DIM, WEIGHT_MATRIX, 0.1f, &values);
+    t->out = ops_weight(o, WIDTH, HEADS * HEAD_DIM, WEIGHT_ADDS, 0.1f, &values);
     t->head = ops_weight(o, VOCAB, WIDTH, WEIGHT_MATRIX, 0.3f, &values);
     t->norm = ops_weight_of(o, ones, 1, WIDTH, WEIGHT_VECTOR);
     t->rope = (struct rope_table){ .inv_freq = ops_up_bytes(o, freq, sizeof freq), .dims = HEAD_DIM, .scale = 1.0f };
     t->block =
         ops_up_kv(o, ops_random(o, 2 * KV_HEADS * BLOCK_ROWS * HEAD_DIM, 1.0f), 2 * KV_HEADS * BLOCK_ROWS * HEAD_DIM);
-    t->x = ops_poisoned_act(o, ROWS_MAX * WIDTH);
+    t->x = ops_poisoned_x(o, ROWS_MAX * WIDTH);
     t->normed = ops_poisoned_act(o, ROWS_MAX * WIDTH);
     t->wide = ops_poisoned_act(o, ROWS_MAX * wide);
     t->q = ops_poisoned_act(o, ROWS_MAX * HEADS * HEAD_DIM);
     t->heads = ops_poisoned_act(o, ROWS_MAX * HEADS * HEAD_DIM);
-    t->last = ops_poisoned_act(o, SLOTS * WIDTH);
+    t->last = ops_poisoned_x(o, SLOTS * WIDTH);
+    t->last_normed = ops_poisoned_act(o, SLOTS * WIDTH);
     t->logits = ops_poisoned_act(o, SLOTS * VOCAB);
 }
 
@@ -84,8 +85,8 @@ static void tiny_step(struct tiny *t, const struct step *step, int32_t outputs)
         if (outputs > 0) {
             if (!be->ops->normed_outputs || !be->ops->normed_outputs(be, &head, t->x, t->logits)) {
                 be->ops->step_outputs(be, t->x, WIDTH, t->last);
-                be->ops->rms_norm(be, t->last, t->norm, 1e-5f, outputs, WIDTH, t->last);
-                be->ops->matmul(be, t->head, NULL, t->last, outputs, t->logits, false);
+                be->ops->rms_norm(be, t->last, t->norm, 1e-5f, outputs, WIDTH, t->last_normed);
+                be->ops->matmul(be, t->head, NULL, t->last_normed, outputs, t->logits, false);
             }
             be->ops->step_choose(be, t->logits, VOCAB);
         }

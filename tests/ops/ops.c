@@ -36,7 +36,7 @@ int64_t ops_below(struct ops *o, int64_t n)
     return (int64_t)(ops_next(o) % (uint64_t)n);
 }
 
-float *ops_random(struct ops *o, int64_t count, float scale)
+float *ops_random_x(struct ops *o, int64_t count, float scale)
 {
     float *x = arena_array(&o->arena, (size_t)count, sizeof *x);
 
@@ -46,9 +46,16 @@ float *ops_random(struct ops *o, int64_t count, float scale)
         for (int k = 0; k < 4; k++) /* the sum of four is near enough to normal */
             sum += (float)(ops_next(o) >> 40) / 8388608.0f - 1.0f;
         x[i] = sum * 0.866f * scale;
-        if (o->dtype == DT_BF16)
-            x[i] = bf16_to_f32(f32_to_bf16(x[i]));
     }
+    return x;
+}
+
+float *ops_random(struct ops *o, int64_t count, float scale)
+{
+    float *x = ops_random_x(o, count, scale);
+
+    for (int64_t i = 0; i < count && o->dtype == DT_BF16; i++)
+        x[i] = bf16_to_f32(f32_to_bf16(x[i]));
     return x;
 }
 
@@ -104,6 +111,11 @@ void *ops_up_kv(struct ops *o, const float *x, int64_t count)
     return up_as(o, x, count, o->be->kv);
 }
 
+void *ops_up_x(struct ops *o, const float *x, int64_t count)
+{
+    return up_as(o, x, count, DT_F32);
+}
+
 void *ops_poisoned(struct ops *o, uint64_t bytes)
 {
     void *host = arena_alloc(&o->arena, bytes + GUARD_BYTES);
@@ -115,6 +127,11 @@ void *ops_poisoned(struct ops *o, uint64_t bytes)
 void *ops_poisoned_act(struct ops *o, int64_t count)
 {
     return ops_poisoned(o, dtype_bytes(o->be->act, (uint64_t)count));
+}
+
+void *ops_poisoned_x(struct ops *o, int64_t count)
+{
+    return ops_poisoned(o, (uint64_t)count * sizeof(float));
 }
 
 void *ops_down_bytes(struct ops *o, enum lane lane, const void *device, uint64_t bytes)
@@ -148,6 +165,11 @@ float *ops_down(struct ops *o, enum lane lane, const void *device, int64_t count
 float *ops_down_kv(struct ops *o, enum lane lane, const void *device, int64_t count)
 {
     return down_as(o, lane, device, count, o->be->kv);
+}
+
+float *ops_down_x(struct ops *o, enum lane lane, const void *device, int64_t count)
+{
+    return down_as(o, lane, device, count, DT_F32);
 }
 
 static enum status read_values(void *ctx, int64_t row, int64_t rows, float *out, struct err *err)

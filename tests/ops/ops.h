@@ -30,19 +30,24 @@ struct ops {
 uint64_t ops_next(struct ops *o);
 int64_t ops_below(struct ops *o, int64_t n);
 float *ops_random(struct ops *o, int64_t count, float scale);
+/* About normal ones as f32 has them, whatever the dtype: what x holds. */
+float *ops_random_x(struct ops *o, int64_t count, float scale);
 
-/* Host numbers to new device memory: as activations, as cache rows, as they are. */
+/* Host numbers to new device memory: as activations, as cache rows, as x, as they are. */
 void *ops_up(struct ops *o, const float *x, int64_t count);
 void *ops_up_kv(struct ops *o, const float *x, int64_t count);
+void *ops_up_x(struct ops *o, const float *x, int64_t count);
 void *ops_up_bytes(struct ops *o, const void *x, uint64_t bytes);
 
 /* Device memory full of NaN, with the guard behind it. */
 void *ops_poisoned(struct ops *o, uint64_t bytes);
 void *ops_poisoned_act(struct ops *o, int64_t count);
+void *ops_poisoned_x(struct ops *o, int64_t count);
 
 /* Waits for the lane, and gives host copies; the guard of a poisoned buffer is looked at. */
 float *ops_down(struct ops *o, enum lane lane, const void *device, int64_t count);
 float *ops_down_kv(struct ops *o, enum lane lane, const void *device, int64_t count);
+float *ops_down_x(struct ops *o, enum lane lane, const void *device, int64_t count);
 void *ops_down_bytes(struct ops *o, enum lane lane, const void *device, uint64_t bytes);
 
 /* A weight of random numbers [rows][cols]; *out_values gets them. A vector where rows is 0. */
