@@ -288,6 +288,9 @@ struct backend_ops {
     void (*qkv_to_layer)(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
                          const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,
                          const struct kv_layer *kv, int64_t token);
+    /* Makes ready what attn_prefill needs for contexts of up to kv->stride tokens in layers shaped like kv (its data is not
+     * looked at), which the first calls would make otherwise. Optional; once, after the weights; a second or more. */
+    void (*attn_prepare)(struct backend *be, int32_t q_heads, const struct kv_layer *kv);
     /* out act [.][H][D]: causal attention of every span (count of them) with GQA; scores * scale; window 0: all.
      * lse: f32 [H][lse_stride], natural log of the sum of exp of each query's visible scores, at index `token + i`
      * (NULL: not wanted). */

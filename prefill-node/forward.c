@@ -142,6 +142,11 @@ enum status prefill_open(struct prefill **out, struct backend *be, struct weight
     st = open_buffers(p, err);
     if (st == ST_OK)
         st = set_rope(p, err);
+    if (st == ST_OK && be->ops->attn_prepare)
+        be->ops->attn_prepare(
+            be, w->hp.q_heads,
+            &(struct kv_layer){
+                .dtype = be->kv, .heads = w->hp.kv_heads, .dim = w->hp.head_dim, .stride = tokens_max });
     if (st != ST_OK) {
         prefill_close(p);
         return st;

@@ -245,6 +245,7 @@ const struct backend_ops backend_cuda_ops = {
     .gather_rows = cuda_gather_rows,
     .argmax = cuda_argmax,
     .qkv_to_layer = cuda_qkv_to_layer,
+    .attn_prepare = cuda_attn_prepare,
     .attn_prefill = cuda_attn_prefill,
     .cache_open = cuda_cache_open,
     .cache_close = cuda_cache_close,

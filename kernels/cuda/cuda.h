@@ -135,6 +135,7 @@ bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, con
 /* sdpa.c */
 enum status sdpa_open(struct cuda *c, struct err *err);
 void sdpa_close(struct cuda *c);
+void cuda_attn_prepare(struct backend *be, int32_t q_heads, const struct kv_layer *kv);
 /* As attn_prefill without a window; false: not a shape for cuDNN (nothing was queued). */
 bool sdpa_run(struct cuda *c, const struct attn_span *span, int32_t count, const void *q, int32_t q_heads, float scale,
               void *out, float *lse, int64_t lse_stride);

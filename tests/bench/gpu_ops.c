@@ -297,6 +297,7 @@ static void bench_attention(struct bench *b, int32_t q_heads, int32_t kv_heads, 
         a.span[s] = (struct attn_span){ .row = s * tokens, .rows = tokens, .token = 0 };
         a.span[s].kv = (struct kv_layer){ (char *)k + at, (char *)v + at, DT_BF16, kv_heads, dim, tokens, tokens };
     }
+    b->be->ops->attn_prepare(b->be, q_heads, &a.span[0].kv);
     us = time_calls(b, LANE_COMPUTE, tokens >= 32768 ? 3 : 10, attention_once, &a);
     snprintf(name, sizeof name, "%s %d/%d x %d, %d x %lld", own ? "own attention" : "attention", q_heads, kv_heads, dim,
              spans, (long long)tokens);

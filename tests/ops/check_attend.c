@@ -123,6 +123,8 @@ struct span_case {
     int32_t q_heads, kv_heads, dim, window;
     int64_t tokens[2]; /* of two contexts */
     int64_t from[2];   /* first query's token */
+    int64_t stride;    /* 0: 300 */
+    int64_t every;     /* how far apart the rows lie that are looked at, the last one always; 0: all of them */
 };
 
 static double *to_doubles(struct ops *o, const float *x, int64_t count)
@@ -134,14 +136,21 @@ static double *to_doubles(struct ops *o, const float *x, int64_t count)
     return out;
 }
 
+static int64_t next_row(int64_t row, int64_t rows, int64_t every)
+{
+    const int64_t next = row + (every ? every : 1);
+
+    return row < rows - 1 && next > rows - 1 ? rows - 1 : next;
+}
+
 static void check_span_case(struct ops *o, const struct span_case *c)
 {
     const int32_t dim = c->dim, group = c->q_heads / c->kv_heads;
-    const int64_t stride = 300, kv_count = c->kv_heads * stride * dim;
+    const int64_t stride = c->stride ? c->stride : 300, kv_count = c->kv_heads * stride * dim;
     const double scale = 1 / sqrt(dim), p_eps = o->be->kv == DT_BF16 ? ldexp(1, -8) : ldexp(1, -21);
     struct attn_span span[2];
     int64_t rows = 0;
-    float *q, *got, *got_lse, *k[2], *v[2];
+    float *q, *got, *alone, *got_lse, *k[2], *v[2];
     double *kd[2], *vd[2], *tolerance = ops_doubles(o, dim), lse_tolerance;
     void *out, *lse, *q_device;
 
@@ -167,12 +176,15 @@ static void check_span_case(struct ops *o, const struct span_case *c)
     for (int32_t i = 0; i < dim; i++)
         tolerance[i] = 4 * (p_eps + ops_eps_act(o) * 2);
     lse_tolerance = 40 * ldexp(1, -22);
+    if (o->be->ops->attn_prepare)
+        o->be->ops->attn_prepare(o->be, c->q_heads, &span[0].kv);
     o->be->ops->attn_prefill(o->be, span, 2, q_device, c->q_heads, (float)scale, c->window, out, NULL, 0);
     got = ops_down(o, LANE_COMPUTE, out, rows * c->q_heads * dim);
     o->be->ops->attn_prefill(o->be, span, 1, q_device, c->q_heads, (float)scale, c->window, out, lse, stride);
+    alone = ops_down(o, LANE_COMPUTE, out, span[0].rows * c->q_heads * dim);
     got_lse = ops_down_bytes(o, LANE_COMPUTE, lse, (uint64_t)(c->q_heads * stride) * sizeof(float));
     for (int s = 0; s < 2; s++)
-        for (int64_t i = 0; i < span[s].rows; i++)
+        for (int64_t i = 0; i < span[s].rows; i = next_row(i, span[s].rows, c->every))
             for (int32_t h = 0; h < c->q_heads; h++) {
                 int64_t at = (span[s].row + i) * c->q_heads + h, seen = c->from[s] + i + 1;
                 int64_t first = c->window > 0 && seen > c->window ? seen - c->window : 0,
@@ -182,6 +194,8 @@ static void check_span_case(struct ops *o, const struct span_case *c)
                 ref_attend(qd, kd[s] + base, vd[s] + base, first, seen, dim, scale, want, &want_lse);
                 ops_near(o, "attention", got + at * dim, want, tolerance, dim);
                 if (s == 0)
+                    ops_near(o, "attention of one context by itself", alone + at * dim, want, tolerance, dim);
+                if (s == 0)
                     ops_near(o, "lse", got_lse + h * stride + c->from[0] + i, &want_lse, &lse_tolerance, 1);
             }
 }
@@ -189,9 +203,15 @@ static void check_span_case(struct ops *o, const struct span_case *c)
 void check_attn_prefill(struct ops *o)
 {
     static const struct span_case cases[] = {
-        { 9, 3, 64, 0, { 130, 17 }, { 0, 16 } }, { 4, 4, 128, 0, { 65, 200 }, { 64, 100 } },
-        { 8, 1, 80, 20, { 150, 40 }, { 0, 3 } }, { 7, 7, 32, 64, { 129, 64 }, { 0, 0 } },
-        { 2, 1, 256, 0, { 70, 1 }, { 30, 0 } },
+        { 9, 3, 64, 0, { 130, 17 }, { 0, 16 }, 0, 0 },
+        { 4, 4, 128, 0, { 65, 200 }, { 64, 100 }, 0, 0 },
+        { 8, 1, 80, 20, { 150, 40 }, { 0, 3 }, 0, 0 },
+        { 7, 7, 32, 64, { 129, 64 }, { 0, 0 }, 0, 0 },
+        { 2, 1, 256, 0, { 70, 1 }, { 30, 0 }, 0, 0 },
+        /* long enough to be cut: all of it, not all of it, from the middle on */
+        { 2, 1, 64, 0, { 2048, 900 }, { 0, 0 }, 2300, 97 },
+        { 2, 2, 128, 0, { 2570, 30 }, { 0, 0 }, 2600, 97 },
+        { 1, 1, 128, 0, { 4700, 2100 }, { 2048, 2048 }, 4800, 97 },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
