@@ -38,7 +38,7 @@ struct bench_result {
 /* What the device did in the probes: the best of all that were taken. Zero-initialise. */
 struct bench_roofs {
     double copy_gb_s;   /* device memory, bytes read and written */
-    double gemm_tflops; /* the widest product of a layer */
+    double gemm_tflops; /* the products of a layer, one after another */
     double sdpa_tflops; /* causal attention; only visible pairs counted */
 };
 

@@ -12,6 +12,7 @@
 #include "common/base/arena.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdlib.h>
 
 enum { DESCRIPTORS_MAX = 128, CONFIGS_MAX = 16, OPS = 22 };

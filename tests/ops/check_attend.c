@@ -181,7 +181,7 @@ static void check_span_case(struct ops *o, const struct span_case *c)
     o->be->ops->attn_prefill(o->be, span, 2, q_device, c->q_heads, (float)scale, c->window, out, NULL, 0);
     got = ops_down(o, LANE_COMPUTE, out, rows * c->q_heads * dim);
     o->be->ops->attn_prefill(o->be, span, 1, q_device, c->q_heads, (float)scale, c->window, out, lse, stride);
-    alone = ops_down(o, LANE_COMPUTE, out, span[0].rows * c->q_heads * dim);
+    alone = ops_down(o, LANE_COMPUTE, out, rows * c->q_heads * dim);
     got_lse = ops_down_bytes(o, LANE_COMPUTE, lse, (uint64_t)(c->q_heads * stride) * sizeof(float));
     for (int s = 0; s < 2; s++)
         for (int64_t i = 0; i < span[s].rows; i = next_row(i, span[s].rows, c->every))
