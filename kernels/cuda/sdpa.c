@@ -139,8 +139,8 @@ void cuda_attn_prepare(struct backend *be, int32_t q_heads, const struct kv_laye
     ragged = ragged_shape(c, q_heads, kv, 0);
     if (plan_of(c, &ragged)->refused)
         return;
-    for (int64_t token = 0; token < kv->stride; token += c->rows_max)
-        for (int64_t rows = DENSE_ROWS; rows <= c->rows_max && token + rows <= kv->stride; rows += DENSE_ROWS) {
+    for (int64_t token = 0; token < kv->stride; token += ragged.rows)
+        for (int64_t rows = DENSE_ROWS; rows <= ragged.rows && token + rows <= kv->stride; rows += DENSE_ROWS) {
             dense = dense_shape(&ragged, rows, token);
             if (token % DENSE_ROWS != 0 || c->sdpa->plans == PLANS_MAX || plan_of(c, &dense)->refused)
                 return;

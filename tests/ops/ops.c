@@ -2,7 +2,7 @@
 /*
  * ops.c - the program that judges a back end: every operation against a naive reference in double precision.
  *
- *   ops --backend cpu|cpu:avx2|cuda:0 --dtype f32|bf16 [--seed N] [--small 1|2] [check ...]
+ *   ops --backend cpu|cpu:avx2|cuda:0 --dtype f32|bf16 [--seed N] [--small 1|2] [--cache DIR] [check ...]
  *
  * Exit code 0: all hold; 1: some do not; 77: there is no such back end here; 2: usage.
  */
@@ -306,6 +306,8 @@ int main(int argc, char **argv)
             o.seed = strtoull(argv[arg + 1], NULL, 10);
         else if (strcmp(argv[arg], "--small") == 0)
             o.small = (int)strtol(argv[arg + 1], NULL, 10);
+        else if (strcmp(argv[arg], "--cache") == 0)
+            config.cache_dir = argv[arg + 1];
         else
             return 2;
     }
