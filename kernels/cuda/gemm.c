@@ -53,12 +53,14 @@ bool gemm_layouts(struct cuda *c, const struct gemm_shape *s)
 {
     const cublasLtEpilogue_t epilogue = s->bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
     const enum dtype act = c->base.act;
+    const void *none = NULL; /* of a product before: without an epilogue that takes one, the library refuses it */
 
     return layout_set(c, c->gemm->w, act, (uint64_t)s->k, (uint64_t)s->n) &&
            layout_set(c, c->gemm->in, act, (uint64_t)s->k, (uint64_t)s->rows) &&
            layout_set(c, c->gemm->out, s->adds ? DT_F32 : act, (uint64_t)s->n, (uint64_t)s->rows) &&
            c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
-                                             sizeof epilogue) == 0;
+                                             sizeof epilogue) == 0 &&
+           c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &none, sizeof none) == 0;
 }
 
 cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, bool adds,
