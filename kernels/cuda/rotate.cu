@@ -4,118 +4,167 @@
  *
  *      qkv row   [ q: H x D | k: G x D | v: G x D ]  ->  q [H][D],  row of K and row of V of every KV head
  *
- * A thread block owns a row: it makes cos and sin of the row's position once in shared memory, then each warp takes a
- * head at a time, two neighbouring channels and their two partners to a lane. Angles are position * inv_freq in f32,
+ * A thread block owns a row, or some heads of one where rows are few. A thread owns N channels and the N that turn with
+ * them, 16 bytes each where head and rotation allow it, and the same ones of every head that it takes. The first are asked
+ * for before cos and sin of the row's position are made, once, in shared memory. Angles are position * inv_freq in f32,
  * with the exact sine (not the fast one: positions reach 100,000). Bound: bytes of qkv read and written once.
  */
 #include "kernels/cuda/place.cuh"
 
-enum { WARPS = 8 };
+enum { THREADS = 128, FEW_ROWS = 64 };
 
-template <typename T> struct pair_of;
-template <> struct pair_of<float> {
-    typedef float2 type;
-    static __device__ float2 wide(float2 p)
+/* N neighbouring numbers of T, in one load or store where they are 16 bytes. */
+template <typename T, int N> struct run_of {
+    pack16<T> bits;
+    __device__ void load(const T *p)
     {
-        return p;
+        if constexpr (N == pack16<T>::count)
+            bits = load16(p);
+        else
+            bits.at[0] = *p;
     }
-    static __device__ float2 narrow(float2 p)
+    __device__ void store(T *p, const float (&x)[N])
     {
-        return p;
-    }
-};
-template <> struct pair_of<bf16> {
-    typedef __nv_bfloat162 type;
-    static __device__ float2 wide(__nv_bfloat162 p)
-    {
-        return __bfloat1622float2(p);
-    }
-    static __device__ __nv_bfloat162 narrow(float2 p)
-    {
-        return __floats2bfloat162_rn(p.x, p.y);
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            bits.at[j] = rounded<T>(x[j]);
+        if constexpr (N == pack16<T>::count)
+            store16(p, bits);
+        else
+            *p = bits.at[0];
     }
 };
 
-template <typename T> __device__ __forceinline__ float2 load_pair(const T *p)
+template <int N> __device__ __forceinline__ void floats_load(const float *p, float (&x)[N])
 {
-    return pair_of<T>::wide(*reinterpret_cast<const typename pair_of<T>::type *>(p));
-}
-template <typename T> __device__ __forceinline__ void store_pair(T *p, float2 x)
-{
-    *reinterpret_cast<typename pair_of<T>::type *>(p) = pair_of<T>::narrow(x);
-}
-
-/* One head by one warp: norm, plain copy, rotation. */
-template <typename T>
-__device__ __forceinline__ void turn_head(const T *in, const float *norm, float eps, int32_t dim, int32_t half,
-                                          const float *angle, T *plain, T *out, int lane)
-{
-    float factor = 1.0f;
-
-    if (norm) {
-        float sum = 0.0f;
-        for (int32_t c = lane * 2; c < dim; c += 64) {
-            float2 x = load_pair(in + c);
-            sum += x.x * x.x + x.y * x.y;
+    if constexpr (N % 4 == 0) {
+#pragma unroll
+        for (int j = 0; j < N; j += 4) {
+            const float4 four = *reinterpret_cast<const float4 *>(p + j);
+            x[j] = four.x, x[j + 1] = four.y, x[j + 2] = four.z, x[j + 3] = four.w;
         }
-        factor = rsqrtf(warp_sum(sum) / (float)dim + eps);
-    }
-    for (int32_t c = lane * 2; c < half; c += 64) {
-        float2 a = load_pair(in + c), b = load_pair(in + c + half), turned_a, turned_b;
-        if (norm) {
-            a.x *= factor * norm[c], a.y *= factor * norm[c + 1];
-            b.x *= factor * norm[c + half], b.y *= factor * norm[c + half + 1];
-        }
-        if (plain) {
-            store_pair(plain + c, a);
-            store_pair(plain + c + half, b);
-        }
-        const float *cosine = angle + c, *sine = angle + half + c;
-        turned_a.x = a.x * cosine[0] - b.x * sine[0], turned_a.y = a.y * cosine[1] - b.y * sine[1];
-        turned_b.x = b.x * cosine[0] + a.x * sine[0], turned_b.y = b.y * cosine[1] + a.y * sine[1];
-        store_pair(out + c, turned_a);
-        store_pair(out + c + half, turned_b);
-    }
-    for (int32_t c = 2 * half + lane * 2; c < dim; c += 64) {
-        float2 a = load_pair(in + c);
-        if (norm)
-            a.x *= factor * norm[c], a.y *= factor * norm[c + 1];
-        if (plain)
-            store_pair(plain + c, a);
-        store_pair(out + c, a);
+    } else {
+        x[0] = *p;
     }
 }
 
-template <typename T> __global__ void rotate_kernel(const __grid_constant__ struct rotate_args a)
-{
-    __shared__ float angle[KV_HEAD_DIM_MAX]; /* cos, then sin */
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-    const int32_t half = a.inv_freq ? a.rope_dims / 2 : 0, dim = a.dim;
-    const int64_t row = blockIdx.x;
+/* Which channels of a head are a thread's: N from `low`, N from `high`, which turn together or not at all. */
+struct share {
+    int32_t low, high;
+    bool turned;
+};
 
-    chain_begin();
+__device__ __forceinline__ struct share share_of(int32_t at, int32_t half, int32_t dim)
+{
+    /* behind the channels that turn, the first half of the others goes with the second */
+    return at < half ? share{ at, at + half, true } : share{ half + at, at + dim / 2, false };
+}
+
+/* 1 / rms of a head whose channels `units` threads hold; all threads of a warp ask. */
+template <typename T, int N>
+__device__ __forceinline__ float head_factor(const float (&x)[N], const float (&y)[N], const T *head, int32_t dim,
+                                             int32_t units, float eps)
+{
+    float sum = 0.0f;
+
+    if (units <= 32 && (units & (units - 1)) == 0) {
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            sum += x[j] * x[j] + y[j] * y[j];
+        for (int32_t o = units / 2; o > 0; o >>= 1)
+            sum += __shfl_xor_sync(0xffffffffu, sum, o);
+    } else { /* not all of one warp: each adds up all of the head */
+        for (int32_t i = 0; i < dim; i++)
+            sum += number(head[i]) * number(head[i]);
+    }
+    return rsqrtf(sum / (float)dim + eps);
+}
+
+/* cos and sin of a row's position, `half` of each. */
+__device__ __forceinline__ void angles_make(const struct rotate_args &a, int64_t row, int32_t half, float *angle)
+{
     for (int32_t j = threadIdx.x; j < half; j += blockDim.x) {
-        float turn = (float)a.position[row] * table_at(a, row)[j], sine, cosine;
-        sincosf(turn, &sine, &cosine);
+        float sine, cosine;
+        sincosf((float)a.position[row] * table_at(a, row)[j], &sine, &cosine);
         angle[j] = cosine * a.rope_scale;
         angle[half + j] = sine * a.rope_scale;
     }
-    __syncthreads();
-    const T *in = (const T *)a.qkv + row * (a.q_heads + 2 * a.kv_heads) * dim;
-    for (int32_t h = blockIdx.y * WARPS + warp; h < a.q_heads + 2 * a.kv_heads; h += WARPS * gridDim.y) {
-        const T *from = in + (int64_t)h * dim;
-        T *k, *v;
+}
 
-        if (h < a.q_heads) {
-            int64_t at = (row * a.q_heads + h) * dim;
-            turn_head<T>(from, a.q_norm, a.norm_eps, dim, half, angle, a.q_plain ? (T *)a.q_plain + at : NULL,
-                         (T *)a.q + at, lane);
-        } else if (h < a.q_heads + a.kv_heads) {
-            if (place<T>(a, row, h - a.q_heads, &k, &v))
-                turn_head<T>(from, a.k_norm, a.norm_eps, dim, half, angle, (T *)NULL, k, lane);
-        } else if (place<T>(a, row, h - a.q_heads - a.kv_heads, &k, &v)) {
-            turn_head<T>(from, NULL, 0.0f, dim, 0, angle, (T *)NULL, v, lane);
+/* Where head h of a row goes: q, K or V; NULL: nowhere. */
+template <typename T> __device__ __forceinline__ T *head_place(const struct rotate_args &a, int64_t row, int32_t h)
+{
+    const bool key = h < a.q_heads + a.kv_heads;
+    T *k, *v;
+
+    if (h < a.q_heads)
+        return (T *)a.q + (row * a.q_heads + h) * a.dim;
+    if (h >= a.q_heads + 2 * a.kv_heads || !place<T>(a, row, h - a.q_heads - (key ? 0 : a.kv_heads), &k, &v))
+        return NULL;
+    return key ? k : v;
+}
+
+/* `units` threads to a head, `pass` heads at a time; grid: rows, and blocks that share a row's heads. */
+template <typename T, int N, bool NORM>
+__global__ void rotate_kernel(const __grid_constant__ struct rotate_args a, int32_t units, int32_t pass)
+{
+    __shared__ __align__(16) float angle[KV_HEAD_DIM_MAX];
+    const int32_t half = a.inv_freq ? a.rope_dims / 2 : 0, heads = a.q_heads + 2 * a.kv_heads;
+    const struct share s = share_of(threadIdx.x % units * N, half, a.dim);
+    const int64_t row = blockIdx.x;
+    const T *in = (const T *)a.qkv + row * heads * a.dim;
+    float cosine[N], sine[N];
+
+    chain_begin();
+    for (int32_t base = blockIdx.y * pass; base < heads; base += gridDim.y * pass) {
+        const int32_t h = base + threadIdx.x / units; /* of all but `heads`: nothing, but for the sums of its warp */
+        const T *head = in + min(h, heads - 1) * a.dim;
+        const bool query = h < a.q_heads, turns = h < a.q_heads + a.kv_heads;
+        struct run_of<T, N> low, high;
+        float x[N], y[N];
+
+        low.load(head + s.low);
+        high.load(head + s.high);
+        if (base == (int32_t)blockIdx.y * pass) {
+            angles_make(a, row, half, angle);
+            __syncthreads();
+            if (s.turned) {
+                floats_load<N>(angle + s.low, cosine);
+                floats_load<N>(angle + half + s.low, sine);
+            }
         }
+#pragma unroll
+        for (int j = 0; j < N; j++)
+            x[j] = number(low.bits.at[j]), y[j] = number(high.bits.at[j]);
+        if constexpr (NORM) {
+            const float factor = head_factor<T, N>(x, y, head, a.dim, units, a.norm_eps);
+            const float *norm = query ? a.q_norm : turns ? a.k_norm : NULL;
+            float of_low[N], of_high[N];
+            if (norm) {
+                floats_load<N>(norm + s.low, of_low);
+                floats_load<N>(norm + s.high, of_high);
+#pragma unroll
+                for (int j = 0; j < N; j++)
+                    x[j] *= factor * of_low[j], y[j] *= factor * of_high[j];
+            }
+        }
+        T *to = head_place<T>(a, row, h);
+        if (!to)
+            continue;
+        if (query && a.q_plain) {
+            T *plain = (T *)a.q_plain + (row * a.q_heads + h) * a.dim;
+            low.store(plain + s.low, x);
+            high.store(plain + s.high, y);
+        }
+        if (turns && s.turned)
+#pragma unroll
+            for (int j = 0; j < N; j++) {
+                const float turned = x[j] * cosine[j] - y[j] * sine[j];
+                y[j] = y[j] * cosine[j] + x[j] * sine[j];
+                x[j] = turned;
+            }
+        low.store(to + s.low, x);
+        high.store(to + s.high, y);
     }
 }
 
@@ -152,12 +201,32 @@ cudaError_t launch_rotate_rows(struct cuda_queue q, enum dtype t, const struct r
     return cudaGetLastError();
 }
 
+template <typename T, int N>
+static cudaError_t rotate(const struct cuda_queue &q, const struct rotate_args *args, int64_t rows)
+{
+    const int32_t heads = args->q_heads + 2 * args->kv_heads, units = args->dim / (2 * N);
+    const int32_t whole = units < 32 && 32 % units == 0 ? 32 / units : 1; /* heads of a warp */
+    const int32_t most = THREADS / units > whole ? THREADS / units : whole, wanted = int_ceil(heads, whole) * whole;
+    const int32_t pass = wanted < most ? wanted : most;
+    const dim3 grid((unsigned)rows, rows < FEW_ROWS ? int_ceil(heads, pass) : 1), block(units * pass);
+
+    if (args->q_norm || args->k_norm)
+        return launch_chained(q, grid, block, 0, rotate_kernel<T, N, true>, *args, units, pass);
+    return launch_chained(q, grid, block, 0, rotate_kernel<T, N, false>, *args, units, pass);
+}
+
+template <typename T>
+static cudaError_t rotate_any(const struct cuda_queue &q, const struct rotate_args *args, int64_t rows)
+{
+    enum { N = pack16<T>::count };
+    const int32_t half = args->inv_freq ? args->rope_dims / 2 : 0;
+
+    return args->dim % (2 * N) == 0 && half % N == 0 ? rotate<T, N>(q, args, rows) : rotate<T, 1>(q, args, rows);
+}
+
 cudaError_t launch_rotate(struct cuda_queue q, enum dtype t, const struct rotate_args *args, int64_t rows)
 {
-    dim3 grid((unsigned)rows, rows < 64 ? 4 : 1), block(WARPS * 32);
-
-    if (args->dim % 2 != 0 || (args->inv_freq && args->rope_dims % 4 != 0))
+    if (args->dim % 2 != 0)
         return cudaErrorInvalidValue; /* channels are taken two at a time */
-    return t == DT_F32 ? launch_chained(q, grid, block, 0, rotate_kernel<float>, *args)
-                       : launch_chained(q, grid, block, 0, rotate_kernel<bf16>, *args);
+    return t == DT_F32 ? rotate_any<float>(q, args, rows) : rotate_any<bf16>(q, args, rows);
 }

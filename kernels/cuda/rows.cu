@@ -18,95 +18,96 @@ __global__ void embed_kernel(const T *table, int32_t vocab, const int32_t *ids, 
     embed_row<T>(table, vocab, ids, slot_token, dim, scale, blockIdx.x, x);
 }
 
-/* N numbers of a row, in one load or store. */
-template <typename T, int N> struct run_of {
-    float at[N];
-    __device__ static run_of load(const T *p)
-    {
-        run_of r;
-        if constexpr (N * sizeof(T) == 16) {
-            const pack16<T> x = load16(p);
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                r.at[j] = number(x.at[j]);
-        } else if constexpr (N == 4) {
-            const uint2 x = *reinterpret_cast<const uint2 *>(p);
-            r.at[0] = __uint_as_float(x.x << 16), r.at[1] = __uint_as_float(x.x & 0xffff0000u);
-            r.at[2] = __uint_as_float(x.y << 16), r.at[3] = __uint_as_float(x.y & 0xffff0000u);
-        } else {
-            r.at[0] = number(*p);
-        }
-        return r;
-    }
-    __device__ void store(T *p) const
-    {
-        if constexpr (N * sizeof(T) == 16) {
-            pack16<T> x;
-#pragma unroll
-            for (int j = 0; j < N; j++)
-                x.at[j] = rounded<T>(at[j]);
-            store16(p, x);
-        } else if constexpr (N == 4) {
-            *reinterpret_cast<uint2 *>(p) = make_uint2(bf16_pair(at[0], at[1]), bf16_pair(at[2], at[3]));
-        } else {
-            *p = rounded<T>(at[0]);
-        }
-    }
-    __device__ float square() const
-    {
-        float sum = 0.0f;
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            sum += at[j] * at[j];
-        return sum;
-    }
-};
-
-/* 1 / rms of a row, given to every thread of its block. */
-template <typename T, int N> __device__ __forceinline__ float row_factor(const T *row, float eps, int32_t dim)
+__device__ __forceinline__ float4 load4(const float *p)
 {
+    return *reinterpret_cast<const float4 *>(p);
+}
+__device__ __forceinline__ float4 load4(const bf16 *p)
+{
+    const uint2 x = *reinterpret_cast<const uint2 *>(p);
+    return make_float4(__uint_as_float(x.x << 16), __uint_as_float(x.x & 0xffff0000u), __uint_as_float(x.y << 16),
+                       __uint_as_float(x.y & 0xffff0000u));
+}
+__device__ __forceinline__ void store4(float *p, float4 x)
+{
+    *reinterpret_cast<float4 *>(p) = x;
+}
+__device__ __forceinline__ void store4(bf16 *p, float4 x)
+{
+    *reinterpret_cast<uint2 *>(p) = make_uint2(bf16_pair(x.x, x.y), bf16_pair(x.z, x.w));
+}
+
+/* Sum over `W` neighbouring warps of a block of THREADS, given to all of them. */
+template <int W> __device__ __forceinline__ float warps_sum(float x)
+{
+    __shared__ float part[THREADS / 32];
+    const int warp = threadIdx.x >> 5;
+
+    x = warp_sum(x);
+    if (W == 1)
+        return x;
+    if ((threadIdx.x & 31) == 0)
+        part[warp] = x;
+    __syncthreads();
+    x = 0.0f;
+#pragma unroll
+    for (int i = 0; i < W; i++)
+        x += part[warp / W * W + i];
+    return x;
+}
+
+/* out = norm of in * w, or out += that. W warps own a row and hold it, up to PER times 4 numbers to a thread: all of it is
+ * asked for before any of it is needed, and read once. */
+template <typename IN, typename OUT, bool ADDS, int W, int PER>
+__global__ void __launch_bounds__(THREADS)
+    norm_kernel(const IN *in, const float *w, float eps, int64_t rows, int32_t dim, OUT *out)
+{
+    enum { ROWS = THREADS / 32 / W };
+    const int64_t row = (int64_t)blockIdx.x * ROWS + threadIdx.x / (W * 32), at = min(row, rows - 1) * dim;
+    const int32_t first = threadIdx.x % (W * 32) * 4;
+    float4 x[PER], old[ADDS ? PER : 1];
     float sum = 0.0f;
 
-    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N)
-        sum += run_of<T, N>::load(row + c).square();
-    return rsqrtf(block_sum(sum) / (float)dim + eps);
-}
-
-template <typename T, int N>
-__global__ void rms_norm_kernel(const float *x, const float *w, float eps, int32_t dim, T *out)
-{
     chain_begin();
-    const float *in = x + (int64_t)blockIdx.x * dim;
-    T *to = out + (int64_t)blockIdx.x * dim;
-    const float factor = row_factor<float, N>(in, eps, dim);
-
-    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N) {
-        const run_of<float, N> p = run_of<float, N>::load(in + c), v = run_of<float, N>::load(w + c);
-        run_of<T, N> r;
 #pragma unroll
-        for (int j = 0; j < N; j++)
-            r.at[j] = p.at[j] * factor * v.at[j];
-        r.store(to + c);
+    for (int i = 0; i < PER; i++) {
+        const int32_t c = first + i * W * 128;
+        x[i] = c < dim ? load4(in + at + c) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if constexpr (ADDS)
+            if (c < dim)
+                old[i] = load4(out + at + c);
+    }
+#pragma unroll
+    for (int i = 0; i < PER; i++)
+        sum += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
+    const float factor = rsqrtf(warps_sum<W>(sum) / (float)dim + eps);
+#pragma unroll
+    for (int i = 0; i < PER; i++) {
+        const int32_t c = first + i * W * 128;
+        if (c >= dim || row >= rows)
+            break;
+        const float4 v = load4(w + c);
+        float4 y =
+            make_float4(x[i].x * factor * v.x, x[i].y * factor * v.y, x[i].z * factor * v.z, x[i].w * factor * v.w);
+        if constexpr (ADDS)
+            y = make_float4(old[i].x + y.x, old[i].y + y.y, old[i].z + y.z, old[i].w + y.w);
+        store4(out + at + c, y);
     }
 }
 
-template <typename T, int N>
-__global__ void add_normed_kernel(const T *y, const float *w, float eps, int32_t dim, float *x)
+/* The same for rows of any length. A thread block owns a row and reads it twice. */
+template <typename IN, typename OUT, bool ADDS>
+__global__ void norm_any_kernel(const IN *in, const float *w, float eps, int32_t dim, OUT *out)
 {
-    chain_begin();
-    const T *in = y + (int64_t)blockIdx.x * dim;
-    float *to = x + (int64_t)blockIdx.x * dim;
-    const float factor = row_factor<T, N>(in, eps, dim);
+    const int64_t at = (int64_t)blockIdx.x * dim;
+    float sum = 0.0f;
 
-    for (int32_t c = threadIdx.x * N; c < dim; c += blockDim.x * N) {
-        const run_of<T, N> p = run_of<T, N>::load(in + c);
-        const run_of<float, N> v = run_of<float, N>::load(w + c);
-        run_of<float, N> r = run_of<float, N>::load(to + c);
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            r.at[j] += p.at[j] * factor * v.at[j];
-        r.store(to + c);
-    }
+    chain_begin();
+    for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
+        sum += number(in[at + c]) * number(in[at + c]);
+    const float factor = rsqrtf(block_sum(sum) / (float)dim + eps);
+    for (int32_t c = threadIdx.x; c < dim; c += blockDim.x)
+        out[at + c] = rounded<OUT>(number(in[at + c]) * factor * w[c] + (ADDS ? number(out[at + c]) : 0.0f));
 }
 
 /* grid: columns, rows */
@@ -281,43 +282,44 @@ cudaError_t launch_embed(struct cuda_queue q, enum dtype t, const void *table, i
                        : embed<bf16>(q, table, vocab, ids, slot_token, rows, dim, scale, x);
 }
 
-static dim3 norm_threads(int32_t dim)
+template <typename IN, typename OUT, bool ADDS, int W, int PER>
+static cudaError_t norm_held(const struct cuda_queue &q, const IN *in, const float *w, float eps, int64_t rows,
+                             int32_t dim, OUT *out)
 {
-    return dim3(dim >= 2048 ? 256 : 128);
+    return launch_chained(q, dim3((unsigned)int_ceil(rows, THREADS / 32 / W)), dim3(THREADS), 0,
+                          norm_kernel<IN, OUT, ADDS, W, PER>, in, w, eps, rows, dim, out);
 }
 
-template <typename T>
-static cudaError_t rms_norm(const struct cuda_queue &q, const float *x, const float *w, float eps, int64_t rows,
-                            int32_t dim, void *out)
+template <typename IN, typename OUT, bool ADDS>
+static cudaError_t norm(const struct cuda_queue &q, const IN *in, const float *w, float eps, int64_t rows, int32_t dim,
+                        OUT *out)
 {
-    if (dim % 4 == 0)
-        return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, rms_norm_kernel<T, 4>, x, w, eps, dim,
-                              (T *)out);
-    return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, rms_norm_kernel<T, 1>, x, w, eps, dim,
-                          (T *)out);
+    if (dim % 4 != 0 || dim > 8192)
+        return launch_chained(q, dim3((unsigned)rows), dim3(THREADS), 0, norm_any_kernel<IN, OUT, ADDS>, in, w, eps,
+                              dim, out);
+    if (dim <= 512)
+        return norm_held<IN, OUT, ADDS, 1, 4>(q, in, w, eps, rows, dim, out);
+    if (dim <= 1024)
+        return norm_held<IN, OUT, ADDS, 2, 4>(q, in, w, eps, rows, dim, out);
+    if (dim <= 2048)
+        return norm_held<IN, OUT, ADDS, 4, 4>(q, in, w, eps, rows, dim, out);
+    if (dim <= 4096)
+        return norm_held<IN, OUT, ADDS, 8, 4>(q, in, w, eps, rows, dim, out);
+    return norm_held<IN, OUT, ADDS, 8, 8>(q, in, w, eps, rows, dim, out);
 }
 
 cudaError_t launch_rms_norm(struct cuda_queue q, enum dtype t, const float *x, const float *w, float eps, int64_t rows,
                             int32_t dim, void *out)
 {
-    return t == DT_F32 ? rms_norm<float>(q, x, w, eps, rows, dim, out) : rms_norm<bf16>(q, x, w, eps, rows, dim, out);
-}
-
-template <typename T>
-static cudaError_t add_normed(const struct cuda_queue &q, const void *y, const float *w, float eps, int64_t rows,
-                              int32_t dim, float *x)
-{
-    if (dim % 4 == 0)
-        return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, add_normed_kernel<T, 4>, (const T *)y, w,
-                              eps, dim, x);
-    return launch_chained(q, dim3((unsigned)rows), norm_threads(dim), 0, add_normed_kernel<T, 1>, (const T *)y, w, eps,
-                          dim, x);
+    return t == DT_F32 ? norm<float, float, false>(q, x, w, eps, rows, dim, (float *)out)
+                       : norm<float, bf16, false>(q, x, w, eps, rows, dim, (bf16 *)out);
 }
 
 cudaError_t launch_add_normed(struct cuda_queue q, enum dtype t, const void *y, const float *w, float eps, int64_t rows,
                               int32_t dim, float *x)
 {
-    return t == DT_F32 ? add_normed<float>(q, y, w, eps, rows, dim, x) : add_normed<bf16>(q, y, w, eps, rows, dim, x);
+    return t == DT_F32 ? norm<float, float, true>(q, (const float *)y, w, eps, rows, dim, x)
+                       : norm<bf16, float, true>(q, (const bf16 *)y, w, eps, rows, dim, x);
 }
 
 template <typename T>

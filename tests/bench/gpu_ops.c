@@ -260,6 +260,93 @@ static void bench_products(struct bench *b, int64_t most)
     }
 }
 
+/* ---- rows of prefill, 8B shape ---- */
+
+struct rows {
+    void *x, *wide, *q, *k, *v;
+    struct weight *norm;
+    int32_t *position;
+    struct rope_table rope;
+    int64_t tokens;
+};
+
+enum { ROWS_DIM = 4096, ROWS_HEADS = 32, ROWS_KV = 8, ROWS_HEAD_DIM = 128, ROWS_FF = 14336 };
+
+static void rows_norm(struct bench *b, void *ctx, int i)
+{
+    struct rows *r = ctx;
+
+    (void)i;
+    b->be->ops->rms_norm(b->be, r->x, r->norm, 1e-5f, r->tokens, ROWS_DIM, r->q);
+}
+
+static void rows_rotate(struct bench *b, void *ctx, int i)
+{
+    const struct qkv_shape shape = { .q_heads = ROWS_HEADS, .kv_heads = ROWS_KV, .dim = ROWS_HEAD_DIM };
+    struct rows *r = ctx;
+    const struct kv_layer kv = { .dtype = b->be->kv,
+                                 .heads = ROWS_KV,
+                                 .dim = ROWS_HEAD_DIM,
+                                 .tokens = r->tokens,
+                                 .stride = r->tokens,
+                                 .k = r->k,
+                                 .v = r->v };
+
+    (void)i;
+    b->be->ops->qkv_to_layer(b->be, &shape, &r->rope, r->wide, r->position, r->tokens, r->q, NULL, &kv, 0);
+}
+
+static void rows_gate(struct bench *b, void *ctx, int i)
+{
+    struct rows *r = ctx;
+
+    (void)i;
+    b->be->ops->gated(b->be, ACT_SILU, r->wide, r->tokens, ROWS_FF, r->x);
+}
+
+static void rows_line(struct bench *b, const char *what, struct rows *r, double bytes,
+                      void (*run)(struct bench *b, void *ctx, int i))
+{
+    const double us = time_calls(b, LANE_COMPUTE, 16, run, r);
+    char name[64];
+
+    snprintf(name, sizeof name, "%s of %lld rows", what, (long long)r->tokens);
+    line(b, name, us, bytes / us / 1e3, "GB/s", bytes / us / 1e3 / b->copy_gb_s, "copy");
+}
+
+static void bench_rows(struct bench *b, int64_t tokens)
+{
+    const int64_t wide = (ROWS_HEADS + 2 * ROWS_KV) * ROWS_HEAD_DIM;
+    const int64_t act = (int64_t)dtype_bytes(b->be->act, 1), kv_bytes = tokens * ROWS_KV * ROWS_HEAD_DIM * act;
+    struct rows r = { .tokens = tokens, .rope = { .dims = ROWS_HEAD_DIM, .scale = 1.0f } };
+    int32_t *position = mem_zero((size_t)tokens, sizeof *position);
+    float freq[ROWS_HEAD_DIM / 2];
+    void *freqs = room(b, sizeof freq);
+
+    for (int i = 0; i < ROWS_HEAD_DIM / 2; i++)
+        freq[i] = powf(500000.0f, -2.0f * (float)i / ROWS_HEAD_DIM);
+    for (int64_t i = 0; i < tokens; i++)
+        position[i] = (int32_t)i;
+    r.x = random_room(b, tokens * ROWS_FF, 61);
+    r.wide = random_room(b, tokens * 2 * ROWS_FF, 62);
+    r.q = room(b, (uint64_t)(tokens * ROWS_DIM * act));
+    r.k = room(b, (uint64_t)kv_bytes);
+    r.v = room(b, (uint64_t)kv_bytes);
+    r.norm = random_matrix(b, 1, ROWS_DIM, WEIGHT_VECTOR, 63);
+    r.position = room(b, (uint64_t)tokens * 4);
+    r.rope.inv_freq = freqs;
+    b->be->ops->upload(b->be, LANE_COMPUTE, r.position, position, (uint64_t)tokens * 4);
+    b->be->ops->upload(b->be, LANE_COMPUTE, freqs, freq, sizeof freq);
+    b->be->ops->wait(b->be, LANE_COMPUTE);
+    rows_line(b, "norm", &r, (double)(tokens * ROWS_DIM * (4 + act)), rows_norm);
+    rows_line(b, "rotation", &r, (double)(2 * tokens * wide * act), rows_rotate);
+    rows_line(b, "gate", &r, (double)(3 * tokens * ROWS_FF * act), rows_gate);
+    b->be->ops->weight_close(b->be, r.norm);
+    for (size_t i = 0; i < 7; i++)
+        b->be->ops->free(b->be, (void *[]){ r.x, r.wide, r.q, r.k, r.v, r.position, freqs }[i]);
+    free(position);
+}
+
 /* ---- prefill attention ---- */
 
 struct attention {
@@ -624,6 +711,10 @@ static void bench_all(struct bench *b)
         bench_attention(b, 32, 8, 128, 1024, 8, false);
         bench_attention(b, 9, 3, 64, 8192, 1, false);
         bench_attention(b, 32, 8, 128, 8192, 1, true);
+    }
+    if (wanted(b, "rows")) {
+        bench_rows(b, 8192);
+        bench_rows(b, 32);
     }
     if (wanted(b, "stage"))
         bench_stage(b);

@@ -113,6 +113,7 @@ void check_qkv_to_layer(struct ops *o)
     static const struct qkv_case cases[] = {
         { 9, 3, 64, 32, 1, false, false }, { 4, 4, 128, 64, 1, true, true },  { 8, 1, 96, 24, 1, false, true },
         { 2, 2, 80, 0, 1, true, false },   { 3, 1, 256, 128, 1, true, true }, { 4, 2, 96, 48, 3, false, false },
+        { 3, 2, 80, 10, 1, true, true },   { 37, 5, 64, 32, 1, true, false },
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
