@@ -132,7 +132,7 @@ static enum status rooms_open(struct cuda *c, struct err *err)
         c->first_host = at, st = cuda_host_alloc(be, CHECKSUM_BYTES, &at, err);
     if (st == ST_OK)
         c->bounce = at;
-    if (st == ST_OK && cuda_zero(c, c->argmax_count, CUDA_ARGMAX_ROWS * 4) != cudaSuccess)
+    if (st == ST_OK && cuda_fill(c, c->argmax_count, 0, CUDA_ARGMAX_ROWS * 4) != cudaSuccess)
         st = err_set(err, ST_EUNAVAILABLE, "cuda:%d does not take a memset", c->device);
     return st;
 }

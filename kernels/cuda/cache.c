@@ -18,8 +18,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static enum status device_array(struct cuda *c, void *out, int64_t count, uint64_t size, const char *what,
-                                struct err *err)
+/* An array on the device, every byte of it `byte`. */
+static enum status device_filled(struct cuda *c, void *out, int64_t count, uint64_t size, int byte, const char *what,
+                                 struct err *err)
 {
     const uint64_t bytes = (uint64_t)count * size;
     void *at = NULL;
@@ -27,10 +28,16 @@ static enum status device_array(struct cuda *c, void *out, int64_t count, uint64
 
     if (st != ST_OK)
         return st;
-    if (cuda_zero(c, at, bytes) != cudaSuccess)
+    if (cuda_fill(c, at, byte, bytes) != cudaSuccess)
         cuda_broken(c, "memset", what);
     memcpy(out, &at, sizeof at);
     return ST_OK;
+}
+
+static enum status device_array(struct cuda *c, void *out, int64_t count, uint64_t size, const char *what,
+                                struct err *err)
+{
+    return device_filled(c, out, count, size, 0, what, err);
 }
 
 static enum status flight_open(struct cuda *c, struct step_flight *f, const struct cache_config *k, struct err *err)
@@ -140,10 +147,8 @@ static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct 
     if (st == ST_OK)
         st = device_array(c, &d->start, (int64_t)k->layers * d->ctas, sizeof(struct decode_start), "other", err);
     if (st == ST_OK)
-        st = device_array(c, &d->partial, (int64_t)d->ctas * 2 * CUDA_UNIT_QUERIES * (k->dim + 2), 4, "activations",
-                          err);
-    if (st == ST_OK)
-        st = device_array(c, &d->arrived, items, 4, "other", err);
+        st = device_filled(c, &d->partial, d->ctas * 2 * DECODE_PIECE_FLOATS(k->dim), 4, DECODE_HOLE & 0xff,
+                           "activations", err);
     if (st == ST_OK)
         st = device_array(c, &cache->window_device, k->layers, 4, "other", err);
     if (st == ST_OK)
@@ -210,7 +215,6 @@ void cuda_cache_close(struct backend *be)
     cuda_free(be, cache->decode.item);
     cuda_free(be, cache->decode.start);
     cuda_free(be, cache->decode.partial);
-    cuda_free(be, cache->decode.arrived);
     cuda_free(be, cache->window_device);
     free(cache->blocks_host);
     free(cache->page_first);

@@ -95,8 +95,8 @@ static inline uint64_t act_bytes(const struct cuda *c)
 }
 
 /* memory.c */
-/* Zeros, there when it returns. For what is opened, never between steps. */
-cudaError_t cuda_zero(struct cuda *c, void *device, uint64_t bytes);
+/* Every byte is `byte` when it returns. For what is opened, never between steps. */
+cudaError_t cuda_fill(struct cuda *c, void *device, int byte, uint64_t bytes);
 enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, void **out, struct err *err);
 void cuda_free(struct backend *be, void *device);
 enum status cuda_host_alloc(struct backend *be, uint64_t bytes, void **out, struct err *err);

@@ -8,7 +8,7 @@
  *
  * The flattened tiles of a layer are dealt out evenly to a fixed grid, so no raggedness costs anything and the launch is
  * the same for every step (a captured graph replays). Tiles that a layer's window no longer reaches are none of them. An
- * item that lies in several thread blocks leaves (max, sum, out) of each; the one that arrives last merges them.
+ * item that lies in several thread blocks leaves (max, sum, out) of each; the one with its last tile merges them.
  *
  *   decode_plan.cu     where each thread block begins: worked out once a step for all layers
  *   decode_rows.cuh    a warp's 16 rows of a tile: shared memory, copies, tensor cores
@@ -61,16 +61,15 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     extern __shared__ __align__(128) char shared[];
     __shared__ __align__(16) struct merging<D> desk[WARPS];
     __shared__ uint8_t kept[MIXED ? WARPS : 1][KV_HEAD_DIM_MAX];
-    __shared__ int last;
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
     const int32_t group = s.q_heads / s.kv_heads, cta = blockIdx.x;
     const struct decode_item *items = s.item + (int64_t)layer * s.units * s.kv_heads;
     const char *pool = (const char *)s.pool;
     const uint32_t mine = shared_address(shared) + warp * room<D>::warp;
     const struct decode_start begin = s.start[(int64_t)layer * s.ctas + cta];
-    const int32_t used = sharers(s.ctas, begin.total);
     int32_t item = begin.item, tile = begin.tile, left = begin.left;
     struct work w = work_of(begin.first);
+    enum ending owed = WHOLE; /* of the first item, whose pieces this block puts together at its end */
     bool waited = false;
 
     chain_next();
@@ -123,31 +122,24 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
         if (MIXED && coded && has_scales(w.codec))
             running_turn<D>(lane, run);
         const struct work done = w;
-        const bool alone = tile == 0 && stop == w.whole;
+        enum ending ending = tile == 0 && stop == w.whole ? WHOLE : PIECE;
         left -= stop - tile;
+        if (tile > 0 && stop == w.whole) {
+            if (left == 0 && w.unit_rows * group <= MERGED)
+                ending = LAST;
+            owed = ending;
+        }
         if (left > 0) { /* its rows come in while this item is put together */
             w = work_of(next);
             item_begin<D, MIXED>(s, w, pool, 0, min(left, w.whole), warp, lane, mine, waited);
         }
-        item_end<D>(s, done, run, group, scale2, alone, warp, lane, desk,
-                    s.partial + ((int64_t)cta * 2 + (part > 0)) * piece_floats(D), out);
-        if (!alone) {
-            const int32_t from = holder(done.base, begin.total, used);
-            const int32_t to = holder(done.base + done.whole - 1, begin.total, used);
-
-            if (threadIdx.x == 0) {
-                last = arrive(&s.arrived[item]) == (uint32_t)(to - from);
-                if (last)
-                    s.arrived[item] = 0;
-            }
-            __syncthreads();
-            if (last)
-                pieces_merge<D>(s, done, group, from, to, (int64_t)from * begin.total / used < done.base, out);
-            __syncthreads();
-        }
+        item_end<D>(s, done, run, group, scale2, ending, warp, lane, desk,
+                    s.partial + ((int64_t)cta * 2 + (part > 0)) * DECODE_PIECE_FLOATS(D), out);
         item++;
         tile = 0;
     }
+    if (owed != WHOLE)
+        pieces_merge<D>(s, layer, group, owed == LAST, desk, out);
 }
 
 template <int D>

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * decode.cuh - what the plan of a step and the kernels that follow it must see alike: tiles, a slot's block and pages, and
- * how many thread blocks share a layer.
+ * decode.cuh - what the plan of a step and the kernels that follow it must see alike: tiles, and a slot's block and pages.
  */
 #ifndef PLATEN_KERNELS_CUDA_DECODE_CUH
 #define PLATEN_KERNELS_CUDA_DECODE_CUH
@@ -19,12 +18,6 @@ __device__ __forceinline__ const struct slot_block *block_of(const struct decode
 __device__ __forceinline__ const int32_t *pages_of(const struct decode_shape &s, int32_t slot, int32_t layer)
 {
     return s.pages + ((s.ringed[layer / 32] >> layer % 32 & 1) ? s.ring_table : 0) + (int64_t)slot * s.pages_per_slot;
-}
-
-/* Thread blocks that share a layer's tiles: all, where each then has 8 or more, else half of them. */
-__device__ __forceinline__ int32_t sharers(int32_t ctas, int32_t total)
-{
-    return min(min(ctas, total), max(ctas / 2, total / 8));
 }
 
 /* launch_decode by the plain kernel (decode_plain.cu): any head size, f32 or bf16, no plan. */

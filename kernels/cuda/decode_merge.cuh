@@ -1,18 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * decode_merge.cuh - how an item's output is put together: of the four warps of a thread block, and of the thread blocks
- * that shared the item.
+ * decode_merge.cuh - how an item's output is put together: of the warps of a thread block, and of the thread blocks that
+ * shared the item.
  *
- * Everyone leaves (max, sum, out) per query row. Warps meet in shared memory, 4 query rows at a time (4 warps x 4 x (D + 2)
- * floats); thread blocks meet in device memory, and the one that arrives last reads all pieces. Then a thread owns 2 or 4
- * channels of a query row.
+ * Everyone leaves (max, sum, out) per query row. Warps meet in shared memory, 4 query rows at a time (WARPS x 4 x (D + 2)
+ * floats); then a thread owns 4 channels of a query row. Thread blocks meet in device memory, without a fence or a counter:
+ * where a piece will stand there are holes, a pattern that is written as no number, and whoever waits for a number reads it
+ * until it is one. The thread block with an item's last tile puts the pieces together once its own tiles are done, and
+ * leaves holes behind. It waits for thread blocks that were started before it alone, so none waits for room that it takes.
  */
 #ifndef PLATEN_KERNELS_CUDA_DECODE_MERGE_CUH
 #define PLATEN_KERNELS_CUDA_DECODE_MERGE_CUH
 
 #include "kernels/cuda/decode_rows.cuh"
 
-enum { MERGED = 4 }; /* query rows that four warps put together at once */
+enum { MERGED = 4 }; /* query rows that the warps put together at once */
+
+#define HOLE DECODE_HOLE
+
+/* What becomes of an item's rows in a thread block: its output; a piece; a piece that stays in shared memory, as the others
+ * are about to be added to it. */
+enum ending { WHOLE, PIECE, LAST };
 
 /* Leaves this warp's max (in exponents of 2), sum and out of query rows [from, from + MERGED) in shared memory. */
 template <int D> struct merging {
@@ -47,80 +55,175 @@ __device__ __forceinline__ float fraction(float max, float top)
     return max == -CUDART_INF_F ? 0.0f : power2(max - top);
 }
 
-/* The thread block that holds tile `tile` of `total`, where `used` blocks share them evenly. */
-__device__ __forceinline__ int32_t holder(int32_t tile, int32_t total, int32_t used)
-{
-    return (int32_t)((((int64_t)tile + 1) * used - 1) / total);
-}
+/* What is known of 4 channels of a query row: the largest exponent, the sum of weights, the weighted sums. */
+struct share {
+    float top, sum, value[4];
+};
 
-__device__ __forceinline__ int64_t piece_floats(int32_t dim)
+template <int D>
+__device__ __forceinline__ struct share warps_share(const struct merging<D> *merging, int32_t q, int32_t c)
 {
-    return CUDA_UNIT_QUERIES * (dim + 2);
+    struct share x = { -CUDART_INF_F, 0.0f, {} };
+
+#pragma unroll
+    for (int k = 0; k < WARPS; k++)
+        x.top = fmaxf(x.top, merging[k].max[q]);
+#pragma unroll
+    for (int k = 0; k < WARPS; k++) {
+        const float f = fraction(merging[k].max[q], x.top);
+        const float4 more = *(const float4 *)&merging[k].out[q][c];
+        x.sum += f * merging[k].sum[q];
+        x.value[0] += f * more.x, x.value[1] += f * more.y;
+        x.value[2] += f * more.z, x.value[3] += f * more.w;
+    }
+    return x;
 }
 
 template <int D>
-__device__ __forceinline__ bf16 *out_at(const struct decode_shape &s, const struct work &w, int32_t group, int32_t q,
-                                        int32_t c, bf16 *out)
+__device__ __forceinline__ void share_out(const struct decode_shape &s, int32_t unit_row, int32_t head, int32_t group,
+                                          const struct share &x, int32_t q, int32_t c, bf16 *out)
 {
-    return out + ((int64_t)(w.unit_row + q / group) * s.q_heads + w.head * group + q % group) * D + c;
+    const float f = x.sum > 0.0f ? 1.0f / x.sum : 0.0f;
+
+    *(uint2 *)(out + ((int64_t)(unit_row + q / group) * s.q_heads + head * group + q % group) * D + c) =
+        make_uint2(bf16_pair(x.value[0] * f, x.value[1] * f), bf16_pair(x.value[2] * f, x.value[3] * f));
 }
 
-/* All pieces of an item, thread blocks [from, to], become its output: a thread takes 4 channels of a query row and asks
- * for many pieces at once. A piece is its thread block's first, unless the item begins behind another in the block `from`
- * (second). */
-template <int D>
-__device__ __noinline__ void pieces_merge(const struct decode_shape &s, const struct work &w, int32_t group,
-                                          int32_t from, int32_t to, int32_t second, bf16 *out)
+/* ---- pieces in device memory ---- */
+
+/* Numbers of a piece before its pairs (top, sum), of which each thread has its own: it resets what it alone has read. */
+template <int D> __device__ __forceinline__ int32_t pair_at(int32_t q, int32_t c)
 {
-    enum { PIECES = D <= 128 ? 16 : 8 };
-    const int32_t rows = w.unit_rows * group, pieces = to - from + 1;
-    const float *base = s.partial + (int64_t)from * 2 * piece_floats(D);
+    return CUDA_UNIT_QUERIES * D + (q * D + c) / 2;
+}
+__device__ __forceinline__ uint32_t filled(float x)
+{
+    const uint32_t bits = __float_as_uint(x);
+    return bits == HOLE ? 0x7fffffffu : bits; /* both are NaN */
+}
+/* Each of the numbers on its own says whether it is there, so nothing is ordered. */
+__device__ __forceinline__ void relaxed_store(float *to, uint4 x)
+{
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+                 : "memory");
+}
+__device__ __forceinline__ void relaxed_store(float *to, uint2 x)
+{
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};\n" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
+}
+__device__ __forceinline__ void relaxed_load(const float *from, uint4 &x)
+{
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from)
+                 : "memory");
+}
+__device__ __forceinline__ void relaxed_load(const float *from, uint2 &x)
+{
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];\n" : "=r"(x.x), "=r"(x.y) : "l"(from) : "memory");
+}
+
+template <int D> __device__ __forceinline__ void share_leave(const struct share &x, int32_t q, int32_t c, float *piece)
+{
+    relaxed_store(piece + q * D + c,
+                  make_uint4(filled(x.value[0]), filled(x.value[1]), filled(x.value[2]), filled(x.value[3])));
+    relaxed_store(piece + pair_at<D>(q, c), make_uint2(filled(x.top), filled(x.sum)));
+}
+
+/* A thread's part of some pieces. */
+template <int COUNT> struct parts {
+    uint4 value[COUNT];
+    uint2 pair[COUNT]; /* top, sum */
+};
+template <int COUNT> __device__ __forceinline__ bool has_hole(const struct parts<COUNT> &p, int d)
+{
+    return p.value[d].x == HOLE || p.value[d].y == HOLE || p.value[d].z == HOLE || p.value[d].w == HOLE ||
+           p.pair[d].x == HOLE || p.pair[d].y == HOLE;
+}
+
+/* Adds `pieces` pieces to x, many at once, as soon as all of these are there. Piece 0 stands at `first`, piece p at base +
+ * 2 p pieces; they become holes. */
+template <int D>
+__device__ __forceinline__ struct share shares_add(struct share x, float *first, float *base, int32_t pieces, int32_t q,
+                                                   int32_t c)
+{
+    enum { COUNT = D <= 128 ? 16 : 8 };
+
+    for (int32_t p0 = 0; p0 < pieces; p0 += COUNT) {
+        struct parts<COUNT> got;
+        float *place[COUNT];
+        float high = x.top;
+        bool again = true;
+
+#pragma unroll
+        for (int d = 0; d < COUNT; d++) {
+            place[d] = p0 + d == 0 ? first : base + (int64_t)(p0 + d) * 2 * DECODE_PIECE_FLOATS(D);
+            got.value[d] = make_uint4(HOLE, HOLE, HOLE, HOLE), got.pair[d] = make_uint2(HOLE, HOLE);
+        }
+        while (again) {
+#pragma unroll
+            for (int d = 0; d < COUNT; d++)
+                if (p0 + d < pieces && has_hole(got, d)) {
+                    relaxed_load(place[d] + q * D + c, got.value[d]);
+                    relaxed_load(place[d] + pair_at<D>(q, c), got.pair[d]);
+                }
+            again = false;
+#pragma unroll
+            for (int d = 0; d < COUNT; d++)
+                again = again || (p0 + d < pieces && has_hole(got, d));
+        }
+#pragma unroll
+        for (int d = 0; d < COUNT; d++)
+            if (p0 + d < pieces)
+                high = fmaxf(high, __uint_as_float(got.pair[d].x));
+        const float less = fraction(x.top, high);
+        x.top = high;
+        x.sum *= less;
+#pragma unroll
+        for (int k = 0; k < 4; k++)
+            x.value[k] *= less;
+#pragma unroll
+        for (int d = 0; d < COUNT; d++) {
+            if (p0 + d >= pieces)
+                continue;
+            const float f = fraction(__uint_as_float(got.pair[d].x), high);
+            x.sum += f * __uint_as_float(got.pair[d].y);
+            x.value[0] += f * __uint_as_float(got.value[d].x), x.value[1] += f * __uint_as_float(got.value[d].y);
+            x.value[2] += f * __uint_as_float(got.value[d].z), x.value[3] += f * __uint_as_float(got.value[d].w);
+            relaxed_store(place[d] + q * D + c, make_uint4(HOLE, HOLE, HOLE, HOLE));
+            relaxed_store(place[d] + pair_at<D>(q, c), make_uint2(HOLE, HOLE));
+        }
+    }
+    return x;
+}
+
+/* The pieces of this thread block's first item, which ends here, become its output; its own is in `merging` where it was
+ * the LAST. */
+template <int D>
+__device__ __noinline__ void pieces_merge(const struct decode_shape &s, int32_t layer, int32_t group, bool own,
+                                          const struct merging<D> *merging, bf16 *out)
+{
+    const int32_t cta = blockIdx.x;
+    const struct decode_start *at = &s.start[(int64_t)layer * s.ctas + cta];
+    const int32_t from = at->from, pieces = cta - from + !own, rows = at->first.unit_rows * group;
+    float *const base = s.partial + (int64_t)from * 2 * DECODE_PIECE_FLOATS(D);
+    float *const first = base + at->second * DECODE_PIECE_FLOATS(D);
 
     for (int32_t i = threadIdx.x; i < rows * (D / 4); i += WARPS * 32) {
         const int32_t q = i / (D / 4), c = i % (D / 4) * 4;
-        float top = -CUDART_INF_F, sum = 0.0f, value[4] = {};
+        struct share x = { -CUDART_INF_F, 0.0f, {} };
 
-        for (int32_t p0 = 0; p0 < pieces; p0 += PIECES) {
-            float2 weight[PIECES];
-            float4 more[PIECES];
-            float high = top;
-#pragma unroll
-            for (int d = 0; d < PIECES; d++) {
-                const int32_t p = min(p0 + d, pieces - 1);
-                const float *piece = base + (2 * (int64_t)p + (p == 0 ? second : 0)) * piece_floats(D);
-                weight[d] = __ldcg((const float2 *)piece + q);
-                more[d] = __ldcg((const float4 *)(piece + 2 * ROWS + q * D + c));
-            }
-#pragma unroll
-            for (int d = 0; d < PIECES; d++) {
-                if (p0 + d >= pieces)
-                    weight[d].x = -CUDART_INF_F;
-                high = fmaxf(high, weight[d].x);
-            }
-            const float less = fraction(top, high);
-            top = high;
-            sum *= less;
-#pragma unroll
-            for (int k = 0; k < 4; k++)
-                value[k] *= less;
-#pragma unroll
-            for (int d = 0; d < PIECES; d++) {
-                const float f = fraction(weight[d].x, high);
-                sum += f * weight[d].y;
-                value[0] += f * more[d].x, value[1] += f * more[d].y;
-                value[2] += f * more[d].z, value[3] += f * more[d].w;
-            }
-        }
-        const float f = sum > 0.0f ? 1.0f / sum : 0.0f;
-        *(uint2 *)out_at<D>(s, w, group, q, c, out) =
-            make_uint2(bf16_pair(value[0] * f, value[1] * f), bf16_pair(value[2] * f, value[3] * f));
+        if (own)
+            x = warps_share<D>(merging, q, c);
+        x = shares_add<D>(x, first, base, pieces, q, c);
+        share_out<D>(s, at->first.unit_row, at->first.head, group, x, q, c, out);
     }
 }
 
-/* What the four warps have of an item becomes its output, or a piece of it. */
+/* What the warps have of an item becomes its output, or a piece of it. */
 template <int D>
 __device__ __forceinline__ void item_end(const struct decode_shape &s, const struct work &w,
-                                         const struct running<D> &run, int32_t group, float scale2, bool alone,
+                                         const struct running<D> &run, int32_t group, float scale2, enum ending ending,
                                          int warp, int lane, struct merging<D> *merging, float *piece, bf16 *out)
 {
     const int32_t rows = w.unit_rows * group;
@@ -130,28 +233,16 @@ __device__ __forceinline__ void item_end(const struct decode_shape &s, const str
 
         running_leave<D>(run, scale2, from, lane, merging[warp]);
         __syncthreads();
-        for (int32_t i = threadIdx.x; i < count * (D / 2); i += WARPS * 32) {
-            const int32_t q = i / (D / 2), c = i % (D / 2) * 2;
-            float top = -CUDART_INF_F, sum = 0.0f, x = 0.0f, y = 0.0f;
-#pragma unroll
-            for (int k = 0; k < WARPS; k++)
-                top = fmaxf(top, merging[k].max[q]);
-#pragma unroll
-            for (int k = 0; k < WARPS; k++) {
-                const float f = fraction(merging[k].max[q], top);
-                const float2 more = *(const float2 *)&merging[k].out[q][c];
-                sum += f * merging[k].sum[q];
-                x += f * more.x;
-                y += f * more.y;
-            }
-            if (alone) {
-                const float f = sum > 0.0f ? 1.0f / sum : 0.0f;
-                *(uint32_t *)out_at<D>(s, w, group, from + q, c, out) = bf16_pair(x * f, y * f);
-            } else {
-                *(float2 *)(piece + 2 * ROWS + (from + q) * D + c) = make_float2(x, y);
-                if (c == 0)
-                    *(float2 *)(piece + 2 * (from + q)) = make_float2(top, sum);
-            }
+        if (ending == LAST)
+            break;
+        for (int32_t i = threadIdx.x; i < count * (D / 4); i += WARPS * 32) {
+            const int32_t q = i / (D / 4), c = i % (D / 4) * 4;
+            const struct share x = warps_share<D>(merging, q, c);
+
+            if (ending == PIECE)
+                share_leave<D>(x, from + q, c, piece);
+            else
+                share_out<D>(s, w.unit_row, w.head, group, x, from + q, c, out);
         }
         __syncthreads();
     }

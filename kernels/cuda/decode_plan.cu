@@ -103,6 +103,12 @@ __device__ int32_t block_prefix(int32_t x, int32_t *total)
     return before;
 }
 
+/* Thread blocks that share a layer's tiles: all, where each then has 8 or more, else half of them. */
+__device__ __forceinline__ int32_t sharers(int32_t ctas, int32_t total)
+{
+    return min(min(ctas, total), max(ctas / 2, total / 8));
+}
+
 /* Thread block c of `used` that share `total` tiles. */
 __device__ struct decode_start start_of(const int32_t *first, const struct decode_item *item, int32_t items, int32_t c,
                                         int32_t total, int32_t used)
@@ -121,7 +127,9 @@ __device__ struct decode_start start_of(const int32_t *first, const struct decod
             high = middle;
     }
     at.first = item[low];
-    at.item = low, at.tile = tile - first[low], at.left = end - tile, at.total = total;
+    at.item = low, at.tile = tile - first[low], at.left = end - tile;
+    at.from = (int32_t)((((int64_t)first[low] + 1) * used - 1) / total); /* the holder of that tile */
+    at.second = (int64_t)at.from * total / used < first[low];
     return at;
 }
 

@@ -181,6 +181,10 @@ struct step_rows {
     const int32_t *unit_slot, *unit_row, *unit_rows, *unit_tail; /* [rows_pad]; unit_rows 0: nobody */
     const int32_t *output_row, *output_seq, *output_slot;        /* [outputs_pad]; output_seq -1: nobody */
 };
+/* Numbers of a piece of an item: sums of values [CUDA_UNIT_QUERIES][dim], then (top, sum) for each 4 of them. */
+#define DECODE_PIECE_FLOATS(dim) ((int64_t)CUDA_UNIT_QUERIES * ((dim) + (dim) / 2))
+/* A word of a piece that is not there yet. */
+#define DECODE_HOLE 0xffffffffu
 /* All that a thread block needs to read an item. */
 struct decode_item {
     const void *k, *v; /* of the item's head in the block */
@@ -195,7 +199,8 @@ struct decode_item {
 /* Where a thread block begins in a layer's flattened tiles of 64 rows. */
 struct decode_start {
     struct decode_item first;
-    int32_t item, tile, left, total; /* tile counts from the item's own first; left: its tiles; total: the layer's */
+    int32_t item, tile, left; /* tile counts from the item's own first; left: the thread block's tiles */
+    int32_t from, second;     /* the thread block that holds the item's first tile; 1: behind the end of another item */
 };
 struct decode_shape {
     int32_t units; /* padded; an item is a (unit, KV head) */
@@ -215,8 +220,7 @@ struct decode_shape {
     int32_t *item_first;                      /* [layers][items + 1]: tiles before each item */
     struct decode_item *item;                 /* [layers][items] */
     struct decode_start *start;               /* [layers][ctas] */
-    float *partial;                           /* [ctas][2][CUDA_UNIT_QUERIES][dim + 2] */
-    uint32_t *arrived;                        /* [items], zeros between calls */
+    float *partial; /* [ctas][2] of DECODE_PIECE_FLOATS(dim), every word DECODE_HOLE between calls */
 };
 /* The rows that a step begins with: x[i] as launch_embed makes it. */
 struct embed_args {

@@ -63,9 +63,9 @@ static void remember(struct cuda *c, void *at, uint64_t bytes, enum purpose purp
 }
 
 /* A memset of the default stream would not wait for the lanes, nor they for it: late, it wipes what was uploaded since. */
-cudaError_t cuda_zero(struct cuda *c, void *device, uint64_t bytes)
+cudaError_t cuda_fill(struct cuda *c, void *device, int byte, uint64_t bytes)
 {
-    cudaError_t e = cudaMemsetAsync(device, 0, bytes, c->stream[LANE_COMPUTE]);
+    cudaError_t e = cudaMemsetAsync(device, byte, bytes, c->stream[LANE_COMPUTE]);
 
     return e == cudaSuccess ? cudaStreamSynchronize(c->stream[LANE_COMPUTE]) : e;
 }
@@ -89,7 +89,7 @@ enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, voi
     e = cudaMalloc(&at, bytes);
     /* padded rows of a recorded step are computed and thrown away; they should not be noise */
     if (e == cudaSuccess && purpose == FOR_ACTIVATIONS)
-        e = cuda_zero(c, at, bytes);
+        e = cuda_fill(c, at, 0, bytes);
     if (e != cudaSuccess && at)
         (void)cudaFree(at);
     pthread_mutex_lock(&c->lock);
