@@ -77,8 +77,7 @@ static void take_rows(struct forward *f, const struct qkv_shape *shape, int32_t 
     const int64_t q = (int64_t)shape->q_heads * shape->dim, qkv = q + 2 * (int64_t)shape->kv_heads * shape->dim;
 
     if (t->plain)
-        ops->queries_plain(f->be, shape,
-                           (const char *)f->scratch.qkv + dtype_bytes(f->be->act, (uint64_t)(t->row * qkv)), t->rows,
+        ops->queries_plain(f->be, shape, (const float *)f->scratch.qkv + t->row * qkv, t->rows,
                            t->plain + (uint64_t)l * t->plain_stride);
     if (t->turned)
         ops->copy(f->be, LANE_COMPUTE, t->turned + (uint64_t)l * t->turned_stride,

@@ -7,7 +7,8 @@
  *
  *   pointers     "device" pointers come from ops->alloc; on the CPU they are ordinary memory
  *   activations  dtype be->act: f32 on the CPU, the compute dtype on CUDA
- *   x            the running sum of a pass, f32 everywhere: what products add to it is never rounded to less
+ *   x, qkv       the running sum of a pass, and q, k and v before they are turned: f32 everywhere, so that what is added to
+ *                the one, and turned to become the other, is not rounded to less in between
  *   cache rows   dtype be->kv: the compute dtype (f32 or bf16)
  *   scores       f32 always
  *   order        operations of one lane run in the order they were called; they may still run when the call returns.
@@ -65,6 +66,7 @@ struct weight_source {
 enum weight_use {
     WEIGHT_MATRIX, /* for matmul */
     WEIGHT_ADDS,   /* for matmul that adds to x: the same numbers, tuned for that */
+    WEIGHT_QKV,    /* for matmul whose output is qkv: f32 */
     WEIGHT_TABLE,  /* for embed */
     WEIGHT_BOTH,   /* for both: a tied head */
     WEIGHT_VECTOR  /* f32 [cols]: norms, biases */
@@ -271,8 +273,8 @@ struct backend_ops {
     /* x += rms_norm of y; x f32 [rows][dim], y act [rows][dim], which is used up. */
     void (*add_normed)(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim,
                        void *x);
-    /* out [rows][N] = in [rows][K] . w^T (+ bias [N] where not NULL) (+ out, where accumulate). in act; out act, or x
-     * where accumulate: f32. */
+    /* out [rows][N] = in [rows][K] . w^T (+ bias [N] where not NULL) (+ out, where accumulate). in act; out act, but
+     * f32 where it is x (accumulate) or qkv (w is a WEIGHT_QKV). */
     void (*matmul)(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
                    void *out, bool accumulate);
     /* out [rows][F] = act(gate) * up from gate_up [rows][2 F] (gate first). */
@@ -283,7 +285,7 @@ struct backend_ops {
     void (*argmax)(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids);
 
     /* ---- prefill ------------------------------------------------------------------------------------------- */
-    /* qkv act [rows][(H + 2G) D] -> norms, rotation at position[i] (device int32 [rows]) -> q act [rows][H][D], and
+    /* qkv f32 [rows][(H + 2G) D] -> norms, rotation at position[i] (device int32 [rows]) -> q act [rows][H][D], and
      * rows [token, token + rows) of kv. q_plain (act [rows][H][D], or NULL) gets q before the rotation. */
     void (*qkv_to_layer)(struct backend *be, const struct qkv_shape *shape, const struct rope_table *rope,
                          const void *qkv, const int32_t *position, int64_t rows, void *q, void *q_plain,
@@ -349,7 +351,7 @@ struct backend_ops {
      * first[g] rows of its block and the first `tail` rows of its tail, in order; dropped channels come as zeros. `out`
      * is planned (kv_block_plan); its data is device memory, none of which the slot reads. No step is under way. */
     void (*slot_gather)(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
-    /* hot, LANE_COMPUTE: out act [rows][H][D] = the queries of qkv act [rows][(H + 2G) D] with their norms, before the
+    /* hot, LANE_COMPUTE: out act [rows][H][D] = the queries of qkv f32 [rows][(H + 2G) D] with their norms, before the
      * rotation. */
     void (*queries_plain)(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
 

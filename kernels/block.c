@@ -10,11 +10,6 @@
 #include <assert.h>
 #include <string.h>
 
-static uint64_t act_bytes(const struct backend *be, int64_t rows, int64_t numbers)
-{
-    return dtype_bytes(be->act, (uint64_t)(rows * numbers));
-}
-
 enum status scratch_open(struct scratch *s, struct backend *be, const struct hparams *hp, int64_t rows_max,
                          struct err *err)
 {
@@ -22,14 +17,15 @@ enum status scratch_open(struct scratch *s, struct backend *be, const struct hpa
     const struct {
         void **out;
         int64_t numbers;
+        enum dtype dtype;
     } rows[] = {
-        { &s->normed, hp->dim },
-        { &s->qkv, heads + 2 * kv },
-        { &s->q, heads },
-        { &s->heads, heads },
-        { &s->gate_up, 2 * (int64_t)hp->ff_dim },
-        { &s->gated, hp->ff_dim },
-        { &s->out, hp->post_norms ? hp->dim : 0 },
+        { &s->normed, hp->dim, be->act },
+        { &s->qkv, heads + 2 * kv, DT_F32 },
+        { &s->q, heads, be->act },
+        { &s->heads, heads, be->act },
+        { &s->gate_up, 2 * (int64_t)hp->ff_dim, be->act },
+        { &s->gated, hp->ff_dim, be->act },
+        { &s->out, hp->post_norms ? hp->dim : 0, be->act },
     };
 
     memset(s, 0, sizeof *s);
@@ -39,7 +35,8 @@ enum status scratch_open(struct scratch *s, struct backend *be, const struct hpa
 
         if (rows[i].numbers == 0)
             continue;
-        st = be->ops->alloc(be, act_bytes(be, rows_max, rows[i].numbers), "activations", rows[i].out, err);
+        st = be->ops->alloc(be, dtype_bytes(rows[i].dtype, (uint64_t)(rows_max * rows[i].numbers)), "activations",
+                            rows[i].out, err);
         if (st != ST_OK) {
             scratch_close(s, be);
             return st;

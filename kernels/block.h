@@ -5,8 +5,8 @@
  *   x ─┬─ norm ─ qkv ─▶ [attention of the node] ─ o ─(post norm)─ + ─┬─ norm ─ gate,up ─ act ─ down ─(post norm)─ + ─▶ x
  *      └──────────────────────────────────────────────────────────┘ └──────────────────────────────────────────┘
  *
- * All pointers are device memory of `be`. x, to which both add, is f32 on every back end; what products read and give, and
- * attention, is in be->act. Nothing waits, nothing allocates. hot.
+ * All pointers are device memory of `be`. x, to which both add, and qkv are f32 on every back end; what products read and
+ * give, and attention, is in be->act. Nothing waits, nothing allocates. hot.
  */
 #ifndef PLATEN_KERNELS_BLOCK_H
 #define PLATEN_KERNELS_BLOCK_H
@@ -18,11 +18,11 @@
 extern "C" {
 #endif
 
-/* Buffers of one pass over `rows_max` rows, all in be->act. */
+/* Buffers of one pass over `rows_max` rows, in be->act but for qkv. */
 struct scratch {
     int64_t rows_max;
     void *normed;  /* [rows_max][dim] */
-    void *qkv;     /* [rows_max][(H + 2 G) D] */
+    void *qkv;     /* f32 [rows_max][(H + 2 G) D] */
     void *q;       /* [rows_max][H][D] */
     void *heads;   /* [rows_max][H][D], what attention gives */
     void *gate_up; /* [rows_max][2 F] */

@@ -87,7 +87,7 @@ static enum status open_layer(struct opening *o, int32_t l, struct layer_weights
     enum status st = open_vector(o, ROLE_ATTN_NORM, l, hp->dim, 1.0f, &w->attn_norm);
 
     if (st == ST_OK)
-        st = open_matrix(o, ROLE_QKV, l, qkv, hp->dim, WEIGHT_MATRIX, &w->qkv);
+        st = open_matrix(o, ROLE_QKV, l, qkv, hp->dim, WEIGHT_QKV, &w->qkv);
     if (st == ST_OK && hp->qkv_bias)
         st = open_vector(o, ROLE_QKV_BIAS, l, qkv, 0.0f, &w->qkv_bias);
     if (st == ST_OK && hp->qk_norm)

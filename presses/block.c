@@ -144,8 +144,7 @@ static enum status make_queries(struct blocks *b, const char *x, struct err *err
     const struct layer_weights *w = &round->in->weights->layer[round->in->layer];
     const struct qkv_shape shape = block_qkv_shape(round->in->weights, round->in->layer);
     const uint64_t q_row = dtype_bytes(round->be->act, (uint64_t)hp->q_heads * (uint64_t)hp->head_dim);
-    const uint64_t qkv_row =
-        dtype_bytes(round->be->act, (uint64_t)(hp->q_heads + 2 * hp->kv_heads) * (uint64_t)hp->head_dim);
+    const uint64_t qkv_row = (uint64_t)(hp->q_heads + 2 * hp->kv_heads) * (uint64_t)hp->head_dim * sizeof(float);
     const uint64_t x_row = dtype_bytes(round->be->act, (uint64_t)hp->dim);
     void *qkv, *plain;
     enum status st = press_work_device(round, ROWS_AT_ONCE * qkv_row, &qkv, err);

@@ -118,15 +118,17 @@ enum status cuda_weight_open(struct backend *be, const struct weight_source *src
 void cuda_weight_close(struct backend *be, struct weight *w);
 
 /* gemm.c, tune.c */
+/* What becomes of a product: in the activations' dtype; f32; added to the f32 that is there. */
+enum gemm_out { GEMM_ACT, GEMM_F32, GEMM_ADDS };
 struct gemm_shape {
     int64_t rows, n, k;
     bool bias;
-    bool adds; /* to what out holds, f32; else out is act */
+    enum gemm_out out;
 };
 enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err);
 void gemm_close(struct cuda *c);
 /* Times the candidates for products with a weight of n x k, for the row counts that occur. Not hot. */
-enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, bool adds, const void *w, struct err *err);
+enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, const void *w, struct err *err);
 /* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias [n], in out's dtype, where shape->bias). false: cuBLASLt does not
  * take it. */
 bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,

@@ -69,17 +69,17 @@ __global__ void __launch_bounds__(THREADS) queries_kernel(const __grid_constant_
     const int64_t row = blockIdx.x;
 
     for (int32_t h = threadIdx.x >> 5; h < a.q_heads; h += WARPS) {
-        const T *in = (const T *)a.qkv + (row * (a.q_heads + 2 * a.kv_heads) + h) * dim;
+        const float *in = a.qkv + (row * (a.q_heads + 2 * a.kv_heads) + h) * dim;
         T *out = (T *)a.out + (row * a.q_heads + h) * dim;
         float sum = 0.0f, factor = 1.0f;
 
         if (a.q_norm) {
             for (int32_t c = lane; c < dim; c += 32)
-                sum += number(in[c]) * number(in[c]);
+                sum += in[c] * in[c];
             factor = rsqrtf(warp_sum(sum) / (float)dim + a.norm_eps);
         }
         for (int32_t c = lane; c < dim; c += 32)
-            out[c] = a.q_norm ? rounded<T>(number(in[c]) * factor * a.q_norm[c]) : in[c];
+            out[c] = rounded<T>(a.q_norm ? in[c] * factor * a.q_norm[c] : in[c]);
     }
 }
 

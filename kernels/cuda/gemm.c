@@ -3,8 +3,8 @@
  * gemm.c - products with weights by cuBLASLt.
  *
  * Our memory is row-major: out [rows][N] = in [rows][K] . w [N][K]^T. Read as columns that is out' (N x rows) =
- * w'^T (N x K) . in' (K x rows), the form in which the library is fastest. bf16 with f32 sums, or f32 without TF32. What
- * adds to its output adds to x, which is f32.
+ * w'^T (N x K) . in' (K x rows), the form in which the library is fastest. bf16 with f32 sums, or f32 without TF32. x,
+ * to which products add, and qkv are f32 in any case.
  * One descriptor and three layouts are kept and changed per call, so that a call allocates nothing of ours.
  */
 #include "kernels/cuda/gemm.h"
@@ -32,7 +32,7 @@ const struct gemm_choice *gemm_find(const struct gemm *g, const struct gemm_shap
 
     for (int32_t i = 0; i < g->choices; i++)
         if (g->choice[i].n == shape->n && g->choice[i].k == shape->k && g->choice[i].rows == rows &&
-            g->choice[i].bias == shape->bias && g->choice[i].adds == shape->adds)
+            g->choice[i].bias == shape->bias && g->choice[i].out == shape->out)
             return &g->choice[i];
     return NULL;
 }
@@ -57,16 +57,16 @@ bool gemm_layouts(struct cuda *c, const struct gemm_shape *s)
 
     return layout_set(c, c->gemm->w, act, (uint64_t)s->k, (uint64_t)s->n) &&
            layout_set(c, c->gemm->in, act, (uint64_t)s->k, (uint64_t)s->rows) &&
-           layout_set(c, c->gemm->out, s->adds ? DT_F32 : act, (uint64_t)s->n, (uint64_t)s->rows) &&
+           layout_set(c, c->gemm->out, s->out == GEMM_ACT ? act : DT_F32, (uint64_t)s->n, (uint64_t)s->rows) &&
            c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue,
                                              sizeof epilogue) == 0 &&
            c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &none, sizeof none) == 0;
 }
 
-cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, bool adds,
+cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, enum gemm_out kind,
                            const cublasLtMatmulAlgo_t *algo)
 {
-    const float alpha = 1.0f, beta = adds ? 1.0f : 0.0f;
+    const float alpha = 1.0f, beta = kind == GEMM_ADDS ? 1.0f : 0.0f;
     struct gemm *g = c->gemm;
 
     return c->blas.matmul(g->handle, g->desc, &alpha, w, g->w, in, g->in, &beta, out, g->out, out, g->out, algo,
@@ -95,7 +95,7 @@ static const cublasLtMatmulAlgo_t *guess(struct cuda *c, const struct gemm_shape
     *room = first.algo;
     if (g->choices < GEMM_CHOICES_MAX)
         g->choice[g->choices++] = (struct gemm_choice){
-            gemm_bucket(shape->rows), shape->n, shape->k, shape->bias, shape->adds, first.algo, 0.0f
+            gemm_bucket(shape->rows), shape->n, shape->k, shape->bias, shape->out, first.algo, 0.0f
         };
     return room;
 }
@@ -111,10 +111,10 @@ bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, con
         (shape->bias && c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
                                                           sizeof bias) != CUBLAS_STATUS_SUCCESS))
         return false;
-    if (algo && gemm_launch(c, w, in, out, shape->adds, algo) == CUBLAS_STATUS_SUCCESS)
+    if (algo && gemm_launch(c, w, in, out, shape->out, algo) == CUBLAS_STATUS_SUCCESS)
         return true;
     algo = guess(c, shape, &room); /* the bucket's choice need not fit every row count in it */
-    return algo && gemm_launch(c, w, in, out, shape->adds, algo) == CUBLAS_STATUS_SUCCESS;
+    return algo && gemm_launch(c, w, in, out, shape->out, algo) == CUBLAS_STATUS_SUCCESS;
 }
 
 enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)

@@ -14,7 +14,8 @@ enum { GEMM_WORKSPACE = 64 << 20, GEMM_CHOICES_MAX = 1024, GEMM_CANDIDATES = 8 }
 /* What was chosen for products of up to `rows` rows (a bucket) with an n x k weight. */
 struct gemm_choice {
     int64_t rows, n, k;
-    bool bias, adds;
+    bool bias;
+    enum gemm_out out;
     cublasLtMatmulAlgo_t algo;
     float us; /* 0: not timed, the library's first guess */
 };
@@ -37,7 +38,7 @@ int64_t gemm_bucket(int64_t rows);
 const struct gemm_choice *gemm_find(const struct gemm *g, const struct gemm_shape *shape);
 /* Sets the layouts of a product, the dtype of its output, and whether it ends in a bias. */
 bool gemm_layouts(struct cuda *c, const struct gemm_shape *shape);
-cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, bool adds,
+cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, enum gemm_out kind,
                            const cublasLtMatmulAlgo_t *algo);
 /* The library's candidates for the layouts as they are set, best first; how many. */
 int gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most);

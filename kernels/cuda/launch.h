@@ -87,8 +87,9 @@ cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *a
 bool thin_takes(struct cuda_queue q, const struct skinny_args *args, bool turned);
 cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args);
 cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args);
-/* The same for any shape and dtype (T where that says bf16), slowly: what no library takes. */
-cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows);
+/* The same for any shape and dtype, slowly: what no library takes. w and in T, out of dtype `out`, f32 where it adds. */
+cudaError_t launch_product(struct cuda_queue q, enum dtype t, enum dtype out, const struct skinny_args *args,
+                           int64_t rows);
 
 /* ---- rotate.cu: q, k, v out of the projection ------------------------------------------------------------------- */
 struct rotate_args {
@@ -99,7 +100,7 @@ struct rotate_args {
     const float *inv_freq; /* [rope_tables][rope_dims / 2]; NULL: no rotation */
     float rope_scale, norm_eps;
     const float *q_norm, *k_norm; /* [dim] or NULL */
-    const void *qkv;              /* T [rows][(H + 2 G) D] */
+    const float *qkv;             /* [rows][(H + 2 G) D] */
     const int32_t *position;      /* [rows] */
     const int32_t *length;        /* [rows]: n above; NULL: position + 1 */
     void *q, *q_plain;            /* T [rows][H][D]; q_plain may be NULL */
@@ -458,7 +459,7 @@ struct gather_plan {
 cudaError_t launch_gather(struct cuda_queue q, enum dtype t, const struct gather_plan *p);
 
 struct queries_args {
-    const void *qkv;     /* T [rows][(H + 2G) D] */
+    const float *qkv;    /* [rows][(H + 2G) D] */
     const float *q_norm; /* or NULL */
     float norm_eps;
     int32_t q_heads, kv_heads, dim;

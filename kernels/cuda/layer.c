@@ -50,7 +50,8 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
                  void *out, bool accumulate)
 {
     struct cuda *c = cuda_of(be);
-    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL, accumulate };
+    const enum gemm_out kind = accumulate ? GEMM_ADDS : w->use == WEIGHT_QKV ? GEMM_F32 : GEMM_ACT;
+    const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL, kind };
     const bool idles = c->memory_idles;
     const struct skinny_args args = { .w = w->data,
                                       .in = in,
@@ -66,11 +67,13 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
     if (shape.rows == 0)
         return;
     c->memory_idles = false;
-    if (be->act == DT_BF16 && shape.rows <= CUDA_SKINNY_ROWS_MAX && shape.k % 32 == 0)
+    /* few rows of qkv that no normed_qkv_to_tail took are rare, and the library takes them */
+    if (be->act == DT_BF16 && kind != GEMM_F32 && shape.rows <= CUDA_SKINNY_ROWS_MAX && shape.k % 32 == 0)
         cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
     else if ((bias && (shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
-             !gemm_run(c, &shape, w->data, bias ? accumulate ? bias->vector : bias->bias : NULL, in, out))
-        cuda_failed(c, launch_product(compute(c), be->act, &args, shape.rows), "matmul");
+             !gemm_run(c, &shape, w->data, bias ? kind == GEMM_ACT ? bias->bias : bias->vector : NULL, in, out))
+        cuda_failed(c, launch_product(compute(c), be->act, kind == GEMM_ACT ? be->act : DT_F32, &args, shape.rows),
+                    "matmul");
 }
 
 bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x, int64_t rows, void *out,

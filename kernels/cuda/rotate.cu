@@ -7,35 +7,28 @@
  * A thread block owns a row, or some heads of one where rows are few. A thread owns N channels and the N that turn with
  * them, 16 bytes each where head and rotation allow it, and the same ones of every head that it takes. The first are asked
  * for before cos and sin of the row's position are made, once, in shared memory. Angles are position * inv_freq in f32,
- * with the exact sine (not the fast one: positions reach 100,000). Bound: bytes of qkv read and written once.
+ * with the exact sine (not the fast one: positions reach 100,000). Bound: bytes of qkv read, f32, and
+ * of q, k and v written, once.
  */
 #include "kernels/cuda/place.cuh"
 
 enum { THREADS = 128, FEW_ROWS = 64 };
 
-/* N neighbouring numbers of T, in one load or store where they are 16 bytes. */
-template <typename T, int N> struct run_of {
-    pack16<T> bits;
-    __device__ void load(const T *p)
-    {
-        if constexpr (N == pack16<T>::count)
-            bits = load16(p);
-        else
-            bits.at[0] = *p;
-    }
-    __device__ void store(T *p, const float (&x)[N])
-    {
+/* N neighbouring numbers to T, in one store where they are 16 bytes. */
+template <typename T, int N> __device__ __forceinline__ void run_store(T *p, const float (&x)[N])
+{
+    if constexpr (N == pack16<T>::count) {
+        pack16<T> bits;
 #pragma unroll
         for (int j = 0; j < N; j++)
             bits.at[j] = rounded<T>(x[j]);
-        if constexpr (N == pack16<T>::count)
-            store16(p, bits);
-        else
-            *p = bits.at[0];
+        store16(p, bits);
+    } else {
+        *p = rounded<T>(x[0]);
     }
-};
+}
 
-template <int N> __device__ __forceinline__ void floats_load(const float *p, float (&x)[N])
+template <int N> __device__ __forceinline__ void run_load(const float *p, float (&x)[N])
 {
     if constexpr (N % 4 == 0) {
 #pragma unroll
@@ -61,8 +54,8 @@ __device__ __forceinline__ struct share share_of(int32_t at, int32_t half, int32
 }
 
 /* 1 / rms of a head whose channels `units` threads hold; all threads of a warp ask. */
-template <typename T, int N>
-__device__ __forceinline__ float head_factor(const float (&x)[N], const float (&y)[N], const T *head, int32_t dim,
+template <int N>
+__device__ __forceinline__ float head_factor(const float (&x)[N], const float (&y)[N], const float *head, int32_t dim,
                                              int32_t units, float eps)
 {
     float sum = 0.0f;
@@ -75,7 +68,7 @@ __device__ __forceinline__ float head_factor(const float (&x)[N], const float (&
             sum += __shfl_xor_sync(0xffffffffu, sum, o);
     } else { /* not all of one warp: each adds up all of the head */
         for (int32_t i = 0; i < dim; i++)
-            sum += number(head[i]) * number(head[i]);
+            sum += head[i] * head[i];
     }
     return rsqrtf(sum / (float)dim + eps);
 }
@@ -112,37 +105,33 @@ __global__ void rotate_kernel(const __grid_constant__ struct rotate_args a, int3
     const int32_t half = a.inv_freq ? a.rope_dims / 2 : 0, heads = a.q_heads + 2 * a.kv_heads;
     const struct share s = share_of(threadIdx.x % units * N, half, a.dim);
     const int64_t row = blockIdx.x;
-    const T *in = (const T *)a.qkv + row * heads * a.dim;
+    const float *in = a.qkv + row * heads * a.dim;
     float cosine[N], sine[N];
 
     chain_begin();
     for (int32_t base = blockIdx.y * pass; base < heads; base += gridDim.y * pass) {
         const int32_t h = base + threadIdx.x / units; /* of all but `heads`: nothing, but for the sums of its warp */
-        const T *head = in + min(h, heads - 1) * a.dim;
+        const float *head = in + min(h, heads - 1) * a.dim;
         const bool query = h < a.q_heads, turns = h < a.q_heads + a.kv_heads;
-        struct run_of<T, N> low, high;
         float x[N], y[N];
 
-        low.load(head + s.low);
-        high.load(head + s.high);
+        run_load<N>(head + s.low, x);
+        run_load<N>(head + s.high, y);
         if (base == (int32_t)blockIdx.y * pass) {
             angles_make(a, row, half, angle);
             __syncthreads();
             if (s.turned) {
-                floats_load<N>(angle + s.low, cosine);
-                floats_load<N>(angle + half + s.low, sine);
+                run_load<N>(angle + s.low, cosine);
+                run_load<N>(angle + half + s.low, sine);
             }
         }
-#pragma unroll
-        for (int j = 0; j < N; j++)
-            x[j] = number(low.bits.at[j]), y[j] = number(high.bits.at[j]);
         if constexpr (NORM) {
-            const float factor = head_factor<T, N>(x, y, head, a.dim, units, a.norm_eps);
+            const float factor = head_factor<N>(x, y, head, a.dim, units, a.norm_eps);
             const float *norm = query ? a.q_norm : turns ? a.k_norm : NULL;
             float of_low[N], of_high[N];
             if (norm) {
-                floats_load<N>(norm + s.low, of_low);
-                floats_load<N>(norm + s.high, of_high);
+                run_load<N>(norm + s.low, of_low);
+                run_load<N>(norm + s.high, of_high);
 #pragma unroll
                 for (int j = 0; j < N; j++)
                     x[j] *= factor * of_low[j], y[j] *= factor * of_high[j];
@@ -153,8 +142,8 @@ __global__ void rotate_kernel(const __grid_constant__ struct rotate_args a, int3
             continue;
         if (query && a.q_plain) {
             T *plain = (T *)a.q_plain + (row * a.q_heads + h) * a.dim;
-            low.store(plain + s.low, x);
-            high.store(plain + s.high, y);
+            run_store<T, N>(plain + s.low, x);
+            run_store<T, N>(plain + s.high, y);
         }
         if (turns && s.turned)
 #pragma unroll
@@ -163,8 +152,8 @@ __global__ void rotate_kernel(const __grid_constant__ struct rotate_args a, int3
                 y[j] = y[j] * cosine[j] + x[j] * sine[j];
                 x[j] = turned;
             }
-        low.store(to + s.low, x);
-        high.store(to + s.high, y);
+        run_store<T, N>(to + s.low, x);
+        run_store<T, N>(to + s.high, y);
     }
 }
 

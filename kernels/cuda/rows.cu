@@ -237,7 +237,7 @@ template <typename T> __global__ void random_kernel(uint64_t seed, float scale, 
 }
 
 /* A warp owns one output. grid: outputs / 8, rows */
-template <typename T> __global__ void product_kernel(const __grid_constant__ struct skinny_args a)
+template <typename T, typename OUT> __global__ void product_kernel(const __grid_constant__ struct skinny_args a)
 {
     chain_begin();
     const int lane = threadIdx.x & 31;
@@ -255,7 +255,7 @@ template <typename T> __global__ void product_kernel(const __grid_constant__ str
     if (a.accumulate)
         ((float *)a.out)[row * a.n + n] += sum;
     else
-        ((T *)a.out)[row * a.n + n] = rounded<T>(sum);
+        ((OUT *)a.out)[row * a.n + n] = rounded<OUT>(sum);
 }
 
 /* ---- launchers ---- */
@@ -396,10 +396,13 @@ cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, floa
     return cudaGetLastError();
 }
 
-cudaError_t launch_product(struct cuda_queue q, enum dtype t, const struct skinny_args *args, int64_t rows)
+cudaError_t launch_product(struct cuda_queue q, enum dtype t, enum dtype out, const struct skinny_args *args,
+                           int64_t rows)
 {
     const dim3 grid(int_ceil(args->n, THREADS / 32), (unsigned)rows);
 
-    return t == DT_F32 ? launch_chained(q, grid, dim3(THREADS), 0, product_kernel<float>, *args)
-                       : launch_chained(q, grid, dim3(THREADS), 0, product_kernel<bf16>, *args);
+    if (t == DT_F32)
+        return launch_chained(q, grid, dim3(THREADS), 0, product_kernel<float, float>, *args);
+    return out == DT_F32 ? launch_chained(q, grid, dim3(THREADS), 0, product_kernel<bf16, float>, *args)
+                         : launch_chained(q, grid, dim3(THREADS), 0, product_kernel<bf16, bf16>, *args);
 }

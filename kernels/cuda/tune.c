@@ -5,7 +5,7 @@
  * For every weight shape that is opened and every rung of the ladder of row counts up to rows_max, the library's first
  * eight candidates run on random numbers; the median of five counts. The file holds one choice a line:
  *
- *      out rows n k us a0 a1 .. a7        out: its dtype, f32 where the product adds to x;
+ *      out rows n k us a0 a1 .. a7        out: act, f32, or adds (to f32);
  *                                         a0..a7: the library's opaque description, hexadecimal
  *
  * and is named after card, dtype and library version. A line of another form, or one that the library does not accept, is
@@ -22,11 +22,13 @@
 enum { ROUNDS = 5 };
 #define ROOM_MOST ((uint64_t)3 << 30)
 
+static const char *const words[] = { [GEMM_ACT] = "act", [GEMM_F32] = "f32", [GEMM_ADDS] = "adds" };
+
 static_assert(sizeof(cublasLtMatmulAlgo_t) == 8 * sizeof(uint64_t), "the file holds eight words");
 
 static bool accepted(struct cuda *c, const struct gemm_choice *choice)
 {
-    const struct gemm_shape shape = { choice->rows, choice->n, choice->k, false, choice->adds };
+    const struct gemm_shape shape = { choice->rows, choice->n, choice->k, false, choice->out };
     struct gemm *g = c->gemm;
     cublasLtMatmulHeuristicResult_t result;
 
@@ -52,10 +54,11 @@ void tune_load(struct cuda *c)
                    &a[7]) != 13)
             continue;
         to->bias = false;
-        to->adds = strcmp(out, dtype_word(DT_F32)) == 0;
-        if ((to->adds || strcmp(out, dtype_word(c->base.act)) == 0) && to->rows > 0 && to->n > 0 && to->k > 0 &&
-            accepted(c, to))
-            g->choices++;
+        for (int kind = 0; kind < 3; kind++)
+            if (strcmp(out, words[kind]) == 0 && to->rows > 0 && to->n > 0 && to->k > 0) {
+                to->out = (enum gemm_out)kind;
+                g->choices += accepted(c, to);
+            }
     }
     if (f)
         fclose(f);
@@ -72,8 +75,7 @@ static void tune_save(const struct gemm *g)
 
         if (h->us <= 0.0f || h->bias)
             continue;
-        fprintf(f, "%s %" PRId64 " %" PRId64 " %" PRId64 " %.2f", dtype_word(h->adds ? DT_F32 : DT_BF16), h->rows, h->n,
-                h->k, (double)h->us);
+        fprintf(f, "%s %" PRId64 " %" PRId64 " %" PRId64 " %.2f", words[h->out], h->rows, h->n, h->k, (double)h->us);
         for (int j = 0; j < 8; j++)
             fprintf(f, " %" PRIx64, h->algo.data[j]);
         fprintf(f, "\n");
@@ -89,18 +91,18 @@ static int by_size(const void *a, const void *b)
 }
 
 /* Median microseconds of one candidate; 0 when it does not run. */
-static float time_one(struct cuda *c, const void *w, const void *in, void *out, bool adds,
+static float time_one(struct cuda *c, const void *w, const void *in, void *out, enum gemm_out kind,
                       const cublasLtMatmulAlgo_t *algo, cudaEvent_t begin, cudaEvent_t end)
 {
     float us[ROUNDS];
 
-    if (gemm_launch(c, w, in, out, adds, algo) != CUBLAS_STATUS_SUCCESS)
+    if (gemm_launch(c, w, in, out, kind, algo) != CUBLAS_STATUS_SUCCESS)
         return 0.0f;
     for (int i = 0; i < ROUNDS; i++) {
         float ms = 0.0f;
 
         if (cudaEventRecord(begin, c->stream[LANE_COMPUTE]) != cudaSuccess ||
-            gemm_launch(c, w, in, out, adds, algo) != CUBLAS_STATUS_SUCCESS ||
+            gemm_launch(c, w, in, out, kind, algo) != CUBLAS_STATUS_SUCCESS ||
             cudaEventRecord(end, c->stream[LANE_COMPUTE]) != cudaSuccess || !cuda_event_wait(c, end, 30000, "tuning") ||
             cudaEventElapsedTime(&ms, begin, end) != cudaSuccess)
             return 0.0f;
@@ -114,12 +116,12 @@ static void tune_shape(struct cuda *c, const struct gemm_shape *shape, const voi
                        cudaEvent_t begin, cudaEvent_t end)
 {
     cublasLtMatmulHeuristicResult_t candidate[GEMM_CANDIDATES];
-    struct gemm_choice best = { .rows = shape->rows, .n = shape->n, .k = shape->k, .adds = shape->adds };
+    struct gemm_choice best = { .rows = shape->rows, .n = shape->n, .k = shape->k, .out = shape->out };
     int count = gemm_layouts(c, shape) ? gemm_candidates(c, candidate, GEMM_CANDIDATES) : 0;
 
     for (int i = 0; i < count; i++) {
         float us = candidate[i].state == CUBLAS_STATUS_SUCCESS
-                       ? time_one(c, w, in, out, shape->adds, &candidate[i].algo, begin, end)
+                       ? time_one(c, w, in, out, shape->out, &candidate[i].algo, begin, end)
                        : 0.0f;
 
         if (us > 0.0f && (best.us == 0.0f || us < best.us)) {
@@ -132,14 +134,14 @@ static void tune_shape(struct cuda *c, const struct gemm_shape *shape, const voi
 }
 
 /* The largest row count that is timed: in and out must fit into the room. 0: everything is known. */
-static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, bool adds, int64_t *largest)
+static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, int64_t *largest)
 {
-    const int64_t bytes = (int64_t)act_bytes(c), out_bytes = adds ? 4 : bytes;
+    const int64_t bytes = (int64_t)act_bytes(c), out_bytes = kind == GEMM_ACT ? bytes : 4;
     int64_t missing = 0;
 
     *largest = 0;
     for (int64_t rows = 16; rows <= gemm_bucket(c->rows_max); rows = gemm_bucket(rows + 1)) {
-        const struct gemm_shape shape = { rows, n, k, false, adds };
+        const struct gemm_shape shape = { rows, n, k, false, kind };
 
         if ((uint64_t)(rows * (k * bytes + n * out_bytes)) > ROOM_MOST || (n > 65536 && rows > 256))
             break;
@@ -151,7 +153,7 @@ static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, bool adds, int
     return missing;
 }
 
-enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, bool adds, const void *w, struct err *err)
+enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, const void *w, struct err *err)
 {
     const uint64_t bytes = act_bytes(c);
     cudaEvent_t begin = NULL, end = NULL;
@@ -159,17 +161,17 @@ enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, bool adds, const voi
     int64_t largest;
     enum status st = ST_OK;
 
-    if (c->base.act == DT_F32 || rows_to_time(c, n, k, adds, &largest) == 0 || k % 8 != 0 || n % 8 != 0)
+    if (c->base.act == DT_F32 || rows_to_time(c, n, k, kind, &largest) == 0 || k % 8 != 0 || n % 8 != 0)
         return ST_OK;
     /* no room for timing is no failure: the first guess is taken then */
     if (cuda_alloc(&c->base, (uint64_t)(largest * k) * bytes, "other", &in, NULL) == ST_OK &&
-        cuda_alloc(&c->base, (uint64_t)(largest * n) * (adds ? 4 : bytes), "other", &out, NULL) == ST_OK &&
+        cuda_alloc(&c->base, (uint64_t)(largest * n) * (kind == GEMM_ACT ? bytes : 4), "other", &out, NULL) == ST_OK &&
         cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
         cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], c->base.act, 1, 1.0f, largest * k, in), "tuning");
-        if (adds)
+        if (kind == GEMM_ADDS)
             cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], DT_F32, 2, 1.0f, largest * n, out), "tuning");
         for (int64_t rows = 16; rows <= largest; rows = gemm_bucket(rows + 1)) {
-            const struct gemm_shape shape = { rows, n, k, false, adds };
+            const struct gemm_shape shape = { rows, n, k, false, kind };
 
             if (!gemm_find(c->gemm, &shape))
                 tune_shape(c, &shape, w, in, out, begin, end);

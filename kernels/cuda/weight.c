@@ -84,8 +84,12 @@ enum status cuda_weight_open(struct backend *be, const struct weight_source *src
         st = fill(c, src, at, t, err);
     if (st == ST_OK && use == WEIGHT_VECTOR)
         st = bias_open(c, w, err);
-    if (st == ST_OK && (use == WEIGHT_MATRIX || use == WEIGHT_ADDS || use == WEIGHT_BOTH))
-        st = gemm_tune(c, w->rows, w->cols, use == WEIGHT_ADDS, w->data, err);
+    if (st == ST_OK && use != WEIGHT_VECTOR && use != WEIGHT_TABLE)
+        st = gemm_tune(c, w->rows, w->cols,
+                       use == WEIGHT_ADDS  ? GEMM_ADDS
+                       : use == WEIGHT_QKV ? GEMM_F32
+                                           : GEMM_ACT,
+                       w->data, err);
     if (st != ST_OK) {
         cuda_weight_close(be, w);
         return st;

@@ -328,7 +328,7 @@ static void bench_rows(struct bench *b, int64_t tokens)
     for (int64_t i = 0; i < tokens; i++)
         position[i] = (int32_t)i;
     r.x = random_room(b, tokens * ROWS_FF, 61);
-    r.wide = random_room(b, tokens * 2 * ROWS_FF, 62);
+    r.wide = random_room(b, tokens * 2 * ROWS_FF, 62); /* qkv reads pairs of them as f32 */
     r.q = room(b, (uint64_t)(tokens * ROWS_DIM * act));
     r.k = room(b, (uint64_t)kv_bytes);
     r.v = room(b, (uint64_t)kv_bytes);
@@ -339,7 +339,7 @@ static void bench_rows(struct bench *b, int64_t tokens)
     b->be->ops->upload(b->be, LANE_COMPUTE, freqs, freq, sizeof freq);
     b->be->ops->wait(b->be, LANE_COMPUTE);
     rows_line(b, "norm", &r, (double)(tokens * ROWS_DIM * (4 + act)), rows_norm);
-    rows_line(b, "rotation", &r, (double)(2 * tokens * wide * act), rows_rotate);
+    rows_line(b, "rotation", &r, (double)(tokens * wide * (4 + act)), rows_rotate);
     rows_line(b, "gate", &r, (double)(3 * tokens * ROWS_FF * act), rows_gate);
     b->be->ops->weight_close(b->be, r.norm);
     for (size_t i = 0; i < 7; i++)

@@ -76,7 +76,7 @@ static void check_qkv_case(struct ops *o, const struct qkv_case *c)
     ref_heads(qkv, ROWS, all, 0, c->q_heads, dim, c->norms ? qn : NULL, freq, c->tables, c->pairs, position, q, plain);
     ref_heads(qkv, ROWS, all, c->q_heads, c->kv_heads, dim, c->norms ? kn : NULL, freq, c->tables, c->pairs, position,
               k, NULL);
-    o->be->ops->qkv_to_layer(o->be, &shape, &rope, ops_up(o, qkv, (int64_t)ROWS * all * dim),
+    o->be->ops->qkv_to_layer(o->be, &shape, &rope, ops_up_x(o, qkv, (int64_t)ROWS * all * dim),
                              ops_up_bytes(o, position, sizeof position), ROWS, q_out, c->plain ? plain_out : NULL, &kv,
                              TOKEN);
     for (int64_t i = 0; i < q_count + kv_count; i++)
@@ -87,7 +87,7 @@ static void check_qkv_case(struct ops *o, const struct qkv_case *c)
     if (o->be->ops->queries_plain) {
         void *again = ops_poisoned_act(o, q_count);
 
-        o->be->ops->queries_plain(o->be, &shape, ops_up(o, qkv, (int64_t)ROWS * all * dim), ROWS, again);
+        o->be->ops->queries_plain(o->be, &shape, ops_up_x(o, qkv, (int64_t)ROWS * all * dim), ROWS, again);
         ops_near(o, "plain queries by themselves", ops_down(o, LANE_COMPUTE, again, q_count), plain, tolerance,
                  q_count);
     }

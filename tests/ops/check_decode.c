@@ -161,7 +161,7 @@ static void judge_layer(struct run *r, const struct step *step, int layer)
 
     for (int i = 0; i < dim; i++)
         tolerance[i] = 4 * (p_eps + 2 * ops_eps_act(o));
-    o->be->ops->qkv_to_tail(o->be, &shape, &r->rope, layer, ops_up(o, qkv, (int64_t)step->rows * width), q_out);
+    o->be->ops->qkv_to_tail(o->be, &shape, &r->rope, layer, ops_up_x(o, qkv, (int64_t)step->rows * width), q_out);
     o->be->ops->attn_decode(o->be, layer, q_out, c->q_heads, (float)scale, c->window, out);
     got = ops_down(o, LANE_COMPUTE, out, (int64_t)step->rows * c->q_heads * dim);
     for (int s = 0; s < step->seqs; s++)

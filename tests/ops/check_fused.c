@@ -17,12 +17,12 @@ struct normed {
     float *norm_values, *w_values, *bias_values;
 };
 
-static struct normed normed_open(struct ops *o, int64_t n, int64_t k, bool with_bias)
+static struct normed normed_open(struct ops *o, int64_t n, int64_t k, enum weight_use use, bool with_bias)
 {
     struct normed m = { 0 };
 
     m.norm = ops_weight(o, 1, k, WEIGHT_VECTOR, 1.0f, &m.norm_values);
-    m.w = ops_weight(o, n, k, WEIGHT_MATRIX, 1.0f / sqrtf((float)k), &m.w_values);
+    m.w = ops_weight(o, n, k, use, 1.0f / sqrtf((float)k), &m.w_values);
     m.bias = ops_weight(o, 1, n, WEIGHT_VECTOR, 0.3f, &m.bias_values);
     m.p = (struct normed_product){ m.norm, m.w, with_bias ? m.bias : NULL, 1e-5f };
     return m;
@@ -50,7 +50,7 @@ static double product_of(const struct normed *m, const double *row, int64_t n, i
 
 static void check_gated_case(struct ops *o, int64_t rows, int64_t ff, int32_t k, bool with_bias, enum activation kind)
 {
-    struct normed m = normed_open(o, 2 * ff, k, with_bias);
+    struct normed m = normed_open(o, 2 * ff, k, WEIGHT_MATRIX, with_bias);
     float *x = ops_random_x(o, rows * k, 3.0f);
     double *exact = ops_doubles(o, k), *row = ops_doubles(o, k);
     double *want = ops_doubles(o, rows * ff), *tolerance = ops_doubles(o, rows * ff);
@@ -114,8 +114,7 @@ static struct results run(struct ops *o, const struct step_case *c, const struct
     const struct backend_ops *ops = o->be->ops;
     const int64_t q_count = (int64_t)c->rows * c->q_heads * c->dim;
     void *q = ops_poisoned_act(o, q_count), *heads = ops_poisoned_act(o, q_count);
-    void *between = ops_poisoned_act(o, (int64_t)c->rows * wide),
-         *last = ops_poisoned_x(o, (int64_t)outputs * c->width);
+    void *between = ops_poisoned_x(o, (int64_t)c->rows * wide), *last = ops_poisoned_x(o, (int64_t)outputs * c->width);
     void *normed = ops_poisoned_act(o, (int64_t)c->rows * c->width);
     void *logits = ops_poisoned_act(o, (int64_t)outputs * c->vocab);
     int32_t token[ROWS_MAX] = { 0 }, position[ROWS_MAX], output[ROWS_MAX], ids[ROWS_MAX];
@@ -182,7 +181,8 @@ static void near_each_other(struct ops *o, const char *what, const float *got, c
 static void check_step_case(struct ops *o, const struct step_case *c)
 {
     const int32_t wide = (c->q_heads + 2 * c->kv_heads) * c->dim;
-    struct normed qkv = normed_open(o, wide, c->width, c->bias), head = normed_open(o, c->vocab, c->width, false);
+    struct normed qkv = normed_open(o, wide, c->width, WEIGHT_QKV, c->bias),
+                  head = normed_open(o, c->vocab, c->width, WEIGHT_MATRIX, false);
     float freq[KV_HEAD_DIM_MAX / 2];
     struct rope_table rope = { .dims = c->rope_dims, .scale = 1.0f };
     const int64_t q_count = (int64_t)c->rows * c->q_heads * c->dim;

@@ -18,15 +18,16 @@ static const struct {
 
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
-static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool with_bias, bool accumulate)
+static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool with_bias, enum weight_use use)
 {
+    const bool accumulate = use == WEIGHT_ADDS, wide = accumulate || use == WEIGHT_QKV;
     const int64_t count = rows * n;
     float *w_values, *bias_values, *x = ops_random(o, rows * k, 1.0f), *before = ops_random_x(o, count, 1.0f), *got;
-    struct weight *w = ops_weight(o, n, k, accumulate ? WEIGHT_ADDS : WEIGHT_MATRIX, 1.0f, &w_values);
+    struct weight *w = ops_weight(o, n, k, use, 1.0f, &w_values);
     struct weight *bias = ops_weight(o, 1, n, WEIGHT_VECTOR, 1.0f, &bias_values);
     double *want = ops_doubles(o, count), *bound = ops_doubles(o, count);
-    const double eps = accumulate ? ldexp(1, -24) : ops_eps_act(o);
-    void *out = accumulate ? ops_poisoned_x(o, count) : ops_poisoned_act(o, count);
+    const double eps = wide ? ldexp(1, -24) : ops_eps_act(o);
+    void *out = wide ? ops_poisoned_x(o, count) : ops_poisoned_act(o, count);
 
     ref_matmul(x, w_values, rows, n, k, want, bound);
     for (int64_t i = 0; i < count; i++) {
@@ -39,7 +40,7 @@ static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool 
     if (accumulate)
         o->be->ops->copy(o->be, LANE_COMPUTE, out, ops_up_x(o, before, count), (uint64_t)count * sizeof *before);
     o->be->ops->matmul(o->be, w, with_bias ? bias : NULL, ops_up(o, x, rows * k), rows, out, accumulate);
-    got = accumulate ? ops_down_x(o, LANE_COMPUTE, out, count) : ops_down(o, LANE_COMPUTE, out, count);
+    got = wide ? ops_down_x(o, LANE_COMPUTE, out, count) : ops_down(o, LANE_COMPUTE, out, count);
     ops_near(o, accumulate ? "sum" : "product", got, want, bound, count);
     o->be->ops->weight_close(o->be, w);
     o->be->ops->weight_close(o->be, bias);
@@ -47,10 +48,12 @@ static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool 
 
 void check_matmul(struct ops *o)
 {
+    static const enum weight_use uses[] = { WEIGHT_MATRIX, WEIGHT_ADDS, WEIGHT_QKV };
+
     for (int s = 0; s < SHAPES - (o->small > 1 ? 2 : 0); s++)
-        for (int kind = 0; kind < 4; kind++)
-            if (o->small < 2 || kind == s % 4)
-                check_shape(o, shapes[s].rows, shapes[s].n, shapes[s].k, kind & 1, kind & 2);
+        for (int kind = 0; kind < 6; kind++)
+            if (o->small < 2 || kind == s % 6)
+                check_shape(o, shapes[s].rows, shapes[s].n, shapes[s].k, kind & 1, uses[kind / 2]);
 }
 
 /* Products of rows [from, from + rows) alone must be those rows of the product of all. */

@@ -42,7 +42,7 @@ static void tiny_open(struct tiny *t, struct ops *o)
     for (int i = 0; i < HEAD_DIM / 2; i++)
         freq[i] = powf(10000.0f, -2.0f * (float)i / HEAD_DIM);
     t->table = ops_weight(o, VOCAB, WIDTH, WEIGHT_TABLE, 1.0f, &values);
-    t->qkv = ops_weight(o, wide, WIDTH, WEIGHT_MATRIX, 0.1f, &values);
+    t->qkv = ops_weight(o, wide, WIDTH, WEIGHT_QKV, 0.1f, &values);
     t->out = ops_weight(o, WIDTH, HEADS * HEAD_DIM, WEIGHT_ADDS, 0.1f, &values);
     t->head = ops_weight(o, VOCAB, WIDTH, WEIGHT_MATRIX, 0.3f, &values);
     t->norm = ops_weight_of(o, ones, 1, WIDTH, WEIGHT_VECTOR);
@@ -51,7 +51,7 @@ static void tiny_open(struct tiny *t, struct ops *o)
         ops_up_kv(o, ops_random(o, 2 * KV_HEADS * BLOCK_ROWS * HEAD_DIM, 1.0f), 2 * KV_HEADS * BLOCK_ROWS * HEAD_DIM);
     t->x = ops_poisoned_x(o, ROWS_MAX * WIDTH);
     t->normed = ops_poisoned_act(o, ROWS_MAX * WIDTH);
-    t->wide = ops_poisoned_act(o, ROWS_MAX * wide);
+    t->wide = ops_poisoned_x(o, ROWS_MAX * wide);
     t->q = ops_poisoned_act(o, ROWS_MAX * HEADS * HEAD_DIM);
     t->heads = ops_poisoned_act(o, ROWS_MAX * HEADS * HEAD_DIM);
     t->last = ops_poisoned_x(o, SLOTS * WIDTH);
