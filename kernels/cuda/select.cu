@@ -20,27 +20,43 @@
 #include "kernels/cuda/select_cut.cuh"
 #include "kernels/cuda/select_keys.cuh"
 
-template <bool JOINT>
-__device__ __forceinline__ bool is_chosen(const struct select_launch &l, const struct desk &d, int32_t i, int32_t g,
-                                          uint32_t score, uint64_t cut)
+/* Which rows a cut lets pass: see place_of. */
+struct gate {
+    uint32_t score, place; /* the cut's halves */
+    uint32_t turn;         /* ~0 where the smaller row wins */
+    int32_t begin;         /* of the one head's scores */
+};
+__device__ __forceinline__ struct gate gate_of(const struct select_launch &l, const struct desk &d, int32_t head,
+                                               uint64_t cut)
 {
-    const uint32_t edge = (uint32_t)(cut >> 32);
+    const uint32_t score = (uint32_t)(cut >> 32);
 
-    return score > edge || (score == edge && place_of<JOINT>(l, g, i - d.at[g], score) >= (uint32_t)cut);
+    return { score, (uint32_t)cut, newest_wins(l, score) ? 0u : ~0u, d.at[head] };
+}
+template <bool JOINT>
+__device__ __forceinline__ bool passes(const struct gate &gate, const struct select_launch &l, const struct desk &d,
+                                       int32_t i, int32_t g, uint32_t score)
+{
+    if (score != gate.score)
+        return score > gate.score;
+    return (JOINT ? place_of<true>(l, g, i - d.at[g], score) : (uint32_t)(i - gate.begin) ^ gate.turn) >= gate.place;
 }
 
-/* Rows at or above the cut, ascending, behind those of the blocks before this one. */
+/* Rows at or above the cut, ascending, behind those of the blocks before this one. Held keys are lost: who passes is kept in
+ * their place. */
 template <int KEYS, bool JOINT>
 __device__ void rows_write(const struct select_launch &l, struct desk &d, const struct stretch &s,
-                           const struct held<KEYS> &held, int32_t head, uint64_t cut, bool none, int64_t to, int rank,
+                           struct held<KEYS> &held, int32_t head, uint64_t cut, bool none, int64_t to, int rank,
                            int blocks)
 {
     const int lane = threadIdx.x & 31;
+    const uint32_t below = (1u << lane) - 1;
+    const struct gate gate = gate_of(l, d, head, cut);
     uint32_t mine = 0, all;
 
-    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t score, bool there) {
-        mine +=
-            (uint32_t)__popc(__ballot_sync(0xffffffffu, there && !none && is_chosen<JOINT>(l, d, i, g, score, cut)));
+    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t &score, bool there) {
+        score = __ballot_sync(0xffffffffu, there && !none && passes<JOINT>(gate, l, d, i, g, score));
+        mine += (uint32_t)__popc(score);
     });
     uint32_t before = block_before(d, lane == 0 ? mine : 0, &all);
     before = __shfl_sync(0xffffffffu, before, 0);
@@ -48,21 +64,20 @@ __device__ void rows_write(const struct select_launch &l, struct desk &d, const 
         if (threadIdx.x == 0)
             d.range[0] = all;
         cluster_sync(blocks);
-        for (int r = 0; r < rank; r++)
-            to += *of_block(&d.range[0], r);
+        to += __reduce_add_sync(0xffffffffu, lane < rank ? *of_block(&d.range[0], lane) : 0u);
     }
-    int64_t at = to + before;
-    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t score, bool there) {
-        bool in = there && !none && is_chosen<JOINT>(l, d, i, g, score, cut);
-        uint32_t votes = __ballot_sync(0xffffffffu, in);
-        int64_t place = at + __popc(votes & ((1u << lane) - 1));
+    int32_t *index = l.index + to + before;
+    for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t i, int32_t g, uint32_t &score, bool there) {
+        const uint32_t votes =
+            KEYS > 0 ? score : __ballot_sync(0xffffffffu, there && !none && passes<JOINT>(gate, l, d, i, g, score));
+        int32_t *place = index + __popc(votes & below);
 
-        if (in)
-            l.index[place] = i - d.at[g];
+        if (votes >> lane & 1)
+            *place = i - (JOINT ? d.at[g] : gate.begin);
         if (JOINT && there)
             for (int32_t h = g; h >= 0 && d.at[h] == i; h--)
-                l.first_out[h] = place;
-        at += __popc(votes);
+                l.first_out[h] = place - l.index;
+        index += __popc(votes);
     });
     if (JOINT && rank == blocks - 1 && threadIdx.x == 0)
         for (int32_t h = l.plan.heads; h >= 0 && d.at[h] == d.at[l.plan.heads]; h--)
@@ -99,16 +114,17 @@ __global__ void __launch_bounds__(THREADS) select_heads_kernel(const __grid_cons
     const int32_t g = blockIdx.y, lane = threadIdx.x & 31;
     const int blocks = cluster_size(), rank = cluster_rank();
     const uint32_t keep = (uint32_t)l.plan.keep[g];
+    const int64_t first = l.plan.first[g];
     struct held<KEYS> held;
     uint64_t cut = 0;
 
-    chain_begin();
     desk_open(l, d);
     const struct stretch s = stretch_of(d.at[g], d.at[g] + l.plan.rows[g], rank, blocks);
+    chain_begin();
     keys_hold<KEYS, false>(l, d, s, g, lane, held);
     if (keep > 0 && keep < (uint32_t)l.plan.rows[g])
         cut = cut_find<KEYS, false>(l, d, s, held, g, keep, rank, blocks);
-    rows_write<KEYS, false>(l, d, s, held, g, cut, keep == 0, l.plan.first[g], rank, blocks);
+    rows_write<KEYS, false>(l, d, s, held, g, cut, keep == 0, first, rank, blocks);
 }
 
 /* A head's cut in the order of all heads together. Where it stopped short of the row's digits (they are zeros then), it
@@ -143,8 +159,8 @@ __global__ void __launch_bounds__(THREADS) select_joint_kernel(const __grid_cons
     const int blocks = cluster_size(), rank = cluster_rank();
     int64_t rows = 0;
 
-    chain_begin();
     desk_open(l, d);
+    chain_begin();
     for (int32_t g = 0; g < l.plan.heads; g++)
         rows += l.plan.rows[g];
     for (int32_t g = rank; g < l.plan.heads; g += blocks) {

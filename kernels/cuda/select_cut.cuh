@@ -153,18 +153,16 @@ __device__ __forceinline__ struct keys_range range_find(const struct select_laun
         if (threadIdx.x < 3)
             d.range[threadIdx.x] = threadIdx.x == 0 ? end[0] : threadIdx.x == 1 ? end[1] : end[2];
         cluster_sync(blocks);
-        end[2] = 0;
-        for (int r = 0; r < blocks; r++) {
-            end[0] = max(end[0], *of_block(&d.range[0], r));
-            end[1] = max(end[1], *of_block(&d.range[1], r));
-            end[2] += *of_block(&d.range[2], r);
-        }
+        const bool other = lane < blocks; /* a lane asks a block */
+        end[0] = __reduce_max_sync(0xffffffffu, other ? *of_block(&d.range[0], lane) : 0u);
+        end[1] = __reduce_max_sync(0xffffffffu, other ? *of_block(&d.range[1], lane) : 0u);
+        end[2] = JOINT ? __reduce_add_sync(0xffffffffu, other ? *of_block(&d.range[2], lane) : 0u) : 0;
     }
     return { ~end[1], end[0], end[2] };
 }
 
 /* The k-th largest of the few keys that stand for `there(key, place)`: they are listed, by the cluster's first block, and
- * each counts the larger ones. Synchronises. */
+ * the larger ones of each are counted, by all. Synchronises. */
 template <int KEYS, bool JOINT, typename F>
 __device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, struct desk &d, const struct stretch &s,
                                              const struct held<KEYS> &held, int32_t head, uint32_t k, int rank,
@@ -190,20 +188,25 @@ __device__ __forceinline__ uint64_t cut_rank(const struct select_launch &l, stru
             d.list[0][c] = list[c], d.list[1][c] = list[RANKED + c];
         __syncthreads();
     }
-    for (uint32_t c0 = 0; c0 < count; c0 += THREADS / 4) { /* four threads count for a key */
-        const uint32_t c = c0 + threadIdx.x / 4;
+    const uint32_t lanes = 4 * (uint32_t)blocks, own_lane = threadIdx.x % lanes; /* that count for a key */
+    for (uint32_t c0 = 0; c0 < count; c0 += THREADS / 4) {
+        const uint32_t c = c0 + threadIdx.x / lanes * (uint32_t)blocks + (uint32_t)rank;
         const uint64_t own = c < count ? (uint64_t)d.list[0][c] << 32 | d.list[1][c] : 0;
         uint32_t larger = 0;
 
-        for (uint32_t other = threadIdx.x & 3; other < count; other += 4)
+        for (uint32_t other = own_lane; other < count; other += lanes)
             larger += ((uint64_t)d.list[0][other] << 32 | d.list[1][other]) > own;
-        larger += __shfl_xor_sync(0xffffffffu, larger, 1);
-        larger += __shfl_xor_sync(0xffffffffu, larger, 2);
-        if (c < count && larger == k - 1 && (threadIdx.x & 3) == 0)
-            d.cut = own;
+        for (uint32_t step = 1; step < lanes; step *= 2)
+            larger += __shfl_xor_sync(0xffffffffu, larger, (int)step);
+        if (c < count && larger == k - 1)
+            for (uint32_t r = own_lane; r < (uint32_t)blocks; r += lanes) {
+                uint32_t *cut = blocks > 1 ? of_block(d.cut, (int)r) : d.cut;
+
+                cut[0] = (uint32_t)own, cut[1] = (uint32_t)(own >> 32);
+            }
     }
-    __syncthreads();
-    return d.cut;
+    cluster_sync(blocks);
+    return (uint64_t)d.cut[1] << 32 | d.cut[0];
 }
 
 /* The k-th of the keys of one score, by digits of their rows. The counts are clear. */
@@ -232,13 +235,13 @@ __device__ __noinline__ uint64_t cut_among_equal(const struct select_launch &l, 
         k = wanted;
         if (wanted == there) /* all that share what is known are wanted */
             break;
-        counts_clear(d);
-        cluster_sync(blocks);
         if (there <= RANKED)
             return cut_rank<KEYS, JOINT>(l, d, s, held, head, k, rank, blocks,
                                          [&](uint32_t key, uint32_t place, bool early) {
                                              return key == score && (early || (place ^ known) >> shift == 0);
                                          });
+        counts_clear(d);
+        cluster_sync(blocks);
     }
     __syncthreads();
     return (uint64_t)score << 32 | known;
@@ -261,8 +264,9 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
         const int bits = 32 - __clz(high - low), shift = bits > 11 ? bits - 11 : 0;
 
         for_keys<KEYS, JOINT>(l, d, s, held, head, lane, [&](int32_t, int32_t, uint32_t key, bool there) {
-            if (there && key >= low && key <= high)
-                atomicAdd(&d.count[lane % COPIES][(key - low) >> shift], 1u);
+            const uint32_t at = key - low; /* smaller keys are far above */
+            if (there && at <= high - low)
+                atomicAdd(&d.count[lane % COPIES][at >> shift], 1u);
         });
         digit_find(d, k, rank, blocks);
         const uint32_t wanted = d.found[1], there = d.found[2], width = (1u << shift) - 1;
@@ -273,11 +277,11 @@ __device__ uint64_t cut_find(const struct select_launch &l, struct desk &d, cons
             __syncthreads();
             return (uint64_t)low << 32;
         }
-        counts_clear(d);
-        cluster_sync(blocks);
         if (there <= RANKED)
             return cut_rank<KEYS, JOINT>(l, d, s, held, head, k, rank, blocks,
-                                         [&](uint32_t key, uint32_t, bool) { return key >= low && key <= high; });
+                                         [&](uint32_t key, uint32_t, bool) { return key - low <= high - low; });
+        counts_clear(d);
+        cluster_sync(blocks);
     }
     return cut_among_equal<KEYS, JOINT>(l, d, s, held, head, low, k, rank, blocks);
 }

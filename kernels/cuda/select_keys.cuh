@@ -42,7 +42,7 @@ struct desk {
     uint32_t range[3];                /* of this block: see keys_range */
     uint32_t found[3];                /* digit, how many of it are wanted, how many there are */
     uint32_t list[2][RANKED], listed; /* keys that share what is known, when they are few */
-    uint64_t cut;
+    uint32_t cut[2];                  /* low, high */
 };
 
 /* Upper halves of the keys of scores begin + lane, begin + 32 + lane, ... KEYS 0: none are held. */
@@ -130,10 +130,11 @@ template <bool JOINT> __device__ __forceinline__ int32_t head_of(const struct de
     return g;
 }
 
-/* Calls visit(i, head, score, there) for this lane's scores in order; every lane of the warp takes part each time. */
-template <int KEYS, bool JOINT, typename F>
+/* Calls visit(i, head, score, there) for this lane's scores in order; every lane of the warp takes part each time. H: struct
+ * held<KEYS>, const or not; where it is not, visit may put something else in a score's place. */
+template <int KEYS, bool JOINT, typename H, typename F>
 __device__ __forceinline__ void for_keys(const struct select_launch &l, const struct desk &d, const struct stretch &s,
-                                         const struct held<KEYS> &held, int32_t head, int lane, F visit)
+                                         H &held, int32_t head, int lane, F visit)
 {
     int32_t g = head;
 
@@ -151,7 +152,8 @@ __device__ __forceinline__ void for_keys(const struct select_launch &l, const st
         for (int32_t i = s.begin + lane; i - lane < s.end; i += 32) {
             bool there = i < s.end;
             g = there ? head_of<JOINT>(d, i, g) : g;
-            visit(i, g, there ? score_read<JOINT>(l, d, i, g) : 0, there);
+            uint32_t score = there ? score_read<JOINT>(l, d, i, g) : 0;
+            visit(i, g, score, there);
         }
     }
 }
