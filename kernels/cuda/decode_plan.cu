@@ -103,10 +103,10 @@ __device__ int32_t block_prefix(int32_t x, int32_t *total)
     return before;
 }
 
-/* Thread blocks that share a layer's tiles: all, where each then has 8 or more, else half of them. */
-__device__ __forceinline__ int32_t sharers(int32_t ctas, int32_t total)
+/* Thread blocks that share a layer's tiles: all, where each then has 8 or more, else one on each multiprocessor. */
+__device__ __forceinline__ int32_t sharers(const struct decode_shape &s, int32_t total)
 {
-    return min(min(ctas, total), max(ctas / 2, total / 8));
+    return min(min(s.ctas, total), max(s.sms, total / 8));
 }
 
 /* Thread block c of `used` that share `total` tiles. */
@@ -158,7 +158,7 @@ __device__ void plan_layer(const struct decode_shape &s, int32_t layer)
         if (i == items || s.rows.unit_rows[i / s.kv_heads] == 0)
             first[i] = carry;
     __syncthreads();
-    int32_t used = sharers(s.ctas, carry);
+    int32_t used = sharers(s, carry);
     for (int32_t c = threadIdx.x; c < s.ctas; c += PLAN_THREADS)
         s.start[(int64_t)layer * s.ctas + c] = start_of(first, item, items, c, carry, used);
 }

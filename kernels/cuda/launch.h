@@ -206,7 +206,7 @@ struct decode_start {
 struct decode_shape {
     int32_t units; /* padded; an item is a (unit, KV head) */
     int32_t layers, q_heads, kv_heads, dim;
-    int32_t ctas;         /* thread blocks per layer */
+    int32_t ctas, sms;    /* thread blocks per layer; multiprocessors */
     int32_t shared_bytes; /* of each */
     int32_t mixed;        /* some block is coded or lacks channels */
     const char *blocks;   /* [slots][layers] of struct slot_block */
