@@ -24,8 +24,8 @@ __device__ __forceinline__ float sketched(const float *row, const float *sketch,
 }
 
 template <typename T>
-__global__ void squares_kernel(const __grid_constant__ struct rows_view in, const float *sketch, int32_t columns,
-                               float *k2, float *v2)
+__global__ void sketched_kernel(const __grid_constant__ struct rows_view in, const float *sketch, int32_t columns,
+                                float *k2, float *v2)
 {
     __shared__ float held[WARPS][KV_HEAD_DIM_MAX];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
@@ -38,17 +38,12 @@ __global__ void squares_kernel(const __grid_constant__ struct rows_view in, cons
             if (!out)
                 continue;
             const channels<T> x(which ? value_row<T>(in, g, row) : key_row<T>(in, g, row), in.dim, lane);
-            float sum;
-            if (sketch) {
-                __syncwarp();
+            __syncwarp();
 #pragma unroll
-                for (int i = 0; i < CHANNELS; i++)
-                    held[warp][lane + 32 * i] = x.x[i];
-                __syncwarp();
-                sum = sketched(held[warp], sketch, columns, in.dim, lane);
-            } else {
-                sum = x.square();
-            }
+            for (int i = 0; i < CHANNELS; i++)
+                held[warp][lane + 32 * i] = x.x[i];
+            __syncwarp();
+            const float sum = sketched(held[warp], sketch, columns, in.dim, lane);
             if (lane == 0)
                 out[in.at[g] + row] = sum;
         }
@@ -262,10 +257,14 @@ cudaError_t launch_row_squares(struct cuda_queue q, enum dtype t, const struct r
 {
     if (in->rows_longest == 0)
         return cudaSuccess;
+    if (!sketch) {
+        const cudaError_t e = k2 ? launch_squares(q, t, in, false, k2) : cudaSuccess;
+        return e == cudaSuccess && v2 ? launch_squares(q, t, in, true, v2) : e;
+    }
     if (t == DT_F32)
-        squares_kernel<float><<<stretches(in), THREADS, 0, q.stream>>>(*in, sketch, columns, k2, v2);
+        sketched_kernel<float><<<stretches(in), THREADS, 0, q.stream>>>(*in, sketch, columns, k2, v2);
     else
-        squares_kernel<bf16><<<stretches(in), THREADS, 0, q.stream>>>(*in, sketch, columns, k2, v2);
+        sketched_kernel<bf16><<<stretches(in), THREADS, 0, q.stream>>>(*in, sketch, columns, k2, v2);
     return cudaGetLastError();
 }
 

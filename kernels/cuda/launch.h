@@ -254,6 +254,8 @@ struct rows_view {
     int32_t rows[KV_HEADS_MAX];
 };
 cudaError_t launch_key_norm(struct cuda_queue q, enum dtype t, const struct rows_view *in, float factor, float *score);
+/* out = |k|^2 of each row, or |v|^2 */
+cudaError_t launch_squares(struct cuda_queue q, enum dtype t, const struct rows_view *in, bool values, float *out);
 enum { CUDA_RANGES_MAX = 64 };
 struct score_ranges {
     int32_t count;
