@@ -86,7 +86,10 @@ static enum status card_open(struct cuda *c, const struct backend_config *config
     c->sms = card->multiProcessorCount;
     snprintf(name, name_bytes, "%s", card->name);
     for (int i = 0; i < LANE_COUNT; i++)
-        c->queue[i] = (struct cuda_queue){ .sms = c->sms, .chained = card->major >= 9, .cluster = card->major >= 9 };
+        c->queue[i] = (struct cuda_queue){ .sms = c->sms,
+                                           .chained = card->major >= 9,
+                                           .cluster = card->major >= 9,
+                                           .warpgroups = card->major == 9 && card->minor == 0 };
     free(card);
     if (e != cudaSuccess)
         return err_set(err, ST_EUNAVAILABLE, "cuda:%d cannot be used: %s", config->device, cudaGetErrorString(e));

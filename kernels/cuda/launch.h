@@ -22,9 +22,10 @@ extern "C" {
 /* Where and how to launch. */
 struct cuda_queue {
     cudaStream_t stream;
-    int32_t sms;     /* multiprocessors of the card */
-    int32_t chained; /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
-    int32_t cluster; /* 1: thread blocks may form clusters (sm_90 and newer) */
+    int32_t sms;        /* multiprocessors of the card */
+    int32_t chained;    /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
+    int32_t cluster;    /* 1: thread blocks may form clusters (sm_90 and newer) */
+    int32_t warpgroups; /* 1: matrix instructions of a warpgroup (compute capability 9.0 alone) */
 };
 
 enum { CUDA_SKINNY_ROWS_MAX = 16 }; /* rows that launch_skinny takes: more go to cuBLASLt (measured, docs/BENCH.md) */
@@ -306,7 +307,7 @@ cudaError_t launch_select(struct cuda_queue q, const struct select_plan *p, int3
                           uint64_t *room);
 
 /* ---- meet.cu, meet_scores.cu: every row meets a list of vectors -------------------------------------------------- */
-enum { MEET_TILE = 64 };
+enum { MEET_TILE = 128 }; /* what room for offsets is a multiple of */
 enum meet_kind { MEET_SUM, MEET_LARGEST, MEET_NORM1, MEET_NORM2, MEET_FORM };
 struct meet_args {
     const void *vectors; /* T; vector j of query head h at h * head_stride + j * row_stride */
@@ -323,13 +324,25 @@ struct meet_args {
     int64_t offset_stride;
     /* MEET_FORM: out = scale * k . mean + factor * k' cov k, rows from `from` on */
     const float *mean, *cov; /* [H][D], [H][D][D] or NULL */
-    void *split;             /* room for as many numbers as cov has */
+    void *split;             /* room for as many numbers as cov has: what launch_form_split leaves */
     float factor;
     int32_t from, form_rows; /* form_rows: set by the launcher */
 };
 /* out: entry at[g] + r of the head's or group member's line */
 cudaError_t launch_meet(struct cuda_queue q, enum dtype t, enum meet_kind kind, const struct rows_view *in,
                         const struct meet_args *a, float *out);
+/* The same on warpgroups (meet_wgmma.cu): bf16, head sizes 64, 96 and 128, not MEET_FORM; launch_meet asks, and has
+ * filled `offset`. */
+cudaError_t launch_meet_wgmma(struct cuda_queue q, enum meet_kind kind, const struct rows_view *in,
+                              const struct meet_args *a, float *out);
+/* split = cov of each head as the sum of two bf16 matrices, C and its transpose added up in blocks of 16 x 16 before the
+ * diagonal, C in those on it, zeros behind. Head sizes 64, 96 and 128. */
+cudaError_t launch_form_split(struct cuda_queue q, int32_t dim, const struct meet_args *a);
+/* score_expected out of what MEET_FORM wants, `split` filled, cov not NULL (form_wgmma.cu): bf16, head sizes 64, 96 and
+ * 128. exponent: room for [H][out_stride]; partial: for expected_partial_floats. */
+int64_t expected_partial_floats(struct cuda_queue q, int32_t q_heads);
+cudaError_t launch_expected_wgmma(struct cuda_queue q, const struct rows_view *in, const struct meet_args *a,
+                                  float *exponent, float *partial, float *score);
 /* Softmax over rows [from, rows) of each of the q_heads lines of column, in place. */
 cudaError_t launch_softmax(struct cuda_queue q, const struct rows_view *in, int32_t q_heads, int32_t from,
                            int64_t stride, float *column);
@@ -355,6 +368,10 @@ uint64_t query_stats_bytes(struct cuda_queue q, int32_t heads, int32_t dim, int6
 /* x T [rows][heads][dim]; mean [heads][dim], cov [heads][dim][dim] or NULL; room: query_stats_bytes */
 cudaError_t launch_query_stats(struct cuda_queue q, enum dtype t, const void *x, int32_t heads, int32_t dim,
                                int64_t rows, float *mean, float *cov, void *room);
+
+/* The same on warpgroups (stats_wgmma.cu): bf16, cov not NULL, head sizes 64, 96 and 128; launch_query_stats asks. */
+cudaError_t launch_query_stats_wgmma(struct cuda_queue q, const void *x, int32_t heads, int32_t dim, int64_t rows,
+                                     float *mean, float *cov, void *room);
 
 /* Means of rotations, and statistics turned by them. */
 struct turn_args {

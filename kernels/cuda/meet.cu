@@ -10,12 +10,13 @@
  * side of the tensor cores, in registers; vectors come through shared memory 64 at a time, the next while this one is
  * worked on. A share is one fused multiply-add and one power of two: lse and weight are one offset per query. Only tiles on
  * the diagonal look at who sees whom. grid: row blocks, query heads. A covariance is taken as the sum of two bf16
- * matrices, so that its products are as exact as f32. f32 caches and other head sizes take a plain kernel.
+ * matrices, so that its products are as exact as f32. f32 caches and other head sizes take a plain kernel; columns and
+ * norms go to meet_wgmma.cu where a card has what it wants.
  * meet_scores.cu makes scores of rows out of what is written here.
  */
 #include "kernels/cuda/rowwise.cuh"
 
-enum { WARPS = 8, BLOCK_ROWS = 256, TILE = MEET_TILE, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
+enum { WARPS = 8, BLOCK_ROWS = 256, TILE = 64, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
 
 #define LOG2E 1.4426950408889634f
 
@@ -188,8 +189,7 @@ __global__ void __launch_bounds__(WARPS * 32, 2)
     }
 }
 
-/* C of each head as form_kernel wants it: C and its transpose added up in blocks of 16 x 16 before the diagonal, C in those
- * on it, zeros behind; as the sum of two bf16 matrices. grid: THREADS numbers, heads */
+/* launch_form_split. grid: THREADS numbers, heads */
 template <int D>
 __global__ void __launch_bounds__(THREADS) form_split_kernel(const __grid_constant__ struct meet_args a)
 {
@@ -341,6 +341,19 @@ __global__ void __launch_bounds__(PLAIN_THREADS)
 
 /* ---- launchers ---- */
 
+cudaError_t launch_form_split(struct cuda_queue q, int32_t dim, const struct meet_args *a)
+{
+    const dim3 grid((unsigned)(dim * dim / THREADS), (unsigned)a->q_heads);
+
+    if (dim == 64)
+        form_split_kernel<64><<<grid, THREADS, 0, q.stream>>>(*a);
+    else if (dim == 96)
+        form_split_kernel<96><<<grid, THREADS, 0, q.stream>>>(*a);
+    else
+        form_split_kernel<128><<<grid, THREADS, 0, q.stream>>>(*a);
+    return cudaGetLastError();
+}
+
 template <int D, int KIND>
 static cudaError_t meet_fast(const struct cuda_queue &q, const struct rows_view *in, const struct meet_args *a,
                              float *out)
@@ -351,6 +364,8 @@ static cudaError_t meet_fast(const struct cuda_queue &q, const struct rows_view 
         return e;
     if (KIND <= MEET_LARGEST)
         offset_kernel<<<dim3(int_ceil(a->offset_stride, THREADS), (unsigned)a->q_heads), THREADS, 0, q.stream>>>(*a);
+    if (q.warpgroups)
+        return launch_meet_wgmma(q, (enum meet_kind)KIND, in, a, out);
     meet_kernel<D, KIND>
         <<<dim3(int_ceil(in->rows_longest, BLOCK_ROWS), (unsigned)a->q_heads), WARPS * 32, room<D>::bytes, q.stream>>>(
             *in, *a, out);
@@ -372,7 +387,9 @@ static cudaError_t form_fast(const struct cuda_queue &q, const struct rows_view 
         BLOCK_ROWS *
         int_ceil(blocks, most > 0 ? most : 1); /* C is brought in once for as many rows as keep the card full */
     if (a.cov)
-        form_split_kernel<D><<<dim3(D * D / THREADS, (unsigned)a.q_heads), THREADS, 0, q.stream>>>(a);
+        e = launch_form_split(q, D, &a);
+    if (e != cudaSuccess)
+        return e;
     form_kernel<D>
         <<<dim3(int_ceil(in->rows_longest - a.from, a.form_rows), (unsigned)a.q_heads), WARPS * 32, bytes, q.stream>>>(
             *in, a, out);

@@ -132,12 +132,30 @@ void cuda_score_share(struct backend *be, const struct kv_rows *in, int64_t tail
         cuda_failed(c, launch_share(press(c), &v, tail, c->press, score), "score_share");
 }
 
+/* Exponents, their softmax over rows, and its mean over the group. */
+static cudaError_t expected(struct cuda *c, enum dtype t, const struct rows_view *v, const struct meet_args *form,
+                            const struct group_args *group, float *column, float *partial, float *score)
+{
+    const bool matrix = t == DT_BF16 && (v->dim == 64 || v->dim == 96 || v->dim == 128);
+    cudaError_t e;
+
+    if (matrix && form->cov && press(c).warpgroups) {
+        e = launch_form_split(press(c), v->dim, form);
+        return e == cudaSuccess ? launch_expected_wgmma(press(c), v, form, column, partial, score) : e;
+    }
+    e = launch_meet(press(c), t, MEET_FORM, v, form, column);
+    if (e == cudaSuccess)
+        e = launch_softmax(press(c), v, form->q_heads, form->from, form->out_stride, column);
+    return e == cudaSuccess ? launch_group(press(c), v, group, score) : e;
+}
+
 void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean,
                          const float *cov, int32_t q_heads, float *score)
 {
     struct cuda *c = cuda_of(be);
     const struct rows_view v = press_view(in);
-    const int64_t all = v.at[v.heads], numbers = (int64_t)q_heads * all + 4;
+    const int64_t all = v.at[v.heads], split = ((int64_t)q_heads * all + 3) / 4 * 4; /* copied in units of 16 bytes */
+    const int64_t partial = split + (int64_t)q_heads * in->dim * in->dim;
     struct meet_args form = { .q_heads = q_heads,
                               .out_stride = all,
                               .scale = 1.0f / sqrtf((float)in->dim),
@@ -147,14 +165,15 @@ void cuda_score_expected(struct backend *be, const struct kv_rows *in, int64_t f
                               .position = INT64_MAX,
                               .from = (int32_t)from };
     struct group_args group = { .stride = all, .group = q_heads / in->heads, .from = (int32_t)from };
+    float *room;
 
-    if (v.rows_longest <= from || !press_reserve(c, 4 * (uint64_t)(numbers + (int64_t)q_heads * in->dim * in->dim)))
+    if (v.rows_longest <= from ||
+        !press_reserve(c, 4 * (uint64_t)(partial + expected_partial_floats(press(c), q_heads))))
         return;
-    group.column = c->press;
-    form.split = (float *)c->press + numbers / 4 * 4; /* copied in units of 16 bytes */
-    cuda_failed(c, launch_meet(press(c), in->dtype, MEET_FORM, &v, &form, c->press), "score_expected");
-    cuda_failed(c, launch_softmax(press(c), &v, q_heads, (int32_t)from, all, c->press), "score_expected");
-    cuda_failed(c, launch_group(press(c), &v, &group, score), "score_expected");
+    room = c->press;
+    group.column = room;
+    form.split = room + split;
+    cuda_failed(c, expected(c, in->dtype, &v, &form, &group, room, room + partial, score), "score_expected");
 }
 
 void cuda_score_cap(struct backend *be, const struct kv_rows *in, int64_t from, const float *mean, int32_t q_heads,

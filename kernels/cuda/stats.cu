@@ -7,6 +7,8 @@
  *                       end. Products of bf16 are exact and sums in f32, so that the difference keeps what it needs.
  *                       Stretches leave partial sums that are added in order, so that two runs agree bit by bit
  *
+ * Where a card has warpgroups' instructions, stats_wgmma.cu makes both.
+ *
  * Devoto et al. 2025, arXiv:2510.00636. f32 and other head sizes: mean, then a thread owns an entry of the matrix.
  */
 #include "kernels/cuda/device.cuh"
@@ -315,6 +317,15 @@ static cudaError_t both(const struct cuda_queue &q, const void *x, int32_t heads
     return cudaGetLastError();
 }
 
+/* bf16, a covariance too, of a head size that the tensor cores take. */
+template <int D>
+static cudaError_t matrix_stats(const struct cuda_queue &q, const void *x, int32_t heads, int64_t rows, float *mean,
+                                float *cov, void *room)
+{
+    return q.warpgroups ? launch_query_stats_wgmma(q, x, heads, D, rows, mean, cov, room)
+                        : both<D>(q, x, heads, rows, mean, cov, room);
+}
+
 template <typename T>
 static cudaError_t stats(const struct cuda_queue &q, const void *x, int32_t heads, int32_t dim, int64_t rows,
                          float *mean, float *cov, void *room)
@@ -323,11 +334,11 @@ static cudaError_t stats(const struct cuda_queue &q, const void *x, int32_t head
     const int32_t tiles = int_ceil(dim, 16);
 
     if (sizeof(T) == 2 && cov && dim == 64)
-        return both<64>(q, x, heads, rows, mean, cov, room);
+        return matrix_stats<64>(q, x, heads, rows, mean, cov, room);
     if (sizeof(T) == 2 && cov && dim == 96)
-        return both<96>(q, x, heads, rows, mean, cov, room);
+        return matrix_stats<96>(q, x, heads, rows, mean, cov, room);
     if (sizeof(T) == 2 && cov && dim == 128)
-        return both<128>(q, x, heads, rows, mean, cov, room);
+        return matrix_stats<128>(q, x, heads, rows, mean, cov, room);
     mean_kernel<T><<<dim3((unsigned)stretches, (unsigned)heads), THREADS, 0, q.stream>>>((const T *)x, heads, dim, rows,
                                                                                          (double *)room);
     mean_join_kernel<<<(unsigned)heads, 128, 0, q.stream>>>((const double *)room, (int32_t)stretches, dim, rows, mean);

@@ -414,32 +414,31 @@ static void ref_columns(const struct layer_view *w, const struct column_args *a,
 
 static void check_columns_of(struct ops *o, const struct layer_view *w, int32_t q_heads, bool causal, bool largest)
 {
-    enum { ROWS = 150, STRIDE = 160 };
-    const int32_t dim = w->rows.dim;
-    float *q = ops_random(o, (int64_t)ROWS * q_heads * dim, 1.0f), *lse = ops_random(o, q_heads * STRIDE, 0.5f);
-    float *weight = ops_random(o, ROWS, 1.0f), *more = ops_random(o, q_heads * w->scores, 1.0f);
+    const int32_t dim = w->rows.dim, rows = o->small > 1 ? 150 : 700, stride = rows + 10;
+    float *q = ops_random(o, (int64_t)rows * q_heads * dim, 1.0f), *lse = ops_random(o, q_heads * stride, 0.5f);
+    float *weight = ops_random(o, rows, 1.0f), *more = ops_random(o, q_heads * w->scores, 1.0f);
     double *want = ops_doubles(o, w->scores);
     void *out = view_scores(o, w->scores);
-    struct column_args a = { .rows = ROWS,
+    struct column_args a = { .rows = rows,
                              .q_heads = q_heads,
                              .scale = 1.0f / sqrtf((float)dim),
-                             .lse_stride = STRIDE,
+                             .lse_stride = stride,
                              .position = causal ? 30 : INT64_MAX,
                              .largest = largest,
                              .group_largest = largest };
 
     if (!o->be->ops->score_columns)
         return;
-    for (int i = 0; i < ROWS; i++)
+    for (int i = 0; i < rows; i++)
         weight[i] = fabsf(weight[i]) + 0.1f;
     for (int64_t i = 0; i < q_heads * w->scores; i++)
         more[i] = fabsf(more[i]);
-    for (int i = 0; i < q_heads * STRIDE; i++)
+    for (int i = 0; i < q_heads * stride; i++)
         lse[i] += 4.0f;
     ref_columns(w, &a, q, lse, weight, causal ? NULL : more, want);
-    a.q = ops_up(o, q, (int64_t)ROWS * q_heads * dim);
-    a.lse = ops_up_bytes(o, lse, sizeof *lse * (size_t)(q_heads * STRIDE));
-    a.weight = ops_up_bytes(o, weight, sizeof *weight * ROWS);
+    a.q = ops_up(o, q, (int64_t)rows * q_heads * dim);
+    a.lse = ops_up_bytes(o, lse, sizeof *lse * (size_t)(q_heads * stride));
+    a.weight = ops_up_bytes(o, weight, sizeof *weight * (size_t)rows);
     a.column_weight = causal ? NULL : ops_up_bytes(o, more, sizeof *more * (size_t)(q_heads * w->scores));
     o->be->ops->score_columns(o->be, &w->rows, &a, out);
     view_judge(o, largest ? "largest of columns" : "sums of columns", out, want, w->scores, 1e-5);
@@ -462,10 +461,9 @@ static const int32_t *every_third(struct ops *o, const struct layer_view *w, int
 
 static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_heads, int32_t power)
 {
-    enum { DIM = 200 };
-    const int32_t dim = w->rows.dim, group = q_heads / w->rows.heads;
+    const int32_t dim = w->rows.dim, group = q_heads / w->rows.heads, outs = o->small > 1 ? 200 : 700;
     float *values;
-    struct weight *wo = ops_weight(o, DIM, (int64_t)q_heads * dim, WEIGHT_MATRIX, 1.0f, &values);
+    struct weight *wo = ops_weight(o, outs, (int64_t)q_heads * dim, WEIGHT_MATRIX, 1.0f, &values);
     double *want = ops_doubles(o, group * w->scores);
     void *out = view_scores(o, group * w->scores);
     int64_t first[KV_HEADS_MAX + 1];
@@ -475,7 +473,7 @@ static void check_norms_of(struct ops *o, const struct layer_view *w, int32_t q_
             for (int64_t r = 0; r < w->rows.rows[h / group]; r++) {
                 double *to = &want[h % group * w->scores + w->rows.at[h / group] + r];
 
-                for (int n = 0; n < DIM; n++) {
+                for (int n = 0; n < outs; n++) {
                     double x =
                         view_dot(view_row(w, w->v, h / group, r), values + (int64_t)n * q_heads * dim + h * dim, dim);
 
