@@ -144,19 +144,14 @@ __device__ __forceinline__ void keys_load4(const struct work &w, const char *k, 
     b[1] = bf16_pair(x[2], x[3]);
 }
 
-/* Four neighbouring numbers of row n of K from shared memory, as two pairs. */
+/* Four neighbouring numbers of row n of K from shared memory, as two pairs: int4, or a row that lacks channels, or one that
+ * is not coded. */
 template <int D>
 __device__ __forceinline__ void keys_load(const struct work &w, int32_t codec, const char *k, int32_t shift, int32_t n,
                                           int32_t at, uint32_t (&b)[2])
 {
     if (codec == KV_INT4) {
         keys_load4<D>(w, k, shift, n, at, b);
-        return;
-    }
-    if (w.k_dim == D && codec != KV_PLAIN) {
-        const uint32_t word = *(const uint32_t *)(k + n * coded_room<D>::row + at);
-        b[0] = codes_pair<0, 1>(word, codec);
-        b[1] = codes_pair<2, 3>(word, codec);
         return;
     }
     uint32_t x[4];
@@ -174,6 +169,62 @@ __device__ __forceinline__ void keys_load(const struct work &w, int32_t codec, c
         const uint32_t word = x[0] | x[1] << 8 | x[2] << 16 | x[3] << 24;
         b[0] = codes_pair<0, 1>(word, codec);
         b[1] = codes_pair<2, 3>(word, codec);
+    }
+}
+
+/* int8 or e4m3 keys that have all channels. The codec is known when this is compiled: with a decision at every pair loads
+ * wait for each other. */
+template <int D, int CODEC>
+__device__ __forceinline__ void keys_meet(const uint32_t (&query)[D / 16][4], int lane, const char *stage,
+                                          float (&s)[2][4])
+{
+    const char *k = stage + (lane >> 2) * coded_room<D>::row + 4 * (lane & 3);
+
+#pragma unroll
+    for (int kk = 0; kk < D / 16; kk++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const uint32_t word = *(const uint32_t *)(k + half * 8 * coded_room<D>::row + kk * 16);
+            multiply(s[half], query[kk], codes_pair<0, 1>(word, CODEC), codes_pair<2, 3>(word, CODEC));
+        }
+}
+
+/* Their values. */
+template <int D, int CODEC>
+__device__ __forceinline__ void values_meet(const uint32_t (&a)[4], int lane, uint32_t at, struct running<D> &run)
+{
+#pragma unroll
+    for (int m = 0; m < D / 16; m++) {
+        uint32_t v[2];
+        load_two_turned(v, at + room<D>::matrix + (lane & 15) * coded_room<D>::row + m * 16);
+        multiply(run.out[2 * m], a, codes_pair<0, 2>(v[0], CODEC), codes_pair<0, 2>(v[1], CODEC));
+        multiply(run.out[2 * m + 1], a, codes_pair<1, 3>(v[0], CODEC), codes_pair<1, 3>(v[1], CODEC));
+    }
+}
+
+/* Scores of 16 rows of a block, without their scales. */
+template <int D>
+__device__ __forceinline__ void codes_meet(const struct work &w, const struct piece &piece,
+                                           const uint32_t (&query)[D / 16][4], int lane, const char *stage,
+                                           float (&s)[2][4])
+{
+    const int32_t shift = (int32_t)((uintptr_t)piece.k & 15);
+
+    if (w.k_dim == D && piece.codec == KV_INT8) {
+        keys_meet<D, KV_INT8>(query, lane, stage, s);
+    } else if (w.k_dim == D && piece.codec == KV_FP8) {
+        keys_meet<D, KV_FP8>(query, lane, stage, s);
+    } else {
+#pragma unroll
+        for (int kk = 0; kk < D / 16; kk++) {
+            uint32_t b[2];
+            if (kk * 16 >= w.k_dim)
+                break;
+            keys_load<D>(w, piece.codec, stage, shift, lane >> 2, kk * 16 + 4 * (lane & 3), b);
+            multiply(s[0], query[kk], b[0], b[1]);
+            keys_load<D>(w, piece.codec, stage, shift, 8 + (lane >> 2), kk * 16 + 4 * (lane & 3), b);
+            multiply(s[1], query[kk], b[0], b[1]);
+        }
     }
 }
 
@@ -213,22 +264,13 @@ __device__ __forceinline__ void codes_attend(const struct work &w, const uint32_
 {
     const int32_t row = tile * TILE + warp * ROWS, valid = w.block_rows - row;
     const struct piece piece = piece_of<D>(w, row);
-    const int32_t codec = piece.codec, shift = (int32_t)((uintptr_t)piece.k & 15);
+    const int32_t codec = piece.codec;
     const float *scale = (const float *)(stage + coded_room<D>::scales) + 2 * (lane & 3);
     float s[2][4] = {}, p[2][4];
 
     if (valid <= 0)
         return;
-#pragma unroll
-    for (int kk = 0; kk < D / 16; kk++) {
-        uint32_t b[2];
-        if (kk * 16 >= w.k_dim)
-            break;
-        keys_load<D>(w, codec, stage, shift, lane >> 2, kk * 16 + 4 * (lane & 3), b);
-        multiply(s[0], query[kk], b[0], b[1]);
-        keys_load<D>(w, codec, stage, shift, 8 + (lane >> 2), kk * 16 + 4 * (lane & 3), b);
-        multiply(s[1], query[kk], b[0], b[1]);
-    }
+    codes_meet<D>(w, piece, query, lane, stage, s);
     if (has_scales(codec))
 #pragma unroll
         for (int i = 0; i < 8; i++)
@@ -247,13 +289,10 @@ __device__ __forceinline__ void codes_attend(const struct work &w, const uint32_
         p[i / 4][i % 4] *= scale[ROWS + i / 4 * 8 + (i & 1)];
     const uint32_t a[4] = { bf16_pair(p[0][0], p[0][1]), bf16_pair(p[0][2], p[0][3]), bf16_pair(p[1][0], p[1][1]),
                             bf16_pair(p[1][2], p[1][3]) };
-#pragma unroll
-    for (int m = 0; m < D / 16; m++) {
-        uint32_t v[2];
-        load_two_turned(v, at + room<D>::matrix + (lane & 15) * coded_room<D>::row + m * 16);
-        multiply(run.out[2 * m], a, codes_pair<0, 2>(v[0], codec), codes_pair<0, 2>(v[1], codec));
-        multiply(run.out[2 * m + 1], a, codes_pair<1, 3>(v[0], codec), codes_pair<1, 3>(v[1], codec));
-    }
+    if (codec == KV_INT8)
+        values_meet<D, KV_INT8>(a, lane, at, run);
+    else
+        values_meet<D, KV_FP8>(a, lane, at, run);
 }
 
 /* Sums of 16 channels, even and odd ones apart, in the order in which plain rows leave them: a lane had channels 4 c to
