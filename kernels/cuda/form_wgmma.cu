@@ -3,9 +3,10 @@
  * form_wgmma.cu - expected attention on warpgroups (sm_90a): k' C k + k . mean of every row and head, and its softmax.
  *
  * A thread block owns a query head and a stretch of rows. C lies in shared memory as form_split_kernel (meet.cu) makes it:
- * what stands above the diagonal is added to what stands below, as the sum of two bf16 matrices. Rows come through a ring, 64 at a time, and the warpgroups take tiles in turns: rows are the left side, in
- * registers, where the products meet them again. A block leaves the largest exponent of its rows and the sum of powers;
- * expected_kernel joins those. grid: stretches, query heads. Shared memory: 212 KiB (128 channels).
+ * what stands above the diagonal is added to what stands below, as the sum of two bf16 matrices. Rows come through a ring,
+ * 64 at a time, and the warpgroups take tiles in turns: rows are the left side, in registers, where the products meet them
+ * again. A block leaves the largest exponent of its rows and the sum of powers; expected_kernel joins those. grid:
+ * stretches, query heads. Shared memory: 212 KiB (128 channels).
  */
 #include "kernels/cuda/rowwise.cuh"
 #include "kernels/cuda/wgmma.cuh"
@@ -27,6 +28,7 @@ template <int D> struct room {
 struct powers {
     float top, sum;
 };
+/* a and one more exponent. */
 __device__ __forceinline__ powers with(powers a, float x)
 {
     const float least = expf(-fabsf(x - a.top));
