@@ -87,6 +87,7 @@ static enum status card_open(struct cuda *c, const struct backend_config *config
     snprintf(name, name_bytes, "%s", card->name);
     for (int i = 0; i < LANE_COUNT; i++)
         c->queue[i] = (struct cuda_queue){ .sms = c->sms,
+                                           .shared_bytes = (int32_t)card->sharedMemPerBlockOptin,
                                            .chained = card->major >= 9,
                                            .cluster = card->major >= 9,
                                            .warpgroups = card->major == 9 && card->minor == 0 };
@@ -148,6 +149,7 @@ static void cuda_close(struct backend *be)
     cuda_cache_close(be);
     sdpa_close(c);
     gemm_close(c);
+    few_close(c);
     cuda_free(be, c->press);
     cuda_free(be, c->argmax_partial);
     cuda_free(be, c->argmax_count);
@@ -201,6 +203,8 @@ static enum status cuda_open(struct backend **out, const struct backend_config *
         st = streams_open(c, err);
     if (st == ST_OK)
         st = rooms_open(c, err);
+    if (st == ST_OK)
+        st = few_open(c, err);
     if (st == ST_OK)
         st = gemm_open(c, config->cache_dir, err);
     if (st != ST_OK) {

@@ -8,6 +8,7 @@
  *   gemm.c, tune.c  products by cuBLASLt, choice of how     library.c libraries opened at run time
  *   sdpa.c          cuDNN's fused attention                 *.cu      kernels, declared in launch.h
  *   layer.c         the half-layers, prefill             score.c   scores that single presses need
+ *   few.c           products of few rows
  */
 #ifndef PLATEN_KERNELS_CUDA_CUDA_H
 #define PLATEN_KERNELS_CUDA_CUDA_H
@@ -25,6 +26,25 @@ extern "C" {
 
 enum { CUDA_ARGMAX_ROWS = 4096 };
 enum purpose { FOR_WEIGHTS, FOR_ACTIVATIONS, FOR_BLOCKS, FOR_TAILS, FOR_OTHER, PURPOSE_COUNT };
+
+/* A product of few rows. */
+enum few_kind { FEW_PLAIN, FEW_GATED, FEW_QKV };
+struct few_product {
+    enum few_kind kind;
+    struct skinny_args args;
+    struct rotate_args heads; /* FEW_QKV */
+};
+
+/* What waits for the next operation to say how it norms x. owned by: the engine thread. */
+enum held { HELD_NOTHING, HELD_EMBED, HELD_PRODUCT };
+struct few {
+    void *row; /* as struct normed_rows says, THIN_WIDTH_MAX wide; square the same */
+    float *square;
+    float *pieces; /* as struct skinny_args says */
+    enum held held;
+    struct embed_args embed;
+    struct few_product product;
+};
 
 struct cuda_cache;
 struct gemm;
@@ -50,6 +70,7 @@ struct cuda {
     struct gemm *gemm;
     struct sdpa *sdpa; /* NULL: own attention, and describe() says why */
     struct cuda_cache *cache;
+    struct few few;
     bool memory_idles; /* the launch before waits more than it reads: the next may call its weights meanwhile */
     void *press;       /* grows to what the largest press asked for */
     uint64_t press_bytes;
@@ -142,6 +163,21 @@ void cuda_attn_prepare(struct backend *be, int32_t q_heads, const struct kv_laye
 bool sdpa_run(struct cuda *c, const struct attn_span *span, int32_t count, const void *q, int32_t q_heads, float scale,
               void *out, float *lse, int64_t lse_stride);
 
+/* few.c */
+/* Bytes of each weight row that skinny.cu calls into the L2 while the kernel before ends, and where that one waits more
+ * than it reads. */
+enum { CUDA_AHEAD_BYTES = 2048, CUDA_AHEAD_IDLE_BYTES = 8192 };
+enum status few_open(struct cuda *c, struct err *err);
+void few_close(struct cuda *c);
+/* The compute lane's queue, with nothing held back that was to come before. */
+struct cuda_queue cuda_compute(struct cuda *c);
+/* A step's first rows. */
+void few_embed(struct cuda *c, const struct embed_args *rows);
+/* The product of `rows` normed rows of x f32. */
+struct few_product few_normed(const struct normed_product *p, const void *x, int64_t rows, void *out);
+/* Runs a product whose `in` has in_rows rows. False: it is not for few rows; nothing was queued. */
+bool few_run(struct cuda *c, struct few_product *p, int64_t in_rows);
+
 /* layer.c */
 void cuda_embed(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x);
 void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, float eps, int64_t rows, int32_t dim,
@@ -154,9 +190,6 @@ bool cuda_normed_gated(struct backend *be, const struct normed_product *p, enum 
                        int64_t rows, void *out);
 /* What a rotation takes from the shape and the table; where rows come from and go to is the caller's. */
 struct rotate_args layer_rotation(const struct qkv_shape *shape, const struct rope_table *rope);
-/* The product of `rows` rows as kernels for few rows take it; false: not one for them. */
-bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x, int64_t rows, void *out,
-                  struct skinny_args *args);
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out);
 void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out);
 void cuda_mix_rows(struct backend *be, const void *x, const int32_t *index, int32_t slices, int64_t rows, int32_t cols,
@@ -193,6 +226,10 @@ int32_t cuda_step_launches(struct backend *be);
 void cuda_step_result(struct backend *be, int32_t behind, int32_t *ids);
 void cuda_slot_gather(struct backend *be, int32_t slot, int32_t layer, int32_t tail, const struct kv_block *out);
 void cuda_queries_plain(struct backend *be, const struct qkv_shape *shape, const void *qkv, int64_t rows, void *out);
+/* A step was begun and not ended. */
+bool step_is_open(const struct cuda *c);
+/* What a step's attention needs to know before the first layer, and its first rows where a table is given. */
+void step_plan(struct cuda *c, const struct embed_args *rows);
 /* Rows that an operation takes for `rows` asked: padded to the recorded shape inside a step, else as they are. */
 int64_t step_rows_of(const struct cuda *c, int64_t rows);
 

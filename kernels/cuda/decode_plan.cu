@@ -163,6 +163,21 @@ __device__ void plan_layer(const struct decode_shape &s, int32_t layer)
         s.start[(int64_t)layer * s.ctas + c] = start_of(first, item, items, c, carry, used);
 }
 
+/* What the first norm of a row of x wants to know. */
+__device__ void row_leave(const struct embed_args &e, int32_t row)
+{
+    float square = 0.0f;
+
+    for (int32_t c = threadIdx.x; c < e.dim; c += PLAN_THREADS) { /* a thread's own numbers of embed_row */
+        const float x = e.x[(int64_t)row * e.dim + c];
+        square += x * x;
+        ((bf16 *)e.next.row)[(int64_t)row * e.dim + c] = rounded<bf16>(x * e.next.norm[c]);
+    }
+    square = block_sum(square);
+    if (threadIdx.x == 0)
+        e.next.square[row] = square;
+}
+
 /* Thread blocks [0, planned) plan a layer each, those behind them make a row of x each. */
 template <typename T>
 __global__ void __launch_bounds__(PLAN_THREADS)
@@ -172,10 +187,13 @@ __global__ void __launch_bounds__(PLAN_THREADS)
     const int32_t row = (int32_t)blockIdx.x - planned;
 
     chain_begin();
-    if (row < 0)
+    if (row < 0) {
         plan_layer(s, blockIdx.x);
-    else
-        embed_row<T>((const T *)e.table, e.vocab, e.ids, e.slot_token, e.dim, e.scale, row, e.x);
+        return;
+    }
+    embed_row<T>((const T *)e.table, e.vocab, e.ids, e.slot_token, e.dim, e.scale, row, e.x);
+    if (e.next.norm)
+        row_leave(e, row);
 }
 
 cudaError_t launch_step_begin(struct cuda_queue q, enum dtype t, const struct decode_shape *s,

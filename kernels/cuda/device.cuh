@@ -117,6 +117,21 @@ template <int LEFT> __device__ __forceinline__ void copies_wait()
     asm volatile("cp.async.wait_group %0;\n" ::"n"(LEFT) : "memory");
 }
 
+/* What is read once leaves the L2 first: a policy for loads. */
+__device__ __forceinline__ uint64_t once_only()
+{
+    uint64_t policy;
+    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;\n" : "=l"(policy));
+    return policy;
+}
+/* Calls `bytes` bytes (of 16) into the L2. */
+__device__ __forceinline__ void call_ahead(const void *p, uint32_t bytes)
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;\n" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
 /* ---- matrix instructions ---- */
 __device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t at)
 {

@@ -43,5 +43,5 @@ void cuda_queries_plain(struct backend *be, const struct qkv_shape *shape, const
                                     .dim = shape->dim,
                                     .out = out };
 
-    cuda_failed(c, launch_queries(c->queue[LANE_COMPUTE], be->act, &a, rows), "queries_plain");
+    cuda_failed(c, launch_queries(cuda_compute(c), be->act, &a, rows), "queries_plain");
 }

@@ -22,13 +22,26 @@ extern "C" {
 /* Where and how to launch. */
 struct cuda_queue {
     cudaStream_t stream;
-    int32_t sms;        /* multiprocessors of the card */
-    int32_t chained;    /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
-    int32_t cluster;    /* 1: thread blocks may form clusters (sm_90 and newer) */
-    int32_t warpgroups; /* 1: matrix instructions of a warpgroup (compute capability 9.0 alone) */
+    int32_t sms;          /* multiprocessors of the card */
+    int32_t shared_bytes; /* shared memory that a thread block can have */
+    int32_t chained;      /* 1: kernels may start while the one before ends (sm_90 and newer); they order themselves */
+    int32_t cluster;      /* 1: thread blocks may form clusters (sm_90 and newer) */
+    int32_t warpgroups;   /* 1: matrix instructions of a warpgroup (compute capability 9.0 alone) */
 };
 
-enum { CUDA_SKINNY_ROWS_MAX = 16 }; /* rows that launch_skinny takes: more go to cuBLASLt (measured, docs/BENCH.md) */
+/* Rows of the products that skinny.cu and thin.cu take, where each is the faster one: more go to cuBLASLt. */
+enum { SKINNY_ROWS_MAX = 32, THIN_ROWS_MAX = 16 };
+/* thin.cu: outputs of a tile; the widest normed rows that there is room for; the least outputs and depth. */
+enum { THIN_TILE = 128, THIN_WIDTH_MAX = 16384, THIN_LEAST = 2048 };
+/* What no sum of a piece is written as. */
+#define THIN_HOLE 0xffffffffu
+
+/* What a product of normed rows reads (thin.cu), left by whoever wrote x. */
+struct normed_rows {
+    const float *norm; /* [dim]: the norm's weight; NULL: nobody asks */
+    void *row;         /* bf16 [THIN_ROWS_MAX][dim]: x * norm */
+    float *square;     /* [parts][THIN_ROWS_MAX]: sums of squares of x, of THIN_TILE numbers where thin.cu wrote them */
+};
 
 /* ---- rows.cu: one row of activations at a time ------------------------------------------------------------------ */
 /* x[i] = table[id] * scale, id = ids[i], or slot_token[-1 - ids[i]] where ids[i] < 0 (slot_token may be NULL then none
@@ -65,9 +78,9 @@ cudaError_t launch_convert(struct cuda_queue q, enum dtype t, const float *in, i
 /* out[i] = scale * normal number i of the stream `seed` */
 cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, float scale, int64_t count, void *out);
 
-/* ---- skinny.cu: products of few rows ---------------------------------------------------------------------------- */
+/* ---- skinny.cu, thin.cu: products of few rows ------------------------------------------------------------------- */
 struct skinny_args {
-    const void *w;        /* bf16 [n][k]; k a multiple of 32 */
+    const void *w;        /* bf16 [n][k]; k a multiple of 32 (thin.cu: of 8) */
     const void *in;       /* [rows][k]: bf16, or f32 where they are normed */
     const int32_t *index; /* [rows]: which rows of `in`; NULL: in order */
     const float *norm;    /* [k]: rows are normed first; NULL: as they are */
@@ -78,16 +91,16 @@ struct skinny_args {
     int32_t kind;  /* launch_skinny_gated: enum activation */
     int32_t ahead; /* bytes of each weight row, of 16, to call into the L2 while the kernel before ends */
     float eps;
+    /* thin.cu */
+    const float *square; /* `in` is normed_rows.row and this its square; NULL: `in` as it is */
+    int32_t square_parts;
+    struct normed_rows next; /* of what it accumulates */
+    float *pieces;           /* [sms][THIN_ROWS_MAX][THIN_TILE], every word THIN_HOLE between launches */
 };
-/* out = in . w^T (+ bias) (+ out); rows <= CUDA_SKINNY_ROWS_MAX. */
+/* out = in . w^T (+ bias) (+ out); rows <= SKINNY_ROWS_MAX. */
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
 /* out [rows][n / 2] = act(gate) * up of norm(in) . w^T; n / 2 a multiple of 8. */
 cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *args);
-/* The same where rows are so few and deep that blocks stay on their multiprocessors (thin.cu; launch_skinny and the like
- * ask), and whether they are. turned: launch_thin_qkv. */
-bool thin_takes(struct cuda_queue q, const struct skinny_args *args, bool turned);
-cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args);
-cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args);
 /* The same for any shape and dtype, slowly: what no library takes. w and in T, out of dtype `out`, f32 where it adds. */
 cudaError_t launch_product(struct cuda_queue q, enum dtype t, enum dtype out, const struct skinny_args *args,
                            int64_t rows);
@@ -120,6 +133,13 @@ cudaError_t launch_rotate(struct cuda_queue q, enum dtype t, const struct rotate
  * skinny_takes_heads says: no norms of q and k, channels of heads and of rotations in runs of 16. */
 bool skinny_takes_heads(const struct rotate_args *t);
 cudaError_t launch_skinny_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
+
+/* ---- thin.cu: the same where w is large ------------------------------------------------------------------------- */
+bool thin_takes(int64_t rows, int64_t n, int64_t k);
+/* As launch_skinny and those like it, of rows that are normed already: args->norm is not used. q and k may have norms. */
+cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args);
+cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args);
+bool thin_takes_heads(const struct rotate_args *t);
 cudaError_t launch_thin_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
 
 struct rotate_rows_args {
@@ -231,7 +251,8 @@ struct embed_args {
     const int32_t *ids, *slot_token; /* as launch_embed's */
     float scale;
     float *x;
-    int32_t rows; /* 0: none wanted */
+    int32_t rows;            /* 0: none wanted */
+    struct normed_rows next; /* one part; T bf16 */
 };
 /* Once a step: tiles of every item of every layer and where each thread block begins (where s->ctas > 0), and the first
  * rows. One launch. */

@@ -8,21 +8,13 @@
 
 #include <assert.h>
 
-/* Bytes of each weight row that a product of few rows calls into the L2 while the kernel before it ends. */
-enum { AHEAD_BYTES = 2048, AHEAD_IDLE_BYTES = 8192 };
-
-static struct cuda_queue compute(const struct cuda *c)
-{
-    return c->queue[LANE_COMPUTE];
-}
-
 void cuda_embed(struct backend *be, const struct weight *table, const int32_t *ids, int64_t rows, float scale, void *x)
 {
     struct cuda *c = cuda_of(be);
 
     if (rows > 0)
         cuda_failed(c,
-                    launch_embed(compute(c), be->act, table->data, (int32_t)table->rows, ids, NULL, rows,
+                    launch_embed(cuda_compute(c), be->act, table->data, (int32_t)table->rows, ids, NULL, rows,
                                  (int32_t)table->cols, scale, x),
                     "embed");
 }
@@ -34,7 +26,7 @@ void cuda_rms_norm(struct backend *be, const void *x, const struct weight *w, fl
 
     rows = step_rows_of(c, rows);
     if (rows > 0)
-        cuda_failed(c, launch_rms_norm(compute(c), be->act, x, w->vector, eps, rows, dim, out), "rms_norm");
+        cuda_failed(c, launch_rms_norm(cuda_compute(c), be->act, x, w->vector, eps, rows, dim, out), "rms_norm");
 }
 
 void cuda_add_normed(struct backend *be, void *y, const struct weight *w, float eps, int64_t rows, int32_t dim, void *x)
@@ -43,7 +35,7 @@ void cuda_add_normed(struct backend *be, void *y, const struct weight *w, float 
 
     rows = step_rows_of(c, rows);
     if (rows > 0)
-        cuda_failed(c, launch_add_normed(compute(c), be->act, y, w->vector, eps, rows, dim, x), "add_normed");
+        cuda_failed(c, launch_add_normed(cuda_compute(c), be->act, y, w->vector, eps, rows, dim, x), "add_normed");
 }
 
 void cuda_matmul(struct backend *be, const struct weight *w, const struct weight *bias, const void *in, int64_t rows,
@@ -52,61 +44,45 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
     struct cuda *c = cuda_of(be);
     const enum gemm_out kind = accumulate ? GEMM_ADDS : w->use == WEIGHT_QKV ? GEMM_F32 : GEMM_ACT;
     const struct gemm_shape shape = { step_rows_of(c, rows), w->rows, w->cols, bias != NULL, kind };
-    const bool idles = c->memory_idles;
-    const struct skinny_args args = { .w = w->data,
-                                      .in = in,
-                                      .bias = bias ? bias->vector : NULL,
-                                      .out = out,
-                                      .rows = (int32_t)shape.rows,
-                                      .n = (int32_t)shape.n,
-                                      .k = (int32_t)shape.k,
-                                      .ahead = idles ? AHEAD_IDLE_BYTES : AHEAD_BYTES,
-                                      .accumulate = accumulate };
+    struct few_product product = {
+        .kind = FEW_PLAIN,
+        .args = { .w = w->data,
+                  .in = in,
+                  .bias = bias ? bias->vector : NULL,
+                  .out = out,
+                  .rows = (int32_t)shape.rows,
+                  .n = (int32_t)shape.n,
+                  .k = (int32_t)shape.k,
+                  .ahead = c->memory_idles ? CUDA_AHEAD_IDLE_BYTES : CUDA_AHEAD_BYTES,
+                  .accumulate = accumulate },
+    };
 
     assert(w->data);
     if (shape.rows == 0)
         return;
     c->memory_idles = false;
     /* few rows of qkv that no normed_qkv_to_tail took are rare, and the library takes them */
-    if (be->act == DT_BF16 && kind != GEMM_F32 && shape.rows <= CUDA_SKINNY_ROWS_MAX && shape.k % 32 == 0)
-        cuda_failed(c, launch_skinny(compute(c), &args), "matmul");
-    else if ((bias && (shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
-             !gemm_run(c, &shape, w->data, bias ? kind == GEMM_ACT ? bias->bias : bias->vector : NULL, in, out))
-        cuda_failed(c, launch_product(compute(c), be->act, kind == GEMM_ACT ? be->act : DT_F32, &args, shape.rows),
-                    "matmul");
-}
-
-bool layer_skinny(struct cuda *c, const struct normed_product *p, const void *x, int64_t rows, void *out,
-                  struct skinny_args *args)
-{
-    if (c->base.act != DT_BF16 || rows > CUDA_SKINNY_ROWS_MAX || p->w->cols % 32 != 0)
-        return false;
-    *args = (struct skinny_args){ .w = p->w->data,
-                                  .in = x,
-                                  .norm = p->norm->vector,
-                                  .eps = p->eps,
-                                  .bias = p->bias ? p->bias->vector : NULL,
-                                  .out = out,
-                                  .rows = (int32_t)rows,
-                                  .n = (int32_t)p->w->rows,
-                                  .k = (int32_t)p->w->cols,
-                                  .ahead = AHEAD_BYTES };
-    return true;
+    if (kind != GEMM_F32 && few_run(c, &product, shape.rows))
+        return;
+    (void)cuda_compute(c);
+    if ((bias && (shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
+        !gemm_run(c, &shape, w->data, bias ? kind == GEMM_ACT ? bias->bias : bias->vector : NULL, in, out))
+        cuda_failed(
+            c, launch_product(cuda_compute(c), be->act, kind == GEMM_ACT ? be->act : DT_F32, &product.args, shape.rows),
+            "matmul");
 }
 
 bool cuda_normed_gated(struct backend *be, const struct normed_product *p, enum activation kind, const void *x,
                        int64_t rows, void *out)
 {
     struct cuda *c = cuda_of(be);
-    struct skinny_args args;
+    struct few_product product;
 
     rows = step_rows_of(c, rows);
-    if (p->w->rows % 16 != 0 || !layer_skinny(c, p, x, rows, out, &args))
-        return false;
-    args.kind = (int32_t)kind;
-    if (rows > 0)
-        cuda_failed(c, launch_skinny_gated(compute(c), &args), "normed_gated");
-    return true;
+    product = few_normed(p, x, rows, out);
+    product.kind = FEW_GATED;
+    product.args.kind = (int32_t)kind;
+    return rows == 0 || few_run(c, &product, rows);
 }
 
 void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, int64_t rows, int32_t ff, void *out)
@@ -115,7 +91,7 @@ void cuda_gated(struct backend *be, enum activation kind, const void *gate_up, i
 
     rows = step_rows_of(c, rows);
     if (rows > 0)
-        cuda_failed(c, launch_gated(compute(c), be->act, kind, gate_up, rows, ff, out), "gated");
+        cuda_failed(c, launch_gated(cuda_compute(c), be->act, kind, gate_up, rows, ff, out), "gated");
 }
 
 void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, int64_t count, int32_t dim, void *out)
@@ -123,7 +99,7 @@ void cuda_gather_rows(struct backend *be, const void *x, const int32_t *index, i
     struct cuda *c = cuda_of(be);
 
     if (count > 0)
-        cuda_failed(c, launch_gather_rows(compute(c), be->act, x, index, count, dim, out), "gather_rows");
+        cuda_failed(c, launch_gather_rows(cuda_compute(c), be->act, x, index, count, dim, out), "gather_rows");
 }
 
 void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t vocab, int32_t *ids)
@@ -136,7 +112,7 @@ void cuda_argmax(struct backend *be, const void *logits, int64_t rows, int32_t v
         int64_t count = rows - row < step ? rows - row : step;
 
         cuda_failed(c,
-                    launch_argmax(compute(c), be->act, at, count, vocab, c->argmax_partial, c->argmax_count,
+                    launch_argmax(cuda_compute(c), be->act, at, count, vocab, c->argmax_partial, c->argmax_count,
                                   (struct chosen){ .ids = ids + row }),
                     "argmax");
     }
@@ -174,7 +150,7 @@ void cuda_qkv_to_layer(struct backend *be, const struct qkv_shape *shape, const 
     args.token = token;
     assert(kv->dtype == be->kv && token + rows <= kv->stride);
     if (rows > 0)
-        cuda_failed(c, launch_rotate(compute(c), be->act, &args, rows), "qkv_to_layer");
+        cuda_failed(c, launch_rotate(cuda_compute(c), be->act, &args, rows), "qkv_to_layer");
 }
 
 static void attend_span(struct cuda *c, const struct attn_span *s, const void *q, int32_t q_heads, float scale,
@@ -197,7 +173,7 @@ static void attend_span(struct cuda *c, const struct attn_span *s, const void *q
                                       .scale = scale };
 
     if (s->rows > 0)
-        cuda_failed(c, launch_attend(compute(c), c->base.act, &args), "attn_prefill");
+        cuda_failed(c, launch_attend(cuda_compute(c), c->base.act, &args), "attn_prefill");
 }
 
 void cuda_attn_prefill(struct backend *be, const struct attn_span *span, int32_t count, const void *q, int32_t q_heads,

@@ -150,6 +150,8 @@ static void queue_copy(struct backend *be, enum lane lane, void *to, const void 
 {
     struct cuda *c = cuda_of(be);
 
+    if (lane == LANE_COMPUTE)
+        (void)cuda_compute(c);
     if (bytes > 0)
         cuda_failed(c, cudaMemcpyAsync(to, from, bytes, kind, c->stream[lane]), what);
 }

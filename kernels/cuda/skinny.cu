@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * skinny.cu - out = in . w^T for few rows, at the speed at which w can be read, with what stands before and behind the
- * product in a step.
+ * skinny.cu - out = in . w^T for few rows and a small w (few.c says which), soon done, with what stands before and behind
+ * the product in a step.
  *
  *   in                     [ norm ]        f32 rows of x, perhaps chosen by index; times the norm's weight as they are
  *                                          read; without a norm bf16 rows
@@ -21,12 +21,77 @@
  *
  * The first weights are asked for before chain_wait: they do not depend on the kernel before, so the memory is already
  * busy while that one ends; `ahead` more bytes of each weight row are called into the L2 meanwhile. What is read once
- * leaves the L2 first, so that what was called stays. bf16 products, f32 sums. Up to 8 NT rows. What thin.cu takes goes
- * there.
+ * leaves the L2 first, so that what was called stays. bf16 products, f32 sums. Up to 8 NT rows.
  */
-#include "kernels/cuda/skinny.cuh"
+#include "kernels/cuda/place.cuh"
 
-enum { RING = 4 };
+enum { WARPS = 8, STEP = 32, RING = 4 };
+enum skinny_out { OUT_PLAIN, OUT_GATED, OUT_QKV };
+
+__device__ __forceinline__ uint4 load_streaming(const void *p, uint64_t policy)
+{
+    uint4 x;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::cache_hint.L2::256B.v4.u32 {%0,%1,%2,%3}, [%4], %5;\n"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(p), "l"(policy));
+    return x;
+}
+
+/* Two runs of 8 outputs each that make tile `tile` of 16. */
+struct tile_runs {
+    int32_t first, second;
+    int32_t head, channel; /* OUT_QKV */
+    bool turned;
+};
+
+template <int OUT>
+__device__ __forceinline__ struct tile_runs tile_at(const struct skinny_args &a, const struct rotate_args &t,
+                                                    int32_t tile)
+{
+    if constexpr (OUT == OUT_PLAIN)
+        return { tile * 16, tile * 16 + 8, 0, 0, false };
+    if constexpr (OUT == OUT_GATED)
+        return { tile * 8, a.n / 2 + tile * 8, 0, 0, false };
+    const int32_t half = t.inv_freq ? t.rope_dims / 2 : 0, head = tile / (t.dim / 16), j = tile % (t.dim / 16);
+    const bool key = head < t.q_heads + t.kv_heads, turned = key && j * 8 < half;
+    const int32_t channel = !key ? j * 16 : turned ? j * 8 : 2 * half + (j - half / 8) * 16;
+    const int32_t first = head * t.dim + channel;
+    return { first, first + (turned ? half : 8), head, channel, turned };
+}
+
+/* 8 numbers of a row times the norm's weight, in bf16; their squares are added to `square`. */
+__device__ __forceinline__ uint4 weighed(const float4 (&x)[2], const float4 (&w)[2], float &square)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+        square += x[i].x * x[i].x + x[i].y * x[i].y + x[i].z * x[i].z + x[i].w * x[i].w;
+    return make_uint4(bf16_pair(x[0].x * w[0].x, x[0].y * w[0].y), bf16_pair(x[0].z * w[0].z, x[0].w * w[0].w),
+                      bf16_pair(x[1].x * w[1].x, x[1].y * w[1].y), bf16_pair(x[1].z * w[1].z, x[1].w * w[1].w));
+}
+
+/* A pair of channels of q, k or v of row m goes where attention wants it. */
+__device__ __forceinline__ void pair_place(const struct rotate_args &t, const struct tile_runs &tile, int32_t m,
+                                           int32_t o, float x, float y, const float *angle)
+{
+    const int32_t a = tile.channel + o, b = a + (tile.second - tile.first);
+    bf16 *to, *k, *v;
+
+    if (tile.turned) {
+        const float cosine = angle[0], sine = angle[1], turned = x * cosine - y * sine;
+        y = y * cosine + x * sine;
+        x = turned;
+    }
+    if (tile.head < t.q_heads) {
+        to = (bf16 *)t.q + ((int64_t)m * t.q_heads + tile.head) * t.dim;
+    } else {
+        const int32_t g = (tile.head - t.q_heads) % t.kv_heads;
+        if (!place<bf16>(t, m, g, &k, &v))
+            return;
+        to = tile.head < t.q_heads + t.kv_heads ? k : v;
+    }
+    to[a] = rounded<bf16>(x);
+    to[b] = rounded<bf16>(y);
+}
 
 template <int R> struct weights_of_step {
     uint4 w[R][2];
@@ -122,14 +187,15 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         const int32_t m = min(n * 8 + quad, a.rows - 1);
         in[n] = (int64_t)(a.index ? a.index[m] : m) * a.k + c * 8;
     }
-    if (OUT == OUT_QKV && threadIdx.x < a.rows * R * 8) { /* positions were there before the step's first kernel */
-        const int32_t m = threadIdx.x / (R * 8), o = threadIdx.x % (R * 8);
+    for (int32_t i = threadIdx.x; OUT == OUT_QKV && i < a.rows * R * 8; i += WARPS * 32) {
+        /* positions were there before the step's first kernel */
+        const int32_t m = i / (R * 8), o = i % (R * 8);
         const struct tile_runs tile = tile_at<OUT>(a, t, tile0 + o / 8);
         if (tile.turned) {
             float sine, cosine;
             sincosf((float)t.position[m] * table_at(t, m)[tile.channel + o % 8], &sine, &cosine);
-            angle[threadIdx.x][0] = cosine * t.rope_scale;
-            angle[threadIdx.x][1] = sine * t.rope_scale;
+            angle[i][0] = cosine * t.rope_scale;
+            angle[i][1] = sine * t.rope_scale;
         }
     }
     chain_wait();
@@ -227,39 +293,36 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 template <int NT, int OUT, bool NORM>
 static cudaError_t skinny(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
 {
-    enum { EACH = NT == 1 && !NORM ? 4 : 3 };
+    enum { EACH = NT > 2 ? 2 : NT == 1 && !NORM ? 4 : 3 };
     const struct rotate_args none = {};
     const dim3 threads(WARPS * 32);
 
-    if (a->n >= q.sms * 96)
-        return launch_chained(q, dim3(int_ceil(a->n, 32)), threads, 0, skinny_kernel<NT, 2, 2, OUT, NORM>, *a,
-                              t ? *t : none);
+    if constexpr (NT <= 2) /* more rows leave no registers for two tiles */
+        if (a->n >= q.sms * 96)
+            return launch_chained(q, dim3(int_ceil(a->n, 32)), threads, 0, skinny_kernel<NT, 2, 2, OUT, NORM>, *a,
+                                  t ? *t : none);
     return launch_chained(q, dim3(int_ceil(a->n, 16)), threads, 0, skinny_kernel<NT, 1, EACH, OUT, NORM>, *a,
                           t ? *t : none);
 }
 
-template <int OUT>
-static cudaError_t skinny_normed(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
+template <int OUT, bool NORM>
+static cudaError_t skinny_rows(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
 {
-    return a->rows <= 8 ? skinny<1, OUT, true>(q, a, t) : skinny<2, OUT, true>(q, a, t);
+    if (a->rows <= 8)
+        return skinny<1, OUT, NORM>(q, a, t);
+    return a->rows <= 16 ? skinny<2, OUT, NORM>(q, a, t) : skinny<4, OUT, NORM>(q, a, t);
 }
 
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args)
 {
-    if (thin_takes(q, args, false))
-        return launch_thin(q, args);
-    if (args->norm)
-        return skinny_normed<OUT_PLAIN>(q, args, NULL);
-    if (args->rows <= 8)
-        return skinny<1, OUT_PLAIN, false>(q, args, NULL);
-    return skinny<2, OUT_PLAIN, false>(q, args, NULL);
+    return args->norm ? skinny_rows<OUT_PLAIN, true>(q, args, NULL) : skinny_rows<OUT_PLAIN, false>(q, args, NULL);
 }
 
 cudaError_t launch_skinny_gated(struct cuda_queue q, const struct skinny_args *args)
 {
     if (!args->norm || args->n % 16 != 0)
         return cudaErrorInvalidValue;
-    return thin_takes(q, args, false) ? launch_thin_gated(q, args) : skinny_normed<OUT_GATED>(q, args, NULL);
+    return skinny_rows<OUT_GATED, true>(q, args, NULL);
 }
 
 bool skinny_takes_heads(const struct rotate_args *t)
@@ -271,5 +334,5 @@ cudaError_t launch_skinny_qkv(struct cuda_queue q, const struct skinny_args *arg
 {
     if (!args->norm || !skinny_takes_heads(t))
         return cudaErrorInvalidValue;
-    return thin_takes(q, args, true) ? launch_thin_qkv(q, args, t) : skinny_normed<OUT_QKV>(q, args, t);
+    return skinny_rows<OUT_QKV, true>(q, args, t);
 }

@@ -29,6 +29,11 @@ static int32_t padded(int32_t count, int32_t most)
     return most;
 }
 
+bool step_is_open(const struct cuda *c)
+{
+    return c->cache && c->cache->open;
+}
+
 int64_t step_rows_of(const struct cuda *c, int64_t rows)
 {
     const struct cuda_cache *cache = c->cache;
@@ -149,8 +154,7 @@ static void step_finish(struct cuda *c)
     cuda_failed(c, cudaEventRecord(f->done, c->stream[LANE_COMPUTE]), "a step");
 }
 
-/* What a step's attention needs to know before the first layer, and its first rows where a table is given. */
-static void plan(struct cuda *c, const struct embed_args *rows)
+void step_plan(struct cuda *c, const struct embed_args *rows)
 {
     cuda_failed(c, launch_step_begin(c->queue[LANE_COMPUTE], c->base.act, &c->cache->decode, rows), "plan of a step");
     c->cache->planned = true;
@@ -212,14 +216,14 @@ void cuda_step_embed(struct backend *be, const struct weight *table, float scale
 {
     const struct cuda_cache *cache = cuda_of(be)->cache;
 
-    plan(cuda_of(be), &(struct embed_args){ .table = table->data,
-                                            .vocab = (int32_t)table->rows,
-                                            .dim = (int32_t)table->cols,
-                                            .ids = cache->decode.rows.token,
-                                            .slot_token = cache->chosen,
-                                            .scale = scale,
-                                            .x = x,
-                                            .rows = cache->rows_pad });
+    few_embed(cuda_of(be), &(struct embed_args){ .table = table->data,
+                                                 .vocab = (int32_t)table->rows,
+                                                 .dim = (int32_t)table->cols,
+                                                 .ids = cache->decode.rows.token,
+                                                 .slot_token = cache->chosen,
+                                                 .scale = scale,
+                                                 .x = x,
+                                                 .rows = cache->rows_pad });
 }
 
 static struct rotate_args tail_args(const struct cuda *c, const struct qkv_shape *shape, const struct rope_table *rope,
@@ -249,7 +253,7 @@ void cuda_qkv_to_tail(struct backend *be, const struct qkv_shape *shape, const s
     struct cuda *c = cuda_of(be);
     const struct rotate_args args = tail_args(c, shape, rope, layer, qkv, q);
 
-    cuda_failed(c, launch_rotate(c->queue[LANE_COMPUTE], be->act, &args, c->cache->rows_pad), "qkv_to_tail");
+    cuda_failed(c, launch_rotate(cuda_compute(c), be->act, &args, c->cache->rows_pad), "qkv_to_tail");
 }
 
 /* hot */
@@ -257,13 +261,11 @@ bool cuda_normed_qkv_to_tail(struct backend *be, const struct normed_product *p,
                              const struct rope_table *rope, int32_t layer, const void *x, void *q)
 {
     struct cuda *c = cuda_of(be);
-    const struct rotate_args heads = tail_args(c, shape, rope, layer, NULL, q);
-    struct skinny_args args;
+    struct few_product product = few_normed(p, x, c->cache->rows_pad, NULL);
 
-    if (!skinny_takes_heads(&heads) || !layer_skinny(c, p, x, c->cache->rows_pad, NULL, &args))
-        return false;
-    cuda_failed(c, launch_skinny_qkv(c->queue[LANE_COMPUTE], &args, &heads), "normed_qkv_to_tail");
-    return true;
+    product.kind = FEW_QKV;
+    product.heads = tail_args(c, shape, rope, layer, NULL, q);
+    return few_run(c, &product, c->cache->rows_pad);
 }
 
 /* hot */
@@ -273,15 +275,15 @@ void cuda_attn_decode(struct backend *be, int32_t layer, const void *q, int32_t 
     struct cuda *c = cuda_of(be);
     struct cuda_cache *cache = c->cache;
     const struct decode_shape d = cuda_layer_shape(c, layer);
-    struct cuda_queue queue = c->queue[LANE_COMPUTE];
+    struct cuda_queue queue = cuda_compute(c);
 
     assert(q_heads == cache->config.q_heads);
     assert(cache->window[layer] == 0 || cache->window[layer] == window); /* the plan left out what is older */
     if (!cache->planned) {
-        plan(c, &(struct embed_args){ .rows = 0 });
+        step_plan(c, &(struct embed_args){ .rows = 0 });
         queue.chained = false; /* it reads the plan before it waits: right behind the plan it may not begin early */
     }
-    c->memory_idles = cache->rows_pad <= CUDA_SKINNY_ROWS_MAX;
+    c->memory_idles = cache->rows_pad <= SKINNY_ROWS_MAX;
     cuda_failed(c, launch_decode(queue, be->kv, &d, cache->rows_pad, layer, q, scale, window, out), "attn_decode");
 }
 
@@ -293,10 +295,10 @@ void cuda_step_outputs(struct backend *be, const void *x, int32_t dim, void *out
 
     cache->outputs_reached = true;
     if (cache->outputs_pad > 0)
-        cuda_failed(c,
-                    launch_gather_rows(c->queue[LANE_COMPUTE], DT_F32, x, cache->decode.rows.output_row,
-                                       cache->outputs_pad, dim, out),
-                    "step_outputs");
+        cuda_failed(
+            c,
+            launch_gather_rows(cuda_compute(c), DT_F32, x, cache->decode.rows.output_row, cache->outputs_pad, dim, out),
+            "step_outputs");
 }
 
 /* hot */
@@ -304,15 +306,11 @@ bool cuda_normed_outputs(struct backend *be, const struct normed_product *p, con
 {
     struct cuda *c = cuda_of(be);
     struct cuda_cache *cache = c->cache;
-    struct skinny_args args;
+    struct few_product product = few_normed(p, x, cache->outputs_pad, logits);
 
-    if (!layer_skinny(c, p, x, cache->outputs_pad, logits, &args))
-        return false;
-    cache->outputs_reached = true;
-    args.index = cache->decode.rows.output_row;
-    if (cache->outputs_pad > 0)
-        cuda_failed(c, launch_skinny(c->queue[LANE_COMPUTE], &args), "normed_outputs");
-    return true;
+    product.args.index = cache->decode.rows.output_row;
+    cache->outputs_reached = cache->outputs_pad > 0 && few_run(c, &product, cache->rows_pad);
+    return cache->outputs_reached;
 }
 
 /* hot */
@@ -325,7 +323,7 @@ void cuda_step_choose(struct backend *be, const void *logits, int32_t vocab)
 
     if (cache->outputs_pad > 0)
         cuda_failed(c,
-                    launch_argmax(c->queue[LANE_COMPUTE], be->act, logits, cache->outputs_pad, vocab, c->argmax_partial,
+                    launch_argmax(cuda_compute(c), be->act, logits, cache->outputs_pad, vocab, c->argmax_partial,
                                   c->argmax_count, to),
                     "step_choose");
 }
@@ -337,6 +335,7 @@ void cuda_step_end(struct backend *be)
 
     if (c->cache->replayed)
         return;
+    (void)cuda_compute(c);
     if (c->cache->recording)
         record_end(c);
     step_finish(c);

@@ -1,382 +1,467 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thin.cu - out = in . w^T for the fewest rows: as skinny.cu, but the weights never stop coming.
+ * thin.cu - out = in . w^T for few rows and a large w, at the speed at which w can be read, with what stands behind it in
+ * a step.
  *
- *   thread block b of one on each multiprocessor     [ tile ][ tile ][ tile ]      an equal run of tiles of 16 outputs
- *   a warp                                            its eighth of the depth, tile after tile, in one queue of copies
+ *   tiles of 128 outputs   [ tile 0: chunks of 64 of the depth ][ tile 1 .... ][ tile 2 .... ]
+ *   thread blocks          |----- 0 -----|----- 1 -----|----- 2 -----|      equal shares, one to a multiprocessor
  *
- * A block takes less than half of a multiprocessor, so that the next kernel's block stands beside it and has its queue
- * full when its turn comes. It is asked for at once: when it was asked for late, it found some multiprocessors done and
- * others not, and two of its blocks met on one. Rows of `in` are read once by every block, times the norm's
- * weight, and stay in shared memory; a lane reads back the weights that it copied, so that nothing is waited for but a
- * lane's own copies, and one barrier a tile where the warps' sums meet.
+ * As decode.cu deals rows of the cache, chunks of the weights are dealt out evenly, wherever tiles begin. Of a tile that
+ * lies in several thread blocks all leave a piece in device memory but the one that has its end: that adds them up, in
+ * their order, when its other tiles are done. Where a piece will stand there are holes, a pattern that is written as no
+ * number; whoever waits for a number reads it until it is one, and leaves a hole. Thread blocks wait for earlier ones alone.
+ * A thread block is
  *
- * Shared memory, of at most THIN_SHARED bytes:
- *   queue     [WARPS][STAGES][4][32] x 16 bytes: of a pair of steps, both runs of 8 outputs
- *   rows      [rows][k], each row moved by 64 bytes against bank conflicts
- *   part      [2][WARPS][rows][17] f32, of this tile and the one before
- *   square    [WARPS][rows]
- *   angle     [tiles of a block][rows][8] pairs, where heads are turned
+ *   2 warps   that copy weights         ─┐
+ *   1 warp    that copies rows of `in`  ─┴▶ ring of stages ─▶ 8 warps that multiply
+ *
+ * so that copies are asked for long before they are wanted, whatever the others do: weights even before the kernel in
+ * front has ended. A chunk's rows are 128 bytes, whose 16-byte parts are turned by the row's number against bank
+ * conflicts. Weights are the 16-row side of the tensor cores, 16 outputs to a warp; rows of `in` are the 8-column side.
+ * At the end of a tile 8 rows at a time meet in shared memory, where a warp takes a row (thin_rows.cuh).
+ *
+ * Norms: `in` is x times the norm's weight, in bf16, and there are sums of squares of x by part (struct normed_rows);
+ * 1 / rms is multiplied in at the end. A product that adds to x leaves both for the next norm, a part to a tile.
+ *
+ * Shared memory: a ring of stages of (128 + 8 NT) x 128 bytes, 12 where the card has as much; a desk [2][8][TILE + 4] f32.
  */
-#include "kernels/cuda/skinny.cuh"
+#include "kernels/cuda/ring.cuh"
+#include "kernels/cuda/thin_rows.cuh"
 
-enum { PAIR = 2 * STEP * WARPS, THREADS = WARPS * 32, ROWS = 8, DEPTH = 2048, THIN_SHARED = 113 * 1024 };
+enum { CHUNK = 64, CHUNK_BYTES = 2 * CHUNK, WORKERS = 8, MOVERS = 2, THREADS = (WORKERS + MOVERS + 1) * 32 };
+enum { STAGES_MAX = 12, DESK_ROW = TILE + 4 };
 
-/* 16 bytes of weights to shared memory, leaving the L2 first. */
-__device__ __forceinline__ void copy16_once(uint32_t to, const void *from, uint64_t policy)
+/* Bytes of shared memory: of a stage, and of the rest. */
+template <int NT> struct thin {
+    enum { stage = (TILE + 8 * NT) * CHUNK_BYTES, desk = 2 * 8 * DESK_ROW * 4, fixed = desk + 2 * STAGES_MAX * 8 };
+};
+
+/* A thread block's part of the chunks of a product. */
+struct share {
+    int32_t depth; /* chunks of a tile */
+    int32_t total; /* of all tiles */
+    int32_t begin, end;
+};
+
+/* Outputs of a tile: whole heads where they are turned. */
+template <int OUT> __device__ __forceinline__ int32_t tile_outputs(const struct rotate_args &t)
 {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::256B [%0], [%1], 16, %2;\n" ::"r"(to), "l"(from),
-                 "l"(policy)
+    return OUT == OUT_QKV ? TILE / t.dim * t.dim : TILE;
+}
+
+template <int OUT>
+__device__ __forceinline__ struct share share_in(const struct skinny_args &a, const struct rotate_args &t)
+{
+    const int32_t outputs = tile_outputs<OUT>(t);
+    struct share s;
+
+    s.depth = (a.k + CHUNK - 1) / CHUNK;
+    s.total = (a.n + outputs - 1) / outputs * s.depth;
+    s.begin = (int32_t)((int64_t)blockIdx.x * s.total / gridDim.x);
+    s.end = (int32_t)((int64_t)(blockIdx.x + 1) * s.total / gridDim.x);
+    return s;
+}
+
+/* The thread block that has chunk `chunk`. */
+__device__ __forceinline__ int32_t holder(const struct share &s, int32_t chunk)
+{
+    return (int32_t)((((int64_t)chunk + 1) * gridDim.x - 1) / s.total);
+}
+
+/* 16 bytes of weights, which leave the L2 first; zeros where !valid. */
+__device__ __forceinline__ void copy16_once(uint32_t to, const void *from, bool valid, uint64_t policy)
+{
+    const int bytes = valid ? 16 : 0;
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;\n" ::"r"(to), "l"(from),
+                 "r"(bytes), "l"(policy)
                  : "memory");
 }
 
-/* 16 bytes that the kernel before wrote, asked for here and not where they are wanted. */
-__device__ __forceinline__ uint4 load_now(const void *p)
-{
-    uint4 x;
-    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];\n" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(p));
-    return x;
-}
-
-struct thin_room {
-    int32_t row; /* bytes of a staged row */
-    int32_t rows, part, square, angle, all;
+/* The two runs of 64 outputs that make a tile: where their rows of w begin, and how many there are. Gates stand before
+ * their ups. */
+struct runs {
+    int64_t at[2];
+    int32_t rows[2];
 };
 
-__host__ __device__ static inline struct thin_room thin_room_of(int32_t stages, int32_t rows, int32_t k, int32_t turned)
+template <int OUT>
+__device__ __forceinline__ struct runs runs_of(const struct skinny_args &a, int32_t outputs, int32_t tile)
 {
-    struct thin_room r;
+    enum { RUN = TILE / 2 };
+    struct runs r;
 
-    r.row = (k * 2 + 127) / 128 * 128 + 64;
-    r.rows = WARPS * stages * 2048;
-    r.part = r.rows + rows * r.row;
-    r.square = r.part + 2 * WARPS * rows * 17 * 4;
-    r.angle = r.square + WARPS * rows * 4;
-    r.all = r.angle + turned * rows * 8 * 8;
+    if constexpr (OUT == OUT_GATED) {
+        r.at[0] = (int64_t)tile * RUN;
+        r.at[1] = a.n / 2 + (int64_t)tile * RUN;
+        r.rows[0] = r.rows[1] = min(a.n / 2 - tile * RUN, (int32_t)RUN);
+    } else {
+        const int32_t rows = min(a.n - tile * outputs, outputs);
+        r.at[0] = (int64_t)tile * outputs;
+        r.at[1] = r.at[0] + RUN;
+        r.rows[0] = min(rows, (int32_t)RUN);
+        r.rows[1] = rows - r.rows[0];
+    }
     return r;
 }
 
-/* The next copies of a warp: pair `pair` of tile `tile`. */
-struct thin_queue {
-    int32_t tile, pair;
-    const bf16 *first, *second;
+template <int OUT>
+__device__ __forceinline__ void weights_move(const struct skinny_args &a, const struct rotate_args &t, int thread,
+                                             struct ring ring)
+{
+    const struct share s = share_in<OUT>(a, t);
+    const int32_t outputs = tile_outputs<OUT>(t), row = thread / 8, part = thread % 8;
+    const uint32_t to = (uint32_t)(row * CHUNK_BYTES + ((part ^ row) << 4));
+    const uint64_t policy = once_only();
+    const int64_t further = 8 * (int64_t)a.k;
+    int32_t tile = s.begin / s.depth, chunk = s.begin % s.depth;
+
+    static_assert(MOVERS * 4 == 8, "a thread's rows are turned alike");
+    for (int32_t i = s.begin; i < s.end; tile++, chunk = 0) {
+        const struct runs runs = runs_of<OUT>(a, outputs, tile);
+        const bf16 *from[2];
+
+#pragma unroll
+        for (int r = 0; r < 2; r++)
+            from[r] = (const bf16 *)a.w + (runs.at[r] + row) * a.k + chunk * CHUNK + part * 8;
+        for (; chunk < s.depth && i < s.end; chunk++, i++) {
+            const bool inside = chunk * CHUNK + part * 8 < a.k;
+
+            ring.wait_empty();
+#pragma unroll
+            for (int r = 0; r < 2; r++) {
+                const bf16 *at = from[r];
+#pragma unroll
+                for (int j = 0; j < TILE / 16; j++, at += further) {
+                    const bool valid = inside && row + 8 * j < runs.rows[r];
+                    copy16_once(ring.at() + to + (r * (TILE / 2) + j * 8) * CHUNK_BYTES, valid ? at : (const bf16 *)a.w,
+                                valid, policy);
+                }
+                from[r] += CHUNK;
+            }
+            ring.copied();
+            ring.next();
+        }
+    }
+}
+
+template <int NT, int OUT>
+__device__ __forceinline__ void rows_move(const struct skinny_args &a, const struct rotate_args &t, int lane,
+                                          struct ring ring)
+{
+    const struct share s = share_in<OUT>(a, t);
+    const int32_t row = lane / 8, part = lane % 8;
+    const bf16 *from[2 * NT];
+    int32_t chunk = s.begin % s.depth;
+
+#pragma unroll
+    for (int j = 0; j < 2 * NT; j++) {
+        const int32_t m = row + 4 * j;
+        from[j] = (const bf16 *)a.in + part * 8;
+        if (m < a.rows)
+            from[j] += (int64_t)(a.index ? a.index[m] : m) * a.k;
+    }
+    for (int32_t i = s.begin; i < s.end; i++) {
+        const int32_t k = chunk * CHUNK;
+        const bool inside = k + part * 8 < a.k;
+        const uint32_t to = ring.at() + (TILE + row) * CHUNK_BYTES;
+
+        ring.wait_empty();
+#pragma unroll
+        for (int j = 0; j < 2 * NT; j++) {
+            const bool valid = inside && row + 4 * j < a.rows;
+            copy16_async(to + 4 * j * CHUNK_BYTES + ((part ^ ((row + 4 * j) & 7)) << 4),
+                         valid ? from[j] + k : (const bf16 *)a.in, valid);
+        }
+        ring.copied();
+        ring.next();
+        if (++chunk == s.depth)
+            chunk = 0;
+    }
+}
+
+/* Half a chunk of the depth as a warp's registers hold it. */
+template <int NT> struct half_chunk {
+    uint32_t w[2][4], x[NT][4];
+    __device__ void load(uint32_t weights, uint32_t rows, int half, int lane)
+    {
+#pragma unroll
+        for (int n = 0; n < NT; n++)
+            load_matrices(x[n],
+                          rows + (n * 8 + (lane & 7)) * CHUNK_BYTES + (((4 * half + (lane >> 3)) ^ (lane & 7)) << 4));
+#pragma unroll
+        for (int u = 0; u < 2; u++)
+            load_matrices(w[u],
+                          weights + (lane & 15) * CHUNK_BYTES + (((4 * half + 2 * u + (lane >> 4)) ^ (lane & 7)) << 4));
+    }
+    __device__ void multiply_into(float (&sum)[NT][4]) const
+    {
+#pragma unroll
+        for (int u = 0; u < 2; u++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+                multiply(sum[n], w[u], x[n][2 * u], x[n][2 * u + 1]);
+    }
 };
 
-template <int OUT>
-__device__ __forceinline__ void queue_tile(const struct skinny_args &a, const struct rotate_args &t, int warp, int lane,
-                                           struct thin_queue &q)
-{
-    const struct tile_runs runs = tile_at<OUT>(a, t, q.tile);
-    const int32_t at = warp * 2 * STEP + (lane & 3) * 8, quad = lane >> 2;
+/* ---- tiles ---- */
 
-    /* rows past the end read the last one and are not written */
-    q.first = (const bf16 *)a.w + (int64_t)min(runs.first + quad, a.n - 1) * a.k + at;
-    q.second = (const bf16 *)a.w + (int64_t)min(runs.second + quad, a.n - 1) * a.k + at;
+__device__ __forceinline__ void workers_sync()
+{
+    warps_sync<1, WORKERS * 32>();
 }
 
-/* Asks for the next pair of steps and goes on. Behind the last tile nothing is asked for. */
-template <int OUT>
-__device__ __forceinline__ void queue_take(const struct skinny_args &a, const struct rotate_args &t, int32_t end,
-                                           int warp, int lane, uint32_t to, uint64_t policy, struct thin_queue &q)
+template <int NT> __device__ __forceinline__ void sums_clear(float (&sum)[NT][4])
 {
-    if (q.tile < end) {
-        const int32_t k = q.pair * PAIR, mine = k + warp * 2 * STEP;
-        if (mine < a.k) {
-            copy16_once(to, q.first + k, policy);
-            copy16_once(to + 512, q.second + k, policy);
-        }
-        if (mine + STEP < a.k) {
-            copy16_once(to + 1024, q.first + k + STEP, policy);
-            copy16_once(to + 1536, q.second + k + STEP, policy);
-        }
-        if ((q.pair + 1) * PAIR < a.k) {
-            q.pair++;
-        } else {
-            q.pair = 0;
-            q.tile++;
-            if (q.tile < end)
-                queue_tile<OUT>(a, t, warp, lane, q);
-        }
-    }
-    copies_commit();
-}
-
-__device__ __forceinline__ float4 load_floats(const float4 *p)
-{
-    const uint4 x = load_now(p);
-    return make_float4(__uint_as_float(x.x), __uint_as_float(x.y), __uint_as_float(x.z), __uint_as_float(x.w));
-}
-
-/* A row of bf16 to shared memory. */
-__device__ __forceinline__ void row_stage(const uint4 *from, int32_t chunks, uint4 *to)
-{
-    enum { BATCH = 7 };
-
-    for (int32_t base = threadIdx.x; base < chunks; base += BATCH * THREADS) {
-        uint4 x[BATCH];
 #pragma unroll
-        for (int j = 0; j < BATCH; j++)
-            x[j] = load_now(from + min(base + j * THREADS, chunks - 1));
-#pragma unroll
-        for (int j = 0; j < BATCH; j++)
-            if (base + j * THREADS < chunks)
-                to[base + j * THREADS] = x[j];
-    }
-}
-
-/* A row of f32, times the norm's weight; a thread's sum of its squares. */
-__device__ __forceinline__ float row_stage_normed(const float4 *from, const float4 *norm, int32_t chunks, uint4 *to)
-{
-    enum { BATCH = 2 };
-    float sum = 0.0f;
-
-    for (int32_t base = threadIdx.x; base < chunks; base += BATCH * THREADS) {
-        float4 x[BATCH][2], w[BATCH][2];
-#pragma unroll
-        for (int j = 0; j < 2 * BATCH; j++) {
-            const int32_t i = 2 * min(base + j / 2 * THREADS, chunks - 1) + j % 2;
-            x[j / 2][j % 2] = load_floats(from + i);
-            w[j / 2][j % 2] = load_floats(norm + i);
-        }
-#pragma unroll
-        for (int j = 0; j < BATCH; j++)
-            if (base + j * THREADS < chunks)
-                to[base + j * THREADS] = weighed(x[j], w[j], sum);
-    }
-    return sum;
-}
-
-/* Rows of `in` to shared memory, times the norm's weight; sums of their squares by warp. */
-template <bool NORM>
-__device__ __forceinline__ void rows_stage(const struct skinny_args &a, char *rows, int32_t row_bytes, float *square)
-{
-    const int32_t chunks = a.k / 8, warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
-
-    for (int32_t m = 0; m < a.rows; m++) {
-        const int64_t at = (int64_t)(a.index ? a.index[m] : m) * a.k;
-        uint4 *to = (uint4 *)(rows + m * row_bytes);
-
-        if constexpr (NORM) {
-            const float4 *from = (const float4 *)((const float *)a.in + at);
-            const float sum = warp_sum(row_stage_normed(from, (const float4 *)a.norm, chunks, to));
-            if (lane == 0)
-                square[warp * a.rows + m] = sum;
-        } else {
-            row_stage((const uint4 *)((const bf16 *)a.in + at), chunks, to);
-        }
-    }
-}
-
-/* What the warps' sums of a tile become. One warp does it; `before` is what `out` held. */
-template <int OUT, bool NORM>
-__device__ __forceinline__ void tile_end(const struct skinny_args &a, const struct rotate_args &t, int32_t tile,
-                                         const float *part, const float *square, const float2 *angle, int lane,
-                                         const float (&before)[ROWS / 2])
-{
-    const struct tile_runs runs = tile_at<OUT>(a, t, tile);
-    const auto output_of = [&](int32_t m, int32_t at, int32_t n) {
-        float value = 0.0f, all = 0.0f;
-#pragma unroll
-        for (int k = 0; k < WARPS; k++)
-            value += part[(k * a.rows + m) * 17 + at];
-        if constexpr (NORM) {
-#pragma unroll
-            for (int k = 0; k < WARPS; k++)
-                all += square[k * a.rows + m];
-            value *= rsqrtf(all / (float)a.k + a.eps);
-        }
-        return value + (a.bias ? a.bias[n] : 0.0f);
-    };
-    if constexpr (OUT == OUT_PLAIN) {
-#pragma unroll
-        for (int u = 0; u < ROWS / 2; u++) {
-            const int32_t i = lane + 32 * u, m = i / 16, n = tile * 16 + i % 16;
-            if (m >= a.rows || n >= a.n)
-                continue;
-            const float value = output_of(m, i % 16, n);
-            if (a.accumulate)
-                ((float *)a.out)[(int64_t)m * a.n + n] = value + before[u];
-            else
-                ((bf16 *)a.out)[(int64_t)m * a.n + n] = rounded<bf16>(value);
-        }
-    } else {
-        for (int32_t i = lane; i < a.rows * 8; i += 32) {
-            const int32_t m = i / 8, o = i % 8;
-            if (runs.second + o >= a.n)
-                continue;
-            const float x = output_of(m, o, runs.first + o), y = output_of(m, 8 + o, runs.second + o);
-            if (OUT == OUT_GATED)
-                ((bf16 *)a.out)[(int64_t)m * (a.n / 2) + runs.first + o] = rounded<bf16>(activate(x, a.kind) * y);
-            else
-                pair_place(t, runs, m, o, x, y, (const float *)(angle + i));
-        }
-    }
-}
-
-/* The angles of a block's tiles. */
-__device__ __forceinline__ void angles_make(const struct skinny_args &a, const struct rotate_args &t, int32_t begin,
-                                            int32_t end, float2 *angle)
-{
-    for (int32_t i = threadIdx.x; i < (end - begin) * a.rows * 8; i += THREADS) {
-        const int32_t m = i / 8 % a.rows;
-        const struct tile_runs runs = tile_at<OUT_QKV>(a, t, begin + i / 8 / a.rows);
-        if (runs.turned) {
-            float sine, cosine;
-            sincosf((float)t.position[m] * table_at(t, m)[runs.channel + i % 8], &sine, &cosine);
-            angle[i] = make_float2(cosine * t.rope_scale, sine * t.rope_scale);
-        }
-    }
-}
-
-template <int STAGES, int OUT, bool NORM>
-__global__ void __launch_bounds__(THREADS, 2) thin_kernel(const __grid_constant__ struct skinny_args a,
-                                                          const __grid_constant__ struct rotate_args t, int32_t turned)
-{
-    extern __shared__ __align__(128) char shared[];
-    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, quad = lane >> 2, c = lane & 3;
-    const struct thin_room room = thin_room_of(STAGES, a.rows, a.k, turned);
-    const uint32_t tiles = (uint32_t)(a.n + 15) / 16;
-    const int32_t begin = (int32_t)(blockIdx.x * tiles / gridDim.x),
-                  end = (int32_t)((blockIdx.x + 1) * tiles / gridDim.x);
-    const int32_t pairs = (a.k + PAIR - 1) / PAIR;
-    const uint64_t policy = once_only();
-    const uint32_t mine = shared_address(shared) + warp * STAGES * 2048 + lane * 16;
-    const char *weights = shared + warp * STAGES * 2048 + lane * 16;
-    const char *x = shared + room.rows + quad * room.row + (warp * 2 * STEP + c * 8) * 2;
-    float *square = (float *)(shared + room.square);
-    float2 *angle = (float2 *)(shared + room.angle);
-    struct thin_queue queue = { begin, 0, NULL, NULL };
-
-    queue_tile<OUT>(a, t, warp, lane, queue);
-#pragma unroll
-    for (int u = 0; u < STAGES; u++)
-        queue_take<OUT>(a, t, end, warp, lane, mine + u * 2048, policy, queue);
-    if (a.ahead > 0 && warp == 0 && c == 0 && queue.tile < end) { /* the rest of the row that the queue stands at */
-        const int32_t from = queue.pair * PAIR, bytes = min((a.k - from) * 2, a.ahead);
-        call_ahead(queue.first + from, (uint32_t)bytes);
-        call_ahead(queue.second + from, (uint32_t)bytes);
-        if (bytes < a.ahead && queue.tile + 1 < end) {
-            struct thin_queue next = { queue.tile + 1, 0, NULL, NULL };
-            queue_tile<OUT>(a, t, warp, lane, next);
-            call_ahead(next.first, (uint32_t)min(a.k * 2, a.ahead - bytes));
-            call_ahead(next.second, (uint32_t)min(a.k * 2, a.ahead - bytes));
-        }
-    }
-    if (NORM && threadIdx.x == 32)
-        call_ahead(a.norm, (uint32_t)a.k * 4);
-    if (OUT == OUT_QKV) /* positions were there before the step's first kernel */
-        angles_make(a, t, begin, end, angle);
-    chain_begin();
-    rows_stage<NORM>(a, shared + room.rows, room.row, square);
-    __syncthreads();
-    int32_t stage = 0;
-    for (int32_t tile = begin; tile < end; tile++) {
-        float *part = (float *)(shared + room.part) + (tile & 1) * WARPS * a.rows * 17;
-        float sum[2][4] = {}, before[ROWS / 2] = {};
-        const bool ending = ((tile - begin) & (WARPS - 1)) == warp;
-
-        if (OUT == OUT_PLAIN && a.accumulate && ending)
-#pragma unroll
-            for (int u = 0; u < ROWS / 2; u++) {
-                const int32_t i = lane + 32 * u, m = i / 16, n = tile * 16 + i % 16;
-                if (m < a.rows && n < a.n)
-                    before[u] = ((const float *)a.out)[(int64_t)m * a.n + n];
-            }
-        for (int32_t pair = 0; pair < pairs; pair++) {
-            const int32_t k = pair * PAIR + warp * 2 * STEP;
-
-            copies_wait<STAGES - 1>();
-#pragma unroll
-            for (int u = 0; u < 2; u++) {
-                if (k + u * STEP >= a.k)
-                    break;
-                const uint4 w0 = *(const uint4 *)(weights + stage * 2048 + u * 1024);
-                const uint4 w1 = *(const uint4 *)(weights + stage * 2048 + u * 1024 + 512);
-                const uint32_t one[4] = { w0.x, w1.x, w0.y, w1.y }, two[4] = { w0.z, w1.z, w0.w, w1.w };
-                uint4 v = make_uint4(0, 0, 0, 0);
-                if (quad < a.rows)
-                    v = *(const uint4 *)(x + (pair * PAIR + u * STEP) * 2);
-                multiply(sum[0], one, v.x, v.y);
-                multiply(sum[1], two, v.z, v.w);
-            }
-            queue_take<OUT>(a, t, end, warp, lane, mine + stage * 2048, policy, queue);
-            stage = stage == STAGES - 1 ? 0 : stage + 1;
-        }
+    for (int n = 0; n < NT; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (2 * c + (i & 1) < a.rows)
-                part[(warp * a.rows + 2 * c + (i & 1)) * 17 + quad + (i >> 1) * 8] = sum[0][i] + sum[1][i];
-        __syncthreads();
-        if (ending)
-            tile_end<OUT, NORM>(a, t, tile, part, square, angle + (tile - begin) * a.rows * 8, lane, before);
+            sum[n][i] = 0.0f;
+}
+
+template <int NT> __device__ __forceinline__ void sums_copy(const float (&from)[NT][4], float (&to)[NT][4])
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            to[n][i] = from[n][i];
+}
+
+/* A whole tile becomes outputs. `turn` is the half of the desk that is free. */
+template <int NT, int OUT>
+__device__ __forceinline__ void tile_end(const struct skinny_args &a, const struct rotate_args &t, int32_t tile,
+                                         const float (&sum)[NT][4], const float (&factor)[NT], float *desk, int &turn,
+                                         int warp, int lane)
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        float *rows = desk + turn * (8 * DESK_ROW);
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            rows[(2 * (lane & 3) + (i & 1)) * DESK_ROW + warp * 16 + (lane >> 2) + (i >> 1) * 8] = sum[n][i];
+        workers_sync();
+        if (n * 8 + warp < a.rows)
+            row_end<OUT>(a, t, tile, n * 8 + warp, rows + warp * DESK_ROW, factor[n], lane);
+        turn ^= 1;
     }
 }
 
-/* Tiles of a thread block at most. */
-static int32_t thin_run(const struct cuda_queue &q, int32_t n)
+/* ---- pieces of tiles in device memory ----
+ * A thread block leaves at most one, of the tile that it does not reach the end of: [NT][WORKERS * 32] of a thread's four
+ * numbers. Each number on its own says whether it is there, so nothing is ordered and nobody counts. */
+template <int NT> __device__ __forceinline__ uint4 *piece_at(const struct skinny_args &a, int32_t block)
 {
-    return int_ceil(int_ceil(n, 16), q.sms);
+    return (uint4 *)a.pieces + (int64_t)block * (NT * WORKERS * 32) + threadIdx.x;
+}
+__device__ __forceinline__ uint32_t filled(float x)
+{
+    const uint32_t bits = __float_as_uint(x);
+    return bits == THIN_HOLE ? 0x7fffffffu : bits; /* both are NaN */
+}
+__device__ __forceinline__ void piece_store(uint4 *to, uint4 x)
+{
+    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
+                 : "memory");
+}
+__device__ __forceinline__ uint4 piece_load(const uint4 *from)
+{
+    uint4 x;
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+                 : "l"(from)
+                 : "memory");
+    return x;
+}
+__device__ __forceinline__ bool has_hole(uint4 x)
+{
+    return x.x == THIN_HOLE || x.y == THIN_HOLE || x.z == THIN_HOLE || x.w == THIN_HOLE;
 }
 
-template <int STAGES, int OUT, bool NORM>
-static cudaError_t thin(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
+template <int NT> __device__ __forceinline__ void piece_leave(const struct skinny_args &a, const float (&sum)[NT][4])
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++)
+        piece_store(piece_at<NT>(a, blockIdx.x) + n * WORKERS * 32,
+                    make_uint4(filled(sum[n][0]), filled(sum[n][1]), filled(sum[n][2]), filled(sum[n][3])));
+}
+
+/* Adds the pieces of thread blocks [from, blockIdx.x), in their order, and leaves holes. */
+template <int NT>
+__device__ __forceinline__ void pieces_add(const struct skinny_args &a, int32_t from, float (&sum)[NT][4])
+{
+    enum { AT_ONCE = 8 };
+
+    for (int32_t b = from; b < (int32_t)blockIdx.x; b += AT_ONCE) {
+        uint4 x[AT_ONCE][NT];
+        bool again = true;
+
+#pragma unroll
+        for (int p = 0; p < AT_ONCE; p++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+                x[p][n] = make_uint4(THIN_HOLE, THIN_HOLE, THIN_HOLE, THIN_HOLE);
+        while (again) {
+#pragma unroll
+            for (int p = 0; p < AT_ONCE; p++)
+#pragma unroll
+                for (int n = 0; n < NT; n++)
+                    if (b + p < (int32_t)blockIdx.x && has_hole(x[p][n]))
+                        x[p][n] = piece_load(piece_at<NT>(a, b + p) + n * WORKERS * 32);
+            again = false;
+#pragma unroll
+            for (int p = 0; p < AT_ONCE; p++)
+#pragma unroll
+                for (int n = 0; n < NT; n++)
+                    again = again || (b + p < (int32_t)blockIdx.x && has_hole(x[p][n]));
+        }
+#pragma unroll
+        for (int p = 0; p < AT_ONCE; p++)
+#pragma unroll
+            for (int n = 0; n < NT; n++)
+                if (b + p < (int32_t)blockIdx.x) {
+                    piece_store(piece_at<NT>(a, b + p) + n * WORKERS * 32,
+                                make_uint4(THIN_HOLE, THIN_HOLE, THIN_HOLE, THIN_HOLE));
+                    sum[n][0] += __uint_as_float(x[p][n].x), sum[n][1] += __uint_as_float(x[p][n].y);
+                    sum[n][2] += __uint_as_float(x[p][n].z), sum[n][3] += __uint_as_float(x[p][n].w);
+                }
+    }
+}
+
+template <int NT, int OUT>
+__device__ __forceinline__ void work(const struct skinny_args &a, const struct rotate_args &t, float *desk, int warp,
+                                     int lane, struct ring ring)
+{
+    const struct share s = share_in<OUT>(a, t);
+    const uint32_t weights = (uint32_t)(warp * 16 * CHUNK_BYTES), rows = (uint32_t)(TILE * CHUNK_BYTES);
+    const int32_t first = s.begin / s.depth;
+    const bool owes = s.begin % s.depth != 0 && s.end >= (first + 1) * s.depth; /* ends a tile that others begin */
+    int32_t tile = first, chunk = s.begin % s.depth;
+    struct half_chunk<NT> half[2];
+    float sum[NT][4] = {}, owed[NT][4], factor[NT];
+    int turn = 0;
+
+#pragma unroll
+    for (int n = 0; n < NT; n++) /* of the rows that the warp takes at the end of every tile */
+        factor[n] = factor_of(a, n * 8 + warp, lane);
+
+    /* halves of chunks are loaded while those before them are multiplied, also from stage to stage */
+    ring.wait_full();
+    half[0].load(ring.at() + weights, ring.at() + rows, 0, lane);
+    for (int32_t i = s.begin; i < s.end; i++) {
+        const struct ring now = ring;
+
+        half[1].load(ring.at() + weights, ring.at() + rows, 1, lane);
+        half[0].multiply_into(sum);
+        ring.next();
+        if (i + 1 < s.end) {
+            ring.wait_full();
+            half[0].load(ring.at() + weights, ring.at() + rows, 0, lane);
+        }
+        half[1].multiply_into(sum);
+        __syncwarp();
+        if (lane == 0)
+            now.done();
+        if (++chunk < s.depth && i + 1 < s.end)
+            continue;
+        if (chunk < s.depth)
+            piece_leave<NT>(a, sum);
+        else if (tile == first && owes)
+            sums_copy<NT>(sum, owed);
+        else
+            tile_end<NT, OUT>(a, t, tile, sum, factor, desk, turn, warp, lane);
+        sums_clear<NT>(sum);
+        chunk = 0;
+        tile++;
+    }
+    if (!owes)
+        return;
+    pieces_add<NT>(a, holder(s, first * s.depth), owed);
+    tile_end<NT, OUT>(a, t, first, owed, factor, desk, turn, warp, lane);
+}
+
+template <int NT, int OUT>
+__global__ void __launch_bounds__(THREADS, 1) thin_kernel(const __grid_constant__ struct skinny_args a,
+                                                          const __grid_constant__ struct rotate_args t, int32_t stages)
+{
+    extern __shared__ __align__(128) char shared[];
+    const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31;
+    char *fixed = shared + stages * thin<NT>::stage;
+    const uint32_t barriers = shared_address(fixed) + thin<NT>::desk;
+    const struct ring ring = {
+        shared_address(shared), barriers, barriers + 8 * STAGES_MAX, thin<NT>::stage, stages, 0, 0
+    };
+
+    if (threadIdx.x == 0)
+        ring_open(ring, (MOVERS + 1) * 32, WORKERS);
+    __syncthreads();
+    if (warp >= WORKERS + 1) {
+        weights_move<OUT>(a, t, threadIdx.x - (WORKERS + 1) * 32, ring);
+        return;
+    }
+    chain_wait();
+    if (warp == WORKERS) {
+        chain_next();
+        rows_move<NT, OUT>(a, t, lane, ring);
+    } else {
+        work<NT, OUT>(a, t, (float *)fixed, warp, lane, ring);
+    }
+}
+
+/* ---- launchers ---- */
+
+/* No more thread blocks than it takes for the largest share to be as small as it can be. */
+static int32_t thin_blocks(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
+{
+    const int32_t tiles = int_ceil(a->n, t ? TILE / t->dim * t->dim : TILE), chunks = tiles * int_ceil(a->k, CHUNK);
+
+    return int_ceil(chunks, int_ceil(chunks, q.sms));
+}
+
+template <int NT, int OUT>
+static cudaError_t thin_run(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
 {
     const struct rotate_args none = {};
-    const int32_t turned = OUT == OUT_QKV ? thin_run(q, a->n) : 0, tiles = int_ceil(a->n, 16);
-    const size_t bytes = (size_t)thin_room_of(STAGES, a->rows, a->k, turned).all;
-    cudaError_t e = allow_shared(thin_kernel<STAGES, OUT, NORM>, THIN_SHARED);
+    int32_t stages = (q.shared_bytes - thin<NT>::fixed) / thin<NT>::stage;
+    cudaError_t e = allow_shared(thin_kernel<NT, OUT>, (size_t)q.shared_bytes);
 
+    stages = stages < STAGES_MAX ? stages : STAGES_MAX;
     if (e == cudaSuccess)
-        e = all_shared(thin_kernel<STAGES, OUT, NORM>);
+        e = all_shared(thin_kernel<NT, OUT>);
     if (e != cudaSuccess)
         return e;
-    return launch_chained(q, dim3((unsigned)(tiles < q.sms ? tiles : q.sms)), dim3(THREADS), bytes,
-                          thin_kernel<STAGES, OUT, NORM>, *a, t ? *t : none, turned);
+    return launch_chained(q, dim3((unsigned)thin_blocks(q, a, t)), dim3(THREADS),
+                          (size_t)(stages * thin<NT>::stage + thin<NT>::fixed), thin_kernel<NT, OUT>, *a, t ? *t : none,
+                          stages);
 }
 
-/* Stages of the queue that fit beside the rows; 0: too few. */
-static int32_t thin_stages(const struct cuda_queue &q, const struct skinny_args *a, bool turned)
+template <int OUT>
+static cudaError_t thin_rows(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
 {
-    for (int32_t stages = 6; stages >= 3; stages--)
-        if (thin_room_of(stages, a->rows, a->k, turned ? thin_run(q, a->n) : 0).all <= THIN_SHARED - 1024)
-            return stages;
-    return 0;
+    return a->rows <= 8 ? thin_run<1, OUT>(q, a, t) : thin_run<2, OUT>(q, a, t);
 }
 
-template <int OUT, bool NORM>
-static cudaError_t thin_staged(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
+bool thin_takes(int64_t rows, int64_t n, int64_t k)
 {
-    switch (thin_stages(q, a, t != NULL)) {
-    case 6:
-        return thin<6, OUT, NORM>(q, a, t);
-    case 5:
-        return thin<5, OUT, NORM>(q, a, t);
-    case 4:
-        return thin<4, OUT, NORM>(q, a, t);
-    case 3:
-        return thin<3, OUT, NORM>(q, a, t);
-    default:
-        return cudaErrorInvalidValue;
-    }
-}
-
-/* Shallow products are over before a queue pays: measured, they are faster in skinny.cu. */
-bool thin_takes(struct cuda_queue q, const struct skinny_args *a, bool turned)
-{
-    return q.chained && a->rows <= ROWS && a->k >= DEPTH && thin_stages(q, a, turned) > 0;
+    return rows <= THIN_ROWS_MAX && n >= THIN_LEAST && k >= THIN_LEAST && k % 8 == 0;
 }
 
 cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args)
 {
-    return args->norm ? thin_staged<OUT_PLAIN, true>(q, args, NULL) : thin_staged<OUT_PLAIN, false>(q, args, NULL);
+    return thin_rows<OUT_PLAIN>(q, args, NULL);
 }
 
 cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args)
 {
-    return thin_staged<OUT_GATED, true>(q, args, NULL);
+    return thin_rows<OUT_GATED>(q, args, NULL);
+}
+
+bool thin_takes_heads(const struct rotate_args *t)
+{
+    return t->dim <= TILE && t->rope_dims % 2 == 0 && t->slot && !t->q_plain;
 }
 
 cudaError_t launch_thin_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t)
 {
-    return thin_staged<OUT_QKV, true>(q, args, t);
+    return thin_takes_heads(t) ? thin_rows<OUT_QKV>(q, args, t) : cudaErrorInvalidValue;
 }

@@ -11,10 +11,11 @@
 
 static const struct {
     int64_t rows, n, k;
-} shapes[] = { { 1, 576, 576 },  { 2, 33, 64 },    { 3, 960, 96 },   { 5, 7, 33 },     { 8, 130, 1536 },
-               { 12, 32, 31 },   { 13, 100, 577 }, { 16, 64, 1100 }, { 17, 65, 64 },   { 31, 3, 1 },
-               { 33, 256, 128 }, { 100, 96, 576 }, { 300, 65, 600 }, { 520, 40, 130 }, { 1, 90, 14336 },
-               { 4, 70, 4096 },  { 7, 50, 3104 } };
+} shapes[] = { { 1, 576, 576 },   { 2, 33, 64 },     { 3, 960, 96 },   { 5, 7, 33 },      { 8, 130, 1536 },
+               { 12, 32, 31 },    { 13, 100, 577 },  { 16, 64, 1100 }, { 17, 65, 64 },    { 31, 3, 1 },
+               { 33, 256, 128 },  { 100, 96, 576 },  { 300, 65, 600 }, { 520, 40, 130 },  { 1, 90, 14336 },
+               { 4, 70, 4096 },   { 7, 50, 3104 },   { 18, 129, 72 },  { 48, 300, 1000 }, { 64, 127, 88 },
+               { 3, 2048, 2056 }, { 64, 2100, 2048 } };
 
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
@@ -44,13 +45,15 @@ static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool 
     ops_near(o, accumulate ? "sum" : "product", got, want, bound, count);
     o->be->ops->weight_close(o->be, w);
     o->be->ops->weight_close(o->be, bias);
+    while (o->devices > 0)
+        o->be->ops->free(o->be, o->device[--o->devices]);
 }
 
 void check_matmul(struct ops *o)
 {
     static const enum weight_use uses[] = { WEIGHT_MATRIX, WEIGHT_ADDS, WEIGHT_QKV };
 
-    for (int s = 0; s < SHAPES - (o->small > 1 ? 2 : 0); s++)
+    for (int s = 0; s < SHAPES - (o->small > 0 ? 2 : 0) - (o->small > 1 ? 2 : 0); s++)
         for (int kind = 0; kind < 6; kind++)
             if (o->small < 2 || kind == s % 6)
                 check_shape(o, shapes[s].rows, shapes[s].n, shapes[s].k, kind & 1, uses[kind / 2]);
