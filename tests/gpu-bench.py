@@ -174,10 +174,10 @@ def steps_against_transformers(job):
 
 
 def prefill_parts(tokens, r):
-    """GEMMs and attention at the speed they have alone, in ms, and the other bytes at copy speed (x, q, k, v, gate and up)."""
+    """GEMMs and attention at the speed they have alone, in ms, and the other bytes at copy speed (x and qkv in f32; q, k, v, gate and up)."""
     gemm = 2 * tokens * (32 * (4096 * 6144 + 4096 * 4096 + 3 * 4096 * 14336)) / (r["gemm_tflops"] * 1e9)
     attention = 32 * 4 * 128 * 32 * tokens * (tokens + 1) / 2 / (r["sdpa_tflops"] * 1e9)
-    other = 32 * tokens * 2 * (6 * 4096 + 2 * 6144 + 3 * 14336) / (r["copy_gb_s"] * 1e6)
+    other = 32 * tokens * 2 * (6 * 4096 + 3 * 6144 + 3 * 14336) / (r["copy_gb_s"] * 1e6)
     return gemm + attention + other
 
 
