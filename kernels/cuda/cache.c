@@ -149,7 +149,7 @@ static enum status tables_open(struct cuda *c, struct cuda_cache *cache, struct 
     if (st == ST_OK)
         st = device_array(c, &d->start, (int64_t)k->layers * d->ctas, sizeof(struct decode_start), "other", err);
     if (st == ST_OK)
-        st = device_filled(c, &d->partial, d->ctas * 2 * DECODE_PIECE_FLOATS(k->dim), 4, DECODE_HOLE & 0xff,
+        st = device_filled(c, &d->partial, d->ctas * 2 * DECODE_PIECE_FLOATS(k->dim), 4, CUDA_HOLE & 0xff,
                            "activations", err);
     if (st == ST_OK)
         st = device_array(c, &cache->window_device, k->layers, 4, "other", err);

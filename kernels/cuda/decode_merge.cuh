@@ -4,19 +4,17 @@
  * shared the item.
  *
  * Everyone leaves (max, sum, out) per query row. Warps meet in shared memory, 4 query rows at a time (WARPS x 4 x (D + 2)
- * floats); then a thread owns 4 channels of a query row. Thread blocks meet in device memory, without a fence or a counter:
- * where a piece will stand there are holes, a pattern that is written as no number, and whoever waits for a number reads it
- * until it is one. The thread block with an item's last tile puts the pieces together once its own tiles are done, and
- * leaves holes behind. It waits for thread blocks that were started before it alone, so none waits for room that it takes.
+ * floats); then a thread owns 4 channels of a query row. Thread blocks meet in device memory (hole.cuh): the one with an
+ * item's last tile puts the pieces together once its own tiles are done. It waits for thread blocks that were started
+ * before it alone, so none waits for room that it takes.
  */
 #ifndef PLATEN_KERNELS_CUDA_DECODE_MERGE_CUH
 #define PLATEN_KERNELS_CUDA_DECODE_MERGE_CUH
 
 #include "kernels/cuda/decode_rows.cuh"
+#include "kernels/cuda/hole.cuh"
 
 enum { MERGED = 4 }; /* query rows that the warps put together at once */
-
-#define HOLE DECODE_HOLE
 
 /* What becomes of an item's rows in a thread block: its output; a piece; a piece that stays in shared memory, as the others
  * are about to be added to it. */
@@ -96,32 +94,6 @@ template <int D> __device__ __forceinline__ int32_t pair_at(int32_t q, int32_t c
 {
     return CUDA_UNIT_QUERIES * D + (q * D + c) / 2;
 }
-__device__ __forceinline__ uint32_t filled(float x)
-{
-    const uint32_t bits = __float_as_uint(x);
-    return bits == HOLE ? 0x7fffffffu : bits; /* both are NaN */
-}
-/* Each of the numbers on its own says whether it is there, so nothing is ordered. */
-__device__ __forceinline__ void relaxed_store(float *to, uint4 x)
-{
-    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
-                 : "memory");
-}
-__device__ __forceinline__ void relaxed_store(float *to, uint2 x)
-{
-    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};\n" ::"l"(to), "r"(x.x), "r"(x.y) : "memory");
-}
-__device__ __forceinline__ void relaxed_load(const float *from, uint4 &x)
-{
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "l"(from)
-                 : "memory");
-}
-__device__ __forceinline__ void relaxed_load(const float *from, uint2 &x)
-{
-    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];\n" : "=r"(x.x), "=r"(x.y) : "l"(from) : "memory");
-}
 
 template <int D> __device__ __forceinline__ void share_leave(const struct share &x, int32_t q, int32_t c, float *piece)
 {
@@ -137,8 +109,8 @@ template <int COUNT> struct parts {
 };
 template <int COUNT> __device__ __forceinline__ bool has_hole(const struct parts<COUNT> &p, int d)
 {
-    return p.value[d].x == HOLE || p.value[d].y == HOLE || p.value[d].z == HOLE || p.value[d].w == HOLE ||
-           p.pair[d].x == HOLE || p.pair[d].y == HOLE;
+    return p.value[d].x == CUDA_HOLE || p.value[d].y == CUDA_HOLE || p.value[d].z == CUDA_HOLE ||
+           p.value[d].w == CUDA_HOLE || p.pair[d].x == CUDA_HOLE || p.pair[d].y == CUDA_HOLE;
 }
 
 /* Adds `pieces` pieces to x, many at once, as soon as all of these are there. Piece 0 stands at `first`, piece p at base +
@@ -158,7 +130,7 @@ __device__ __forceinline__ struct share shares_add(struct share x, float *first,
 #pragma unroll
         for (int d = 0; d < COUNT; d++) {
             place[d] = p0 + d == 0 ? first : base + (int64_t)(p0 + d) * 2 * DECODE_PIECE_FLOATS(D);
-            got.value[d] = make_uint4(HOLE, HOLE, HOLE, HOLE), got.pair[d] = make_uint2(HOLE, HOLE);
+            got.value[d] = four_holes(), got.pair[d] = make_uint2(CUDA_HOLE, CUDA_HOLE);
         }
         while (again) {
 #pragma unroll
@@ -190,8 +162,8 @@ __device__ __forceinline__ struct share shares_add(struct share x, float *first,
             x.sum += f * __uint_as_float(got.pair[d].y);
             x.value[0] += f * __uint_as_float(got.value[d].x), x.value[1] += f * __uint_as_float(got.value[d].y);
             x.value[2] += f * __uint_as_float(got.value[d].z), x.value[3] += f * __uint_as_float(got.value[d].w);
-            relaxed_store(place[d] + q * D + c, make_uint4(HOLE, HOLE, HOLE, HOLE));
-            relaxed_store(place[d] + pair_at<D>(q, c), make_uint2(HOLE, HOLE));
+            relaxed_store(place[d] + q * D + c, four_holes());
+            relaxed_store(place[d] + pair_at<D>(q, c), make_uint2(CUDA_HOLE, CUDA_HOLE));
         }
     }
     return x;

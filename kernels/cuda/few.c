@@ -39,7 +39,7 @@ enum status few_open(struct cuda *c, struct err *err)
             return st;
         memcpy(rooms[i].out, &at, sizeof at);
     }
-    if (cuda_fill(c, c->few.pieces, THIN_HOLE & 0xff, pieces) != cudaSuccess)
+    if (cuda_fill(c, c->few.pieces, CUDA_HOLE & 0xff, pieces) != cudaSuccess)
         return err_set(err, ST_EUNAVAILABLE, "cuda:%d does not take a memset", c->device);
     return ST_OK;
 }

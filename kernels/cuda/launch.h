@@ -33,8 +33,8 @@ struct cuda_queue {
 enum { SKINNY_ROWS_MAX = 32, THIN_ROWS_MAX = 16 };
 /* thin.cu: outputs of a tile; the widest normed rows that there is room for; the least outputs and depth. */
 enum { THIN_TILE = 128, THIN_WIDTH_MAX = 16384, THIN_LEAST = 2048 };
-/* What no sum of a piece is written as. */
-#define THIN_HOLE 0xffffffffu
+/* A word of a piece (of a product's tile, of an item of attention) that is not there yet: no number is written so (hole.cuh). */
+#define CUDA_HOLE 0xffffffffu
 
 /* What a product of normed rows reads (thin.cu), left by whoever wrote x. */
 struct normed_rows {
@@ -95,7 +95,7 @@ struct skinny_args {
     const float *square; /* `in` is normed_rows.row and this its square; NULL: `in` as it is */
     int32_t square_parts;
     struct normed_rows next; /* of what it accumulates */
-    float *pieces;           /* [sms][THIN_ROWS_MAX][THIN_TILE], every word THIN_HOLE between launches */
+    float *pieces;           /* [sms][THIN_ROWS_MAX][THIN_TILE], every word CUDA_HOLE between launches */
 };
 /* out = in . w^T (+ bias) (+ out); rows <= SKINNY_ROWS_MAX. */
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
@@ -205,8 +205,6 @@ struct step_rows {
 };
 /* Numbers of a piece of an item: sums of values [CUDA_UNIT_QUERIES][dim], then (top, sum) for each 4 of them. */
 #define DECODE_PIECE_FLOATS(dim) ((int64_t)CUDA_UNIT_QUERIES * ((dim) + (dim) / 2))
-/* A word of a piece that is not there yet. */
-#define DECODE_HOLE 0xffffffffu
 /* All that a thread block needs to read an item. */
 struct decode_item {
     const void *k, *v; /* of the item's head in the block */
@@ -242,7 +240,7 @@ struct decode_shape {
     int32_t *item_first;                      /* [layers][items + 1]: tiles before each item */
     struct decode_item *item;                 /* [layers][items] */
     struct decode_start *start;               /* [layers][ctas] */
-    float *partial; /* [ctas][2] of DECODE_PIECE_FLOATS(dim), every word DECODE_HOLE between calls */
+    float *partial; /* [ctas][2] of DECODE_PIECE_FLOATS(dim), every word CUDA_HOLE between calls */
 };
 /* The rows that a step begins with: x[i] as launch_embed makes it. */
 struct embed_args {

@@ -8,8 +8,7 @@
  *
  * As decode.cu deals rows of the cache, chunks of the weights are dealt out evenly, wherever tiles begin. Of a tile that
  * lies in several thread blocks all leave a piece in device memory but the one that has its end: that adds them up, in
- * their order, when its other tiles are done. Where a piece will stand there are holes, a pattern that is written as no
- * number; whoever waits for a number reads it until it is one, and leaves a hole. Thread blocks wait for earlier ones alone.
+ * their order, when its other tiles are done (hole.cuh). Thread blocks wait for earlier ones alone.
  * A thread block is
  *
  *   2 warps   that copy weights         ─┐
@@ -25,6 +24,7 @@
  *
  * Shared memory: a ring of stages of (128 + 8 NT) x 128 bytes, 12 where the card has as much; a desk [2][8][TILE + 4] f32.
  */
+#include "kernels/cuda/hole.cuh"
 #include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/thin_rows.cuh"
 
@@ -249,41 +249,22 @@ __device__ __forceinline__ void tile_end(const struct skinny_args &a, const stru
 
 /* ---- pieces of tiles in device memory ----
  * A thread block leaves at most one, of the tile that it does not reach the end of: [NT][WORKERS * 32] of a thread's four
- * numbers. Each number on its own says whether it is there, so nothing is ordered and nobody counts. */
+ * numbers (hole.cuh). */
 template <int NT> __device__ __forceinline__ uint4 *piece_at(const struct skinny_args &a, int32_t block)
 {
     return (uint4 *)a.pieces + (int64_t)block * (NT * WORKERS * 32) + threadIdx.x;
 }
-__device__ __forceinline__ uint32_t filled(float x)
-{
-    const uint32_t bits = __float_as_uint(x);
-    return bits == THIN_HOLE ? 0x7fffffffu : bits; /* both are NaN */
-}
-__device__ __forceinline__ void piece_store(uint4 *to, uint4 x)
-{
-    asm volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};\n" ::"l"(to), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w)
-                 : "memory");
-}
-__device__ __forceinline__ uint4 piece_load(const uint4 *from)
-{
-    uint4 x;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];\n"
-                 : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
-                 : "l"(from)
-                 : "memory");
-    return x;
-}
 __device__ __forceinline__ bool has_hole(uint4 x)
 {
-    return x.x == THIN_HOLE || x.y == THIN_HOLE || x.z == THIN_HOLE || x.w == THIN_HOLE;
+    return x.x == CUDA_HOLE || x.y == CUDA_HOLE || x.z == CUDA_HOLE || x.w == CUDA_HOLE;
 }
 
 template <int NT> __device__ __forceinline__ void piece_leave(const struct skinny_args &a, const float (&sum)[NT][4])
 {
 #pragma unroll
     for (int n = 0; n < NT; n++)
-        piece_store(piece_at<NT>(a, blockIdx.x) + n * WORKERS * 32,
-                    make_uint4(filled(sum[n][0]), filled(sum[n][1]), filled(sum[n][2]), filled(sum[n][3])));
+        relaxed_store(piece_at<NT>(a, blockIdx.x) + n * WORKERS * 32,
+                      make_uint4(filled(sum[n][0]), filled(sum[n][1]), filled(sum[n][2]), filled(sum[n][3])));
 }
 
 /* Adds the pieces of thread blocks [from, blockIdx.x), in their order, and leaves holes. */
@@ -300,14 +281,14 @@ __device__ __forceinline__ void pieces_add(const struct skinny_args &a, int32_t 
         for (int p = 0; p < AT_ONCE; p++)
 #pragma unroll
             for (int n = 0; n < NT; n++)
-                x[p][n] = make_uint4(THIN_HOLE, THIN_HOLE, THIN_HOLE, THIN_HOLE);
+                x[p][n] = four_holes();
         while (again) {
 #pragma unroll
             for (int p = 0; p < AT_ONCE; p++)
 #pragma unroll
                 for (int n = 0; n < NT; n++)
                     if (b + p < (int32_t)blockIdx.x && has_hole(x[p][n]))
-                        x[p][n] = piece_load(piece_at<NT>(a, b + p) + n * WORKERS * 32);
+                        relaxed_load(piece_at<NT>(a, b + p) + n * WORKERS * 32, x[p][n]);
             again = false;
 #pragma unroll
             for (int p = 0; p < AT_ONCE; p++)
@@ -320,8 +301,7 @@ __device__ __forceinline__ void pieces_add(const struct skinny_args &a, int32_t 
 #pragma unroll
             for (int n = 0; n < NT; n++)
                 if (b + p < (int32_t)blockIdx.x) {
-                    piece_store(piece_at<NT>(a, b + p) + n * WORKERS * 32,
-                                make_uint4(THIN_HOLE, THIN_HOLE, THIN_HOLE, THIN_HOLE));
+                    relaxed_store(piece_at<NT>(a, b + p) + n * WORKERS * 32, four_holes());
                     sum[n][0] += __uint_as_float(x[p][n].x), sum[n][1] += __uint_as_float(x[p][n].y);
                     sum[n][2] += __uint_as_float(x[p][n].z), sum[n][3] += __uint_as_float(x[p][n].w);
                 }
