@@ -32,10 +32,11 @@ static void check_shape(struct ops *o, int64_t rows, int64_t n, int64_t k, bool 
 
     ref_matmul(x, w_values, rows, n, k, want, bound);
     for (int64_t i = 0; i < count; i++) {
-        double more = (with_bias ? (double)bias_values[i % n] : 0) + (accumulate ? (double)before[i] : 0);
+        const double more = with_bias ? (double)bias_values[i % n] : 0, there = accumulate ? (double)before[i] : 0;
 
-        want[i] += more;
-        bound[i] = (bound[i] * sqrt((double)k) + 4 * fabs(more)) * ldexp(1, -23) + fabs(want[i]) * eps * 2;
+        want[i] += more + there;
+        bound[i] =
+            (bound[i] * sqrt((double)k) + 4 * (fabs(more) + fabs(there))) * ldexp(1, -23) + fabs(want[i]) * eps * 2;
         bound[i] += 1e-30;
     }
     if (accumulate)

@@ -105,10 +105,11 @@ static void choose_best(const struct kv_rows *in, const struct select_args *args
 
     for (int32_t g = from; g < to; g++)
         for (int64_t row = 0; row < in->rows[g]; row++) {
-            float s = score[in->at[g] + row];
+            const float s = score[in->at[g] + row];
+            const bool newest = !isinf(args->protected_score) && (isnan(s) || s >= args->protected_score);
 
             if (!chosen[in->at[g] + row])
-                rivals[rivals_count++] = (struct rival){ s, isnan(s), s >= args->protected_score, row, g };
+                rivals[rivals_count++] = (struct rival){ s, isnan(s), newest, row, g };
         }
     qsort(rivals, (size_t)rivals_count, sizeof *rivals, better_first);
     for (int64_t i = 0; i < count && i < rivals_count; i++)
