@@ -29,6 +29,12 @@ static uint64_t act_bytes(const struct local *l, int64_t values)
     return dtype_bytes(l->be->act, (uint64_t)values);
 }
 
+/* q, k and v as their product gives them: f32 everywhere. */
+static uint64_t qkv_bytes(const struct hparams *hp, int64_t rows)
+{
+    return (uint64_t)rows * (uint64_t)((hp->q_heads + 2 * hp->kv_heads) * hp->head_dim) * sizeof(float);
+}
+
 static uint64_t larger(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -65,6 +71,7 @@ static enum status probe_open(struct probe *p, struct local *l, int64_t tokens, 
     p->rows = prefill_rows(l->be->ops->name, tokens);
     p->tokens = tokens < SDPA_TOKENS_MAX ? tokens : SDPA_TOKENS_MAX;
     p->bytes = larger(copy, act_bytes(l, p->rows * 2 * hp->ff_dim));
+    p->bytes = larger(p->bytes, qkv_bytes(hp, p->rows));
     p->bytes = larger(p->bytes, act_bytes(l, p->tokens * hp->q_heads * hp->head_dim) +
                                     2 * dtype_bytes(l->be->kv, (uint64_t)(p->tokens * hp->kv_heads * hp->head_dim)));
     st = l->be->ops->alloc(l->be, p->bytes, "activations", &p->a, err);
@@ -86,14 +93,17 @@ static void copy_once(struct probe *p)
     p->l->be->ops->copy(p->l->be, LANE_COMPUTE, p->b, p->a, p->bytes);
 }
 
-/* The products of a layer. */
+/* The products of a layer, those that add to x adding: a back end may have chosen another way for either form. */
 static void products_once(struct probe *p)
 {
     const struct layer_weights *w = &p->l->weights->layer[0];
-    const struct weight *each[] = { w->qkv, w->o, w->gate_up, w->down };
+    const struct {
+        const struct weight *w;
+        bool adds;
+    } each[] = { { w->qkv, false }, { w->o, true }, { w->gate_up, false }, { w->down, true } };
 
     for (size_t i = 0; i < sizeof each / sizeof each[0]; i++)
-        p->l->be->ops->matmul(p->l->be, each[i], NULL, p->a, p->rows, p->b, false);
+        p->l->be->ops->matmul(p->l->be, each[i].w, NULL, p->a, p->rows, p->b, each[i].adds);
 }
 
 static double products_flops(const struct probe *p)
