@@ -40,7 +40,7 @@ static enum status parse_ids(struct source *s, const char *path, const struct te
         if (bytes == 0)
             break;
         memcpy(word, at, bytes < sizeof word ? bytes : sizeof word - 1);
-        if (bytes >= sizeof word || !text_to_i64(word, 0, INT32_MAX, &id))
+        if (bytes >= sizeof word || memchr(word, 0, bytes) || !text_to_i64(word, 0, INT32_MAX, &id))
             return err_set(err, ST_EINVAL, "%s: \"%s\" (word %zu) is not a token id", path, word, s->tokens + 1);
         s->token[s->tokens++] = (int32_t)id;
         at += bytes;

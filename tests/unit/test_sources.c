@@ -79,6 +79,26 @@ static void what_is_no_id_is_named(void **state)
     }
 }
 
+static void a_nul_byte_is_not_the_end_of_an_id(void **state)
+{
+    static const struct {
+        const char *data;
+        size_t bytes;
+    } bad[] = { { "1\0002 3", 6 }, { "1 2\000", 4 }, { "\000", 1 } };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+        char *path = file_of(bad[i].data, bad[i].bytes);
+        struct source_options o = { .context_tokens = path };
+        struct source context, query;
+        struct err err = { 0 };
+
+        assert_int_equal(sources_open(&context, &query, &o, &err), ST_EINVAL);
+        assert_non_null(strstr(err.text, "is not a token id"));
+        remove_file(path);
+    }
+}
+
 static void a_missing_file_and_a_folder_are_refused(void **state)
 {
     struct source_options missing = { .context_file = "/no/such/file" }, folder = { .context_file = "/tmp" };
@@ -114,6 +134,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_file_is_taken_with_every_byte),
         cmocka_unit_test(ids_stand_between_any_white_space),
         cmocka_unit_test(what_is_no_id_is_named),
+        cmocka_unit_test(a_nul_byte_is_not_the_end_of_an_id),
         cmocka_unit_test(a_missing_file_and_a_folder_are_refused),
         cmocka_unit_test(exactly_one_context_and_at_most_one_query_are_allowed),
     };
