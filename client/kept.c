@@ -86,16 +86,21 @@ static void json_list(struct text *out, const int32_t *value, int64_t count)
     text_puts(out, "]");
 }
 
-/* null stands for what JSON has no number for, too. */
+/* JSON has no number for infinities and NaN: null. */
+static void json_float(struct text *out, float value)
+{
+    if (isfinite(value))
+        text_printf(out, "%.9g", (double)value);
+    else
+        text_puts(out, "null");
+}
+
 static void json_scores(struct text *out, const float *score, int64_t count)
 {
     text_puts(out, "[");
     for (int64_t i = 0; i < count; i++) {
         text_puts(out, i > 0 ? "," : "");
-        if (isfinite(score[i]))
-            text_printf(out, "%.9g", (double)score[i]);
-        else
-            text_puts(out, "null");
+        json_float(out, score[i]);
     }
     text_puts(out, "]");
 }
@@ -126,12 +131,14 @@ struct logit {
     float value;
 };
 
-/* Largest first; equal ones by id. */
+/* Largest first; equal ones by id; NaN, which is not larger than anything, last. */
 static int logit_order(const void *a, const void *b)
 {
     const struct logit *x = a, *y = b;
 
-    if (x->value != y->value)
+    if (isnan(x->value) != isnan(y->value))
+        return isnan(x->value) ? 1 : -1;
+    if (!isnan(x->value) && x->value != y->value)
         return x->value < y->value ? 1 : -1;
     return x->id < y->id ? -1 : x->id > y->id;
 }
@@ -144,8 +151,11 @@ static void json_logits(struct text *out, const struct kept_report *r)
         all[i] = (struct logit){ i, r->logits[i] };
     qsort(all, (size_t)r->vocab, sizeof *all, logit_order);
     text_puts(out, ",\"logits\":[");
-    for (int32_t i = 0; i < r->logit_count; i++)
-        text_printf(out, "%s[%d,%.9g]", i > 0 ? "," : "", all[i].id, (double)all[i].value);
+    for (int32_t i = 0; i < r->logit_count; i++) {
+        text_printf(out, "%s[%d,", i > 0 ? "," : "", all[i].id);
+        json_float(out, all[i].value);
+        text_puts(out, "]");
+    }
     text_puts(out, "]");
     free(all);
 }
