@@ -9,6 +9,7 @@
 #include "client/terminal.h"
 
 #include "common/base/bytes.h"
+#include "common/base/file.h"
 #include "common/base/text.h"
 
 #include <signal.h>
@@ -153,6 +154,7 @@ int main(int argc, char **argv)
     const struct command *c;
     struct err err = { 0 };
 
+    file_fill_std();
     catch_signals();
     if (argc < 2)
         return fail(&err, err_set(&err, ST_EINVAL, "no command given; platen --help lists them"), EXIT_USAGE);

@@ -63,6 +63,13 @@ void file_close(struct file *f)
     f->bytes = 0;
 }
 
+void file_fill_std(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd)
+            return; /* no /dev/null: as it was */
+}
+
 bool file_is_dir(const char *path)
 {
     struct stat info;

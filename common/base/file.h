@@ -22,6 +22,10 @@ struct file {
 enum status file_open(struct file *out, const char *path, struct err *err);
 void file_close(struct file *f);
 
+/* First thing in a main: descriptors 0, 1 and 2 that are closed are opened on /dev/null the wrong way round, so that writing
+ * to them (for 0: reading) goes on to fail and never reaches a file or connection that was given the number. */
+void file_fill_std(void);
+
 bool file_is_dir(const char *path);
 bool file_exists(const char *path);
 

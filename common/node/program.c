@@ -3,6 +3,7 @@
 #include "common/node/program.h"
 
 #include "common/base/clock.h"
+#include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/rpc/rpc.h"
 
@@ -60,6 +61,7 @@ int node_main(const struct node_program *p, struct node_options *o, struct node_
     struct err err = { 0 };
     int code;
 
+    file_fill_std();
     signal(SIGPIPE, SIG_IGN);
     if (p->read(o, argc, argv, &arena, &err) != ST_OK || (!o->help && set_log_level(o->log_level, &err) != ST_OK)) {
         code = fail(p, &err, EXIT_USAGE);

@@ -2,8 +2,11 @@
 #include "common/base/file.h"
 #include "tests/support/cmocka_main.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static char folder[] = "/tmp/platen-test-file-XXXXXX";
@@ -116,13 +119,47 @@ static void what_is_there_is_told_apart(void **state)
     assert_false(file_exists("/nowhere/at/all") || file_is_dir("/nowhere/at/all"));
 }
 
+/* In a process of its own, whose exit code says what was not so. */
+static int use_without_std(int fd)
+{
+    char byte;
+
+    close(fd);
+    file_fill_std();
+    if (open(path, O_RDWR | O_CREAT, 0600) <= STDERR_FILENO)
+        return 1;
+    if (fd == STDIN_FILENO ? read(fd, &byte, 1) >= 0 : write(fd, "lost", 4) >= 0)
+        return 2;
+    return errno == EBADF ? 0 : 3;
+}
+
+static void a_closed_descriptor_of_three_is_never_given_to_a_file(void **state)
+{
+    (void)state;
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        pid_t child = fork();
+        int how = -1;
+
+        if (child == 0)
+            _exit(use_without_std(fd));
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFEXITED(how));
+        assert_int_equal(WEXITSTATUS(how), 0);
+    }
+    unlink(path);
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_file_is_mapped_whole),        cmocka_unit_test(closing_twice_is_fine),
-        cmocka_unit_test(an_empty_file_is_no_error),     cmocka_unit_test(a_missing_file_is_not_found_and_named),
-        cmocka_unit_test(a_folder_is_refused_and_named), cmocka_unit_test(a_pipe_without_a_writer_is_refused_at_once),
+        cmocka_unit_test(a_file_is_mapped_whole),
+        cmocka_unit_test(closing_twice_is_fine),
+        cmocka_unit_test(an_empty_file_is_no_error),
+        cmocka_unit_test(a_missing_file_is_not_found_and_named),
+        cmocka_unit_test(a_folder_is_refused_and_named),
+        cmocka_unit_test(a_pipe_without_a_writer_is_refused_at_once),
         cmocka_unit_test(what_is_there_is_told_apart),
+        cmocka_unit_test(a_closed_descriptor_of_three_is_never_given_to_a_file),
     };
 
     return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), make_folder, remove_folder);
