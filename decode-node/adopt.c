@@ -100,6 +100,7 @@ static void note_transport(struct order *o, const char *note, struct figures *f)
 {
     const struct stations *s = o->node->parts.stations;
     const char *between = "";
+    struct log_text quoted;
     struct text t = { 0 };
 
     for (size_t i = 0; stations_at(s, i); i++) {
@@ -113,8 +114,8 @@ static void note_transport(struct order *o, const char *note, struct figures *f)
     snprintf(f->transport_note, sizeof f->transport_note, "%s", text_str(&t));
     if (o->at.transport != stations_at(s, 0)) {
         metric_add(node_transport_metric(o->node->m_transport_fallbacks, o->at.transport->name), 1);
-        log_event(LOG_INFO, "transport-not-first", "request=%s transport=%s first=%s note=\"%s\"", o->spec.request_id,
-                  o->at.transport->name, stations_at(s, 0)->name, text_str(&t));
+        log_event(LOG_INFO, "transport-not-first", "request=%s transport=%s first=%s note=%s", o->spec.request_id,
+                  o->at.transport->name, stations_at(s, 0)->name, log_quote(&quoted, text_str(&t)));
     }
     text_fini(&t);
 }

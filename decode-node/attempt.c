@@ -113,6 +113,7 @@ static void attempt_over(struct order *o)
 {
     bool committed = o->at.committed;
     struct err ok = { 0 }, why;
+    struct log_text quoted;
 
     if (!committed) {
         tell_loss(o, &why);
@@ -127,7 +128,7 @@ static void attempt_over(struct order *o)
         return;
     }
     log_event(LOG_WARN, "order-lost", "request=%s attempt=%d status=%s why=%s", o->spec.request_id, o->attempts,
-              status_word(why.code), why.text);
+              status_word(why.code), log_quote(&quoted, why.text));
     order_go_on(o);
 }
 
@@ -188,11 +189,12 @@ static size_t offer(const struct order *o, char *offered[STATIONS_MAX])
 
     for (size_t i = 0; (t = stations_at(s, i)); i++) {
         struct err why = { 0 };
+        struct log_text quoted;
 
         if (o->shunned & 1u << i)
             continue;
         if (t->health && t->health(stations_of(s, t, NULL), &why) != ST_OK) {
-            log_event(LOG_WARN, "transport-broken", "transport=%s why=\"%s\"", t->name, why.text);
+            log_event(LOG_WARN, "transport-broken", "transport=%s why=%s", t->name, log_quote(&quoted, why.text));
             continue;
         }
         offered[count++] = (char *)t->name;

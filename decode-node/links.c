@@ -37,6 +37,7 @@ static void measure(struct node *n, struct peer *peer)
 
     for (size_t i = 0; (t = stations_at(n->parts.stations, i)); i++) {
         struct err err = { 0 };
+        struct log_text why;
         double seconds = 0;
 
         /* the first block makes what the transport makes once: a communicator, mappings */
@@ -48,8 +49,8 @@ static void measure(struct node *n, struct peer *peer)
             peer_measured(peer, gb_s);
             return;
         }
-        log_event(LOG_WARN, "link-unmeasured", "prefill_node=%s transport=%s why=\"%s\"", peer_address(peer), t->name,
-                  err.text);
+        log_event(LOG_WARN, "link-unmeasured", "prefill_node=%s transport=%s why=%s", peer_address(peer), t->name,
+                  log_quote(&why, err.text));
     }
     peer_measured(peer, 0);
 }

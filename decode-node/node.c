@@ -110,10 +110,11 @@ static enum status open_stations(struct node *n, struct err *err)
 static void update_health(struct node *n, int32_t alive)
 {
     struct err err = { 0 };
+    struct log_text why;
     bool works = batcher_health(n->batcher, &err) == ST_OK;
 
     if (!works)
-        log_event(LOG_ERROR, "device", "why=%s", err.text);
+        log_event(LOG_ERROR, "device", "why=%s", log_quote(&why, err.text));
     health_set(service_health(n->parts.service), NULL, works && alive > 0);
 }
 

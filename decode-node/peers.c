@@ -40,6 +40,7 @@ static bool rest(struct peers *p, int64_t ms)
 static void set_alive(struct peer *x, bool alive, int64_t tokens, const char *why)
 {
     struct peers *p = x->owner;
+    struct log_text quoted;
     int32_t now;
     bool news;
 
@@ -56,7 +57,7 @@ static void set_alive(struct peer *x, bool alive, int64_t tokens, const char *wh
     if (!news)
         return;
     log_event(alive ? LOG_INFO : LOG_WARN, alive ? "prefill-node-answers" : "prefill-node-silent",
-              "prefill_node=%s%s%s", x->address, alive ? "" : " why=", why);
+              "prefill_node=%s%s%s", x->address, alive ? "" : " why=", alive ? "" : log_quote(&quoted, why));
     p->cfg.changed(p->cfg.ctx, now);
 }
 
@@ -128,6 +129,7 @@ static struct peer *find(struct peers *p, const char *address)
 static void see(struct peers *p, size_t target, const char *address)
 {
     struct err err = { 0 };
+    struct log_text quoted;
     struct peer *x;
 
     pthread_mutex_lock(&p->lock);
@@ -143,7 +145,7 @@ static void see(struct peers *p, size_t target, const char *address)
     x->listed = true;
     snprintf(x->address, sizeof x->address, "%s", address);
     if (open_channels(x, &err) != ST_OK || thread_start(&x->thread, "peer", peer_run, x, &err) != ST_OK) {
-        log_event(LOG_ERROR, "peer", "prefill_node=%s why=%s", address, err.text);
+        log_event(LOG_ERROR, "peer", "prefill_node=%s why=%s", address, log_quote(&quoted, err.text));
         close_channels(x);
         free(x);
         return;
@@ -187,6 +189,7 @@ static bool see_name(struct peers *p, size_t target, const char *host, int port,
 static void tell_unknown(struct peers *p, const char *unknown)
 {
     const size_t target = strcspn(unknown, " ");
+    struct log_text quoted;
     bool news;
 
     pthread_mutex_lock(&p->lock);
@@ -194,7 +197,7 @@ static void tell_unknown(struct peers *p, const char *unknown)
     snprintf(p->unknown, sizeof p->unknown, "%s", unknown);
     pthread_mutex_unlock(&p->lock);
     if (news && unknown[0])
-        log_event(LOG_WARN, "name-unknown", "why=\"%s\"", unknown);
+        log_event(LOG_WARN, "name-unknown", "why=%s", log_quote(&quoted, unknown));
     else if (news)
         log_event(LOG_INFO, "names-known", "targets=%zu", p->cfg.targets);
 }

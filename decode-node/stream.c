@@ -184,6 +184,7 @@ static enum status how_ended(const struct request *r, struct err *err)
 static void log_end(const struct request *r, const struct err *err)
 {
     const struct figures *f = r->context ? &r->context->figures : NULL;
+    struct log_text why;
     int64_t made = 0;
 
     for (int32_t i = 0; i < r->questions; i++)
@@ -193,7 +194,8 @@ static void log_end(const struct request *r, const struct err *err)
         "request=%s status=%s tokens=%lld kept_bytes=%lld wire_bytes=%lld generated=%lld prefill_node=%s ms=%.1f%s%s",
         r->id, status_word(err->code), f ? (long long)f->context_tokens : 0LL, f ? (long long)f->kept_bytes : 0LL,
         f ? (long long)f->wire_bytes : 0LL, (long long)made, f ? f->prefill_node : "",
-        (double)(clock_now_ns() - r->begin_ns) / 1e6, err->text[0] ? " why=" : "", err->text);
+        (double)(clock_now_ns() - r->begin_ns) / 1e6, err->text[0] ? " why=" : "",
+        err->text[0] ? log_quote(&why, err->text) : "");
 }
 
 static void finish(struct request *r, const struct err *err, int64_t retry_ms)

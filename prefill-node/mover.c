@@ -74,13 +74,15 @@ static enum status say_commit(struct job *j)
 
 static void log_end(const struct job *j, const struct err *why, uint64_t wire_bytes, int64_t now)
 {
+    struct log_text quoted;
+
     log_event(why->code == ST_OK || why->code == ST_ECANCELLED ? LOG_INFO : LOG_WARN, "order-end",
               "request=%s decode_node=%s attempt=%d status=%s tokens=%lld rows=%llu wire_bytes=%llu transport=%s "
-              "forward_ms=%.1f press_ms=%.1f pack_ms=%.1f ship_ms=%.1f stall_ms=%.1f total_ms=%.1f why=\"%s\"",
+              "forward_ms=%.1f press_ms=%.1f pack_ms=%.1f ship_ms=%.1f stall_ms=%.1f total_ms=%.1f why=%s",
               j->request_id, j->decode_node, j->attempt, status_word(why->code), (long long)j->tokens,
               (unsigned long long)j->rows, (unsigned long long)wire_bytes, j->transport->name, ms_of(j->times.forward),
               ms_of(j->times.press), ms_of(j->times.pack), ms_of(j->times.ship), ms_of(j->turn.stall_ns),
-              ms_of(now - j->times.arrived), why->text);
+              ms_of(now - j->times.arrived), log_quote(&quoted, why->text));
 }
 
 /* The engine has let go of it: everything goes back, and the peer is told. The stream ends before the link does, so that

@@ -179,8 +179,9 @@ static void register_metrics(struct prefill_node *n)
 static void on_broken(void *ctx, const struct err *why)
 {
     struct prefill_node *n = ctx;
+    struct log_text quoted;
 
-    log_event(LOG_ERROR, "device", "why=\"%s\"", why->text);
+    log_event(LOG_ERROR, "device", "why=%s", log_quote(&quoted, why->text));
     health_set(service_health(n->parts.service), NULL, false);
 }
 

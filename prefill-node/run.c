@@ -121,9 +121,11 @@ static enum status say_accepted(struct run *r, const struct job *j, const char *
 
 static void refuse(struct run *r, const char *request_id, const struct err *why, int64_t retry_ms)
 {
+    struct log_text quoted;
+
     metric_add(r->node->stats.orders_refused, 1);
-    log_event(LOG_INFO, "order-refused", "request=%.128s status=%s why=\"%s\"", request_id, status_word(why->code),
-              why->text);
+    log_event(LOG_INFO, "order-refused", "request=%.128s status=%s why=%s", request_id, status_word(why->code),
+              log_quote(&quoted, why->text));
     rpc_call_finish(r->call, why->code, why->text, retry_ms);
 }
 
@@ -142,6 +144,7 @@ static void on_order(struct run *r, const Platen__Internal__V1__Order *order)
 {
     struct job *j = job_open(&order_peer, r);
     struct text note = { 0 }, answer = { 0 };
+    struct log_text quoted;
     struct err err = { 0 };
     int64_t ahead = 0, retry_ms = -1;
     enum status st = admit_order(r->node, order, j, &note, &err);
@@ -163,8 +166,8 @@ static void on_order(struct run *r, const Platen__Internal__V1__Order *order)
     }
     lease_step(&r->lease, LEASE_ACCEPTED, NULL);
     if (note.bytes > 0)
-        log_event(LOG_INFO, "transport-chosen", "request=%s transport=%s note=\"%s\"", j->request_id,
-                  j->transport->name, text_str(&note));
+        log_event(LOG_INFO, "transport-chosen", "request=%s transport=%s note=%s", j->request_id, j->transport->name,
+                  log_quote(&quoted, text_str(&note)));
     hand_over(r, j);
     text_fini(&answer);
     text_fini(&note);

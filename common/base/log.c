@@ -50,6 +50,22 @@ static size_t line_begin(char *line, size_t room, enum log_level level, const ch
     return at;
 }
 
+const char *log_quote(struct log_text *q, const char *text)
+{
+    static const char more[] = "...\"";
+    const size_t room = sizeof q->at - sizeof more - 2; /* of what goes before `more`; a character takes two at most */
+    size_t n = 0;
+
+    q->at[n++] = '"';
+    for (; *text && n < room; text++) {
+        if (*text == '"' || *text == '\\')
+            q->at[n++] = '\\';
+        q->at[n++] = *text;
+    }
+    strcpy(q->at + n, *text ? more : more + 3);
+    return q->at;
+}
+
 void log_event(enum log_level level, const char *event, const char *fmt, ...)
 {
     char line[LINE_BYTES_MAX];

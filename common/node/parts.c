@@ -28,11 +28,12 @@ static void write_trace(void *parts)
 {
     const struct node_parts *p = parts;
     struct err err = { 0 };
+    struct log_text why;
 
     if (trace_write(p->trace, &err) == ST_OK)
-        log_event(LOG_INFO, "trace", "file=%s", p->opt->trace);
+        log_event(LOG_INFO, "trace", "file=%s", log_quote(&why, p->opt->trace));
     else
-        log_event(LOG_ERROR, "trace", "why=\"%s\"", err.text);
+        log_event(LOG_ERROR, "trace", "why=%s", log_quote(&why, err.text));
 }
 
 enum status parts_open_trace(struct node_parts *p, struct err *err)
@@ -123,8 +124,10 @@ enum status parts_open_device(struct node_parts *p, int64_t rows_max, struct err
 
 static void on_missing(void *ctx, const char *name, const char *why)
 {
+    struct log_text quoted;
+
     (void)ctx;
-    log_event(LOG_WARN, "transport-missing", "transport=%s why=\"%s\"", name, why);
+    log_event(LOG_WARN, "transport-missing", "transport=%s why=%s", name, log_quote(&quoted, why));
 }
 
 enum status parts_open_stations(struct node_parts *p, struct err *err)

@@ -38,8 +38,7 @@ static atomic_int log_dropped;
 static void log_bridge(gpr_log_func_args *args)
 {
     long long now = clock_now_ns(), window = atomic_load(&log_window_ns);
-    char text[512];
-    size_t n = 0;
+    struct log_text text;
 
     if (now - window > LOG_WINDOW_NS && atomic_compare_exchange_strong(&log_window_ns, &window, now)) {
         int dropped = atomic_exchange(&log_dropped, 0);
@@ -52,10 +51,7 @@ static void log_bridge(gpr_log_func_args *args)
         atomic_fetch_add(&log_dropped, 1);
         return;
     }
-    for (const char *s = args->message; *s != '\0' && n + 1 < sizeof(text); s++)
-        text[n++] = *s == '"' || (unsigned char)*s < ' ' ? '\'' : *s;
-    text[n] = '\0';
-    log_event(LOG_WARN, "grpc", "text=\"%s\"", text);
+    log_event(LOG_WARN, "grpc", "text=%s", log_quote(&text, args->message));
 }
 
 static void core_once(void)

@@ -65,6 +65,22 @@ static void an_event_without_values_ends_after_its_word(void **state)
     assert_non_null(strstr(seen, "level=error event=stopped\n"));
 }
 
+static void a_text_of_many_words_is_one_value(void **state)
+{
+    static char longest[5000];
+    struct log_text q;
+    size_t bytes;
+
+    (void)state;
+    assert_string_equal(log_quote(&q, ""), "\"\"");
+    assert_string_equal(log_quote(&q, "no press \"x\" status=OK"), "\"no press \\\"x\\\" status=OK\"");
+    assert_string_equal(log_quote(&q, "C:\\a\\"), "\"C:\\\\a\\\\\"");
+    memset(longest, '"', sizeof longest - 1);
+    bytes = strlen(log_quote(&q, longest));
+    assert_in_range(bytes, LOG_TEXT_BYTES_MAX - 8, LOG_TEXT_BYTES_MAX - 1);
+    assert_string_equal(q.at + bytes - 6, "\\\"...\"");
+}
+
 static void levels_below_the_switch_are_silent(void **state)
 {
     struct capture c = capture_begin();
@@ -152,6 +168,7 @@ int main(int argc, char **argv)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_line_holds_time_level_event_and_values),
         cmocka_unit_test(an_event_without_values_ends_after_its_word),
+        cmocka_unit_test(a_text_of_many_words_is_one_value),
         cmocka_unit_test(levels_below_the_switch_are_silent),
         cmocka_unit_test(an_event_is_always_one_line),
         cmocka_unit_test(a_line_that_is_too_long_is_cut_and_still_ends),
