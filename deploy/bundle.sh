@@ -21,7 +21,7 @@ cmake -S "$root" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DPLATEN_TESTS=
     -DCMAKE_EXE_LINKER_FLAGS=-Wl,--disable-new-dtags '-DCMAKE_BUILD_RPATH=$ORIGIN/../lib' \
     ${PLATEN_BUNDLE_CMAKE:-} > /dev/null
 programs=(platen prefill-node decode-node)
-tests=(ops gpu_wire)
+tests=(ops gpu_wire golden_families golden_family_presses)
 [ $cuda = ON ] && tests+=(gpu_ops)
 ninja -C "$build" ${PLATEN_BUNDLE_NINJA:-} "${programs[@]}" "${tests[@]}" > /dev/null
 
@@ -34,6 +34,7 @@ cp "$root/tests/gpu.sh" "$root"/tests/gpu-{model,bench}.py "$root/tests/bench-gp
 cp "$root"/tests/{gpu-nccl,bench-nodes}.sh "$stage/tests/"
 (cd "$root" && cp --parents tests/bench/{nodes,shape_model,nccl_table}.py tests/e2e/tiny_model.py client/shapes.def docs/timeline.py "$stage/")
 mkdir -p "$stage/tests/golden"
+(cd "$root" && cp --parents tests/golden/family_rows.json tests/golden/families/*/*.{json,safetensors} "$stage/")
 cp -r "$root"/tests/golden/{compare.py,gates.py,texts} "$stage/tests/golden/"
 sed -nE 's/.*golden\("([a-z0-9_.]+)"\).*/\1/p' "$root/tests/gpu-model.py" | sort -u | # what it reads
     while read -r name; do cp "$root/tests/golden/$name" "$stage/tests/golden/"; done

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # gpu.sh [--only WORD] [--limit SECONDS] [--tools LIST] [--each N] [--json FILE] [OPS]
 #
-# Every check of the CUDA back end in both dtypes, then the same at small sizes under compute-sanitizer, then the default model
-# through the programs (gpu-model.py; $PLATEN_MODEL), spread over all GPUs of this machine: a process sees one GPU (CUDA_VISIBLE_DEVICES), --each of them (default 2) share it. One line for whatever
+# Every check of the CUDA back end in both dtypes, the tiny checkpoint of every family (golden/), then the checks at small sizes
+# under compute-sanitizer, then the default model through the programs (gpu-model.py; $PLATEN_MODEL), spread over all GPUs of this machine: a process sees one GPU (CUDA_VISIBLE_DEVICES), --each of them (default 2) share it. One line for whatever
 # does not hold, then a summary line and a JSON line (also to FILE).
 #
-#   --only WORD      only checks with WORD in their name: f32.select, bf16.decode_step, memcheck.bf16.decode_step
+#   --only WORD      only checks with WORD in their name: f32.select, bf16.golden_families, memcheck.bf16.decode_step
 #   --limit SECONDS  none is begun after that, and what runs then is ended; what was not run counts as not held
 #   --tools LIST     of memcheck,racecheck,initcheck (default: all three; none: no sanitizer)
 #   OPS              the program `ops` (default: ../bin/ops beside this script, as in a bundle)
@@ -26,6 +26,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+programs=$(cd "$(dirname "$ops")" && pwd)
 checks=$here/checks.def
 [ -f "$checks" ] || checks=$here/ops/checks.def
 PATH=$PATH:/usr/local/cuda/bin
@@ -50,6 +51,9 @@ names()
     local tool dtype check
     local all
     all=$(sed -nE 's/^CHECK\(([a-z_0-9]+)\)$/\1/p' "$checks")
+    for check in bf16.golden_families f32.golden_family_presses f32.golden_families; do
+        [ -x "$programs/${check#*.}" ] && echo "$check"
+    done
     for tool in "" ${tools//,/ }; do
         for check in decode_step select statistics score_window replay $all; do
             for dtype in bf16 f32; do
@@ -75,6 +79,13 @@ if [[ $tools == *racecheck* ]]; then
     [ ${#ours[@]} -gt 0 ] || echo "gpu.sh: this racecheck does not leave out kernels: the libraries' count too"
 fi
 
+# families NAME GPU: the tiny checkpoints, as golden/family.h says; both nodes' forward passes, and presses.
+families()
+{
+    (cd "$here/.." && CUDA_VISIBLE_DEVICES=$2 PLATEN_TEST_BACKEND=cuda:0 PLATEN_TEST_DTYPE=${1%%.*} \
+        exec timeout $((end - SECONDS)) "$programs/${1#*.}")
+}
+
 # run NAME GPU: one check, its verdict as a line of $room/done.
 run()
 {
@@ -95,8 +106,12 @@ run()
         ;;
     esac
     [ "$left" -lt $most ] && most=$left
-    CUDA_VISIBLE_DEVICES=$2 timeout "$most" "${tool[@]}" "$ops" --backend cuda:0 --dtype "${rest%%.*}" "${small[@]}" \
-        "${rest#*.}" > "$room/log.$name" 2>&1
+    if [[ $name == *.golden_* ]]; then
+        families "$name" "$2" > "$room/log.$name" 2>&1
+    else
+        CUDA_VISIBLE_DEVICES=$2 timeout "$most" "${tool[@]}" "$ops" --backend cuda:0 --dtype "${rest%%.*}" "${small[@]}" \
+            "${rest#*.}" > "$room/log.$name" 2>&1
+    fi
     code=$?
     echo "$code $name" >> "$room/done"
     [ $code = 0 ] && return
@@ -125,7 +140,7 @@ wait
 
 # The default model through the programs, where there is one: its checks count with the others.
 model=${PLATEN_MODEL:-$here/../build/models/SmolLM2-135M-Instruct.Q4_1.gguf}
-bin=$(dirname "$ops")
+bin=$programs
 [ -x "$bin/platen" ] || bin=$bin/../../bin # as in a build tree
 case model in *"$only"*) whole=1 ;; *) whole= ;; esac
 if [ -n "$whole" ] && [ -f "$model" ] && [ -x "$bin/platen" ] && [ $SECONDS -lt $end ]; then

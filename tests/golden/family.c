@@ -11,6 +11,7 @@
 
 #define FAMILIES "tests/golden/families/"
 #define LOGIT_ERROR 1e-4
+#define BF16_TIMES 1.5 /* of how far transformers in bf16 is from itself in f32 */
 
 const char *const family_names[FAMILY_COUNT] = { "llama",      "llama_linear", "llama_dynamic", "llama_yarn",
                                                  "llama_bias", "qwen2",        "qwen3",         "mistral",
@@ -20,6 +21,34 @@ static void must(enum status st, const char *name, const struct err *err)
 {
     if (st != ST_OK)
         fail_msg("%s: %s", name, err->text);
+}
+
+bool family_is_bf16(void)
+{
+    const char *dtype = getenv("PLATEN_TEST_DTYPE");
+
+    return dtype && strcmp(dtype, "bf16") == 0;
+}
+
+/* The back end that PLATEN_TEST_BACKEND names. Where this machine has none like it the test is skipped. */
+static struct backend *open_backend(struct err *err)
+{
+    const char *named = getenv("PLATEN_TEST_BACKEND"), *name = named ? named : "cpu";
+    struct backend_config config = {
+        .dtype = DT_F32, .threads = 2, .rows_max = FAMILY_TOKENS_MAX, .memory_fraction = 0.5
+    };
+    struct backend *be = NULL;
+    enum status st;
+
+    if (family_is_bf16())
+        config.dtype = DT_BF16;
+    st = backend_open(&be, name, &config, err);
+    if (named && (st == ST_EUNAVAILABLE || (st == ST_EINVAL && !backend_find("cuda")))) {
+        fprintf(stderr, "skipped: %s\n", err->text);
+        exit(77);
+    }
+    must(st, name, err);
+    return be;
 }
 
 static void read_expected(struct family_model *m)
@@ -38,7 +67,6 @@ static void read_expected(struct family_model *m)
 
 void family_model_open(struct family_model *m, const char *name)
 {
-    struct backend_config config = { .dtype = DT_F32, .threads = 2, .rows_max = FAMILY_TOKENS_MAX };
     struct arena arena = { 0 };
     struct err err = { 0 };
 
@@ -46,7 +74,7 @@ void family_model_open(struct family_model *m, const char *name)
     read_expected(m);
     must(checkpoint_open(&m->checkpoint, arena_printf(&arena, FAMILIES "%s", name), &err), name, &err);
     arena_fini(&arena);
-    must(backend_open(&m->be, "cpu", &config, &err), name, &err);
+    m->be = open_backend(&err);
     must(weights_open(&m->weights, m->be, checkpoint_hparams(m->checkpoint), checkpoint_rows, m->checkpoint, 0, &err),
          name, &err);
     m->weights->hp.eos_count = 0; /* the reference went on over end tokens */
@@ -73,7 +101,8 @@ static void adopt(struct family_model *m, struct context *c, const struct kv_blo
     m->be->ops->free(m->be, b->data);
     *b = *packed;
     assert_int_equal(m->be->ops->alloc(m->be, packed->bytes + 1, "blocks", &b->data, NULL), ST_OK);
-    memcpy(b->data, packed->data, packed->bytes);
+    m->be->ops->upload(m->be, LANE_COMPUTE, b->data, packed->data, packed->bytes);
+    m->be->ops->wait(m->be, LANE_COMPUTE);
 }
 
 void family_prefill(struct family_model *m, int64_t tokens, struct context *c)
@@ -112,7 +141,7 @@ struct context *family_context_open(struct family_model *m)
         struct kv_block *b = &c->block[l];
 
         *b = (struct kv_block){ .layer = l, .heads = hp->kv_heads, .dim = hp->head_dim, .k_dim = hp->head_dim };
-        b->dtype = DT_F32;
+        b->dtype = m->be->kv;
         assert_int_equal(m->be->ops->alloc(m->be, 1, "blocks", &b->data, NULL), ST_OK);
     }
     return c;
@@ -125,13 +154,59 @@ void family_context_close(struct family_model *m, struct context *c)
     context_unref(c);
 }
 
+void family_numbers(struct family_model *m, const void *act, uint64_t count, float *out)
+{
+    void *raw = mem_alloc((size_t)dtype_bytes(m->be->act, count));
+
+    m->be->ops->download(m->be, LANE_COMPUTE, raw, act, dtype_bytes(m->be->act, count));
+    m->be->ops->wait(m->be, LANE_COMPUTE);
+    dtype_to_f32(out, raw, m->be->act, count);
+    free(raw);
+}
+
 void family_logits(struct family_model *m, int64_t row, float *out)
 {
     const struct hparams *hp = &m->weights->hp;
-    float *normed = mem_alloc((size_t)hp->dim * sizeof *normed);
+    const struct backend_ops *ops = m->be->ops;
+    void *normed, *logits;
 
-    block_logits(m->be, m->weights, (const float *)m->x + row * hp->dim, 1, normed, out);
-    free(normed);
+    assert_int_equal(ops->alloc(m->be, dtype_bytes(m->be->act, (uint64_t)hp->dim), "activations", &normed, NULL),
+                     ST_OK);
+    assert_int_equal(ops->alloc(m->be, dtype_bytes(m->be->act, (uint64_t)hp->vocab), "activations", &logits, NULL),
+                     ST_OK);
+    block_logits(m->be, m->weights, (const float *)m->x + row * hp->dim, 1, normed, logits);
+    family_numbers(m, logits, (uint64_t)hp->vocab, out);
+    ops->free(m->be, normed);
+    ops->free(m->be, logits);
+}
+
+static void assert_f32(const struct family_model *m, const char *key, int64_t position, const float *logits,
+                       const json_t *values)
+{
+    for (size_t v = 0; v < json_array_size(values); v++) {
+        const double want = json_number_value(json_array_get(values, v));
+
+        if (!(fabs((double)logits[v] - want) <= LOGIT_ERROR))
+            fail_msg("%s: %s after position %d, id %zu: %.7g, expected %.7g", m->name, key, (int)position, v,
+                     (double)logits[v], want);
+    }
+}
+
+static void assert_bf16(const struct family_model *m, const char *key, int64_t position, const float *logits,
+                        const json_t *values)
+{
+    const double allowed = BF16_TIMES * json_number_value(json_object_get(m->expected, "bf16_error"));
+    double off = 0, all = 0;
+
+    for (size_t v = 0; v < json_array_size(values); v++) {
+        const double want = json_number_value(json_array_get(values, v));
+
+        off += ((double)logits[v] - want) * ((double)logits[v] - want);
+        all += want * want;
+    }
+    if (!(sqrt(off / all) <= allowed))
+        fail_msg("%s: %s after position %d: off by %.4f of their norm, %.4f is allowed", m->name, key, (int)position,
+                 sqrt(off / all), allowed);
 }
 
 bool family_assert_logits(struct family_model *m, const char *key, int64_t position, const float *logits)
@@ -146,13 +221,7 @@ bool family_assert_logits(struct family_model *m, const char *key, int64_t posit
         if (json_integer_value(json_object_get(item, "position")) != position)
             continue;
         assert_int_equal(json_array_size(values), m->weights->hp.vocab);
-        for (size_t v = 0; v < json_array_size(values); v++) {
-            const double want = json_number_value(json_array_get(values, v));
-
-            if (!(fabs((double)logits[v] - want) <= LOGIT_ERROR))
-                fail_msg("%s: %s after position %d, id %zu: %.7g, expected %.7g", m->name, key, (int)position, v,
-                         (double)logits[v], want);
-        }
+        (family_is_bf16() ? assert_bf16 : assert_f32)(m, key, position, logits, values);
         return true;
     }
     return false;

@@ -101,6 +101,14 @@ def asked(model, ids, context, question, most):
     return {"context": context, "question": question, "made": made}
 
 
+@torch.no_grad()
+def bf16_error(model, answer):
+    """How far this model's logits in bf16 are from those of `answer`, as a share of their norm: the worst position."""
+    got = model(torch.tensor([TOKENS])).logits[0].float()
+    wanted = [(got[item["position"]], torch.tensor(item["values"])) for item in answer["logits"]]
+    return round(max(((a - b).norm() / b.norm()).item() for a, b in wanted), 4)
+
+
 def all_asked(fresh, ids, original):
     """Where frequencies change with the length: questions and answers that cross the original one, and one behind it."""
     return [asked(fresh(), ids, *how) for how in ((original - 28, 60, 16), (original - 28, 8, 40), (original + 12, 30, 16))]
@@ -223,6 +231,7 @@ def main(names):
             write_gguf(f"{folder}/model.gguf", name, model, config)
         if "stepped" in answer:  # a fresh model each: dynamic frequencies never shrink again
             answer["asked"] = all_asked(lambda: copy.deepcopy(fresh), torch.tensor([TOKENS]), 128)
+        answer["bf16_error"] = bf16_error(copy.deepcopy(fresh).to(torch.bfloat16), answer)
         model.to(torch.bfloat16).save_pretrained(folder, max_shard_size="100KB" if name == "phi3_partial" else "1GB")
         json.dump(byte_tokenizer(), open(f"{folder}/tokenizer.json", "w"))
         json.dump(answer, open(f"{folder}/expected.json", "w"))

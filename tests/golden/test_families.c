@@ -44,6 +44,14 @@ static void check_prefill(struct family_model *m)
     assert_int_equal(seen, LOGITS);
 }
 
+/* Runs `check` on every family in f32; near ties part in bf16. */
+static void each_in_f32(void (*check)(struct family_model *m))
+{
+    if (family_is_bf16())
+        skip();
+    each(check);
+}
+
 static void prefill_equals_transformers(void **state)
 {
     (void)state;
@@ -136,7 +144,7 @@ static void check_greedy(struct family_model *m)
 static void greedy_tokens_equal_transformers(void **state)
 {
     (void)state;
-    each(check_greedy);
+    each_in_f32(check_greedy);
 }
 
 /* Most of the text is a question here, fed in pieces of 64 rows. Rows before a varying rotation's original length turn
@@ -156,7 +164,7 @@ static void check_question(struct family_model *m)
 static void a_long_question_gets_the_same_tokens(void **state)
 {
     (void)state;
-    each(check_question);
+    each_in_f32(check_question);
 }
 
 static void check_windows(struct family_model *m)
@@ -200,6 +208,7 @@ static int feed(struct family_model *m, const struct context *c, int32_t from, i
                                   .dim = hp->head_dim };
     const char *key = json_object_get(m->expected, "stepped") ? "stepped" : "logits";
     int32_t position[FAMILY_TOKENS];
+    float logits[VOCAB_MAX];
     struct metrics *metrics = metrics_open(2);
     struct tails tails;
     struct forward f;
@@ -224,8 +233,9 @@ static int feed(struct family_model *m, const struct context *c, int32_t from, i
         tails_grow(&tails, 0, &held, tail_pages_of(seq.tail + count));
         forward_step(&f, &step);
         m->be->ops->step_result(m->be, 0, &chosen);
-        assert_int_equal(chosen, largest(f.logits, hp->vocab));
-        seen += family_assert_logits(m, key, at + output, f.logits);
+        family_numbers(m, f.logits, (uint64_t)hp->vocab, logits);
+        assert_int_equal(chosen, largest(logits, hp->vocab));
+        seen += family_assert_logits(m, key, at + output, logits);
     }
     assert_true(metric_value(tails.ring.gauge) <= (largest_window(hp) + rows + 61) / 64 + 1);
     forward_close(&f);
@@ -296,7 +306,7 @@ static void check_asked(struct family_model *m)
 static void answers_cross_the_length_where_frequencies_change(void **state)
 {
     (void)state;
-    each(check_asked);
+    each_in_f32(check_asked);
 }
 
 static const struct CMUnitTest tests[] = {
