@@ -121,6 +121,7 @@ void family_prefill(struct family_model *m, int64_t tokens, struct context *c)
         struct press_layer layer;
 
         must(prefill_layer(m->prefill, &pass, NULL, 0, &layer, &err), m->name, &err);
+        m->be->ops->wait(m->be, LANE_COMPUTE); /* a press is on a lane of its own */
         if (c) {
             must(handoff_layer(&track, job, &layer, &err), m->name, &err);
             adopt(m, c, &track.slot[layer.layer % SCHEDULER_SLOTS].block);

@@ -67,6 +67,7 @@ static void run_chain(struct family_model *m, int64_t tokens, struct press_run *
         struct press_result result;
 
         assert_int_equal(prefill_layer(m->prefill, &pass, &needs, 0, &layer, NULL), ST_OK);
+        m->be->ops->wait(m->be, LANE_COMPUTE); /* the press is on a lane of its own */
         if (!hparams_layer_is_full(hp, layer.layer))
             continue;
         assert_int_equal(press_run_layer(run, &layer, &result, NULL), ST_OK);
