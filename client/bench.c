@@ -160,8 +160,9 @@ static void add_device(struct text *out, const struct bench_run *r)
     struct backend *be = r->local.be;
     struct device_bytes bytes;
     unsigned long long all;
-    const char *kernels = be->ops->describe(be);
+    char kernels[1024];
 
+    backend_describe(be, kernels, sizeof kernels);
     be->ops->device_bytes(be, &bytes);
     all = bytes.weights + bytes.activations + bytes.blocks + bytes.tails + bytes.other;
     text_puts(out, ",\"kernels\":");
@@ -196,7 +197,9 @@ static void print_json(const struct bench_run *r)
 static void print_lines(const struct bench_run *r)
 {
     struct backend *be = r->local.be;
+    char kernels[1024];
 
+    backend_describe(be, kernels, sizeof kernels);
     if (r->o->prefill > 0)
         printf("prefill of %lld tokens: %.1f ms, %.0f tokens/s; the press added %.2f ms\n", (long long)r->o->prefill,
                r->result.prefill_ms, (double)r->o->prefill * 1000 / r->result.prefill_ms, r->result.press_ms);
@@ -206,7 +209,7 @@ static void print_lines(const struct bench_run *r)
                (long long)r->o->decode, (long long)r->o->batch, (long long)r->o->context,
                r->result.decode_ms / (double)r->o->decode,
                (double)(r->o->decode * r->o->batch) * 1000 / r->result.decode_ms, r->result.kv_bytes / 1e6);
-    printf("%s, %s, kv %s, medians of %lld rounds\n", be->ops->describe(be), dtype_of(r->o), codec_word(r->codec),
+    printf("%s, %s, kv %s, medians of %lld rounds\n", kernels, dtype_of(r->o), codec_word(r->codec),
            (long long)r->o->rounds);
 }
 

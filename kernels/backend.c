@@ -10,6 +10,7 @@
 #include "common/base/bytes.h"
 #include "common/base/text.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -72,4 +73,24 @@ void backend_close(struct backend *be)
 {
     if (be)
         be->ops->close(be);
+}
+
+const char *fallback_shape(const struct fallback *f, char out[FALLBACK_SHAPE_BYTES])
+{
+    if (f->shape[0] == 0)
+        return "every";
+    snprintf(out, FALLBACK_SHAPE_BYTES, "%lldx%lldx%lld", (long long)f->shape[0], (long long)f->shape[1],
+             (long long)f->shape[2]);
+    return out;
+}
+
+void backend_describe(struct backend *be, char *out, size_t bytes)
+{
+    size_t at = (size_t)snprintf(out, bytes, "%s", be->ops->describe(be));
+    char shape[FALLBACK_SHAPE_BYTES];
+    const struct fallback *f;
+
+    for (int32_t i = 0; be->ops->fallback_at && at < bytes && (f = be->ops->fallback_at(be, i)) != NULL; i++)
+        at += (size_t)snprintf(out + at, bytes - at, "; %s for %s (%s: %s, status %d)", f->instead,
+                               fallback_shape(f, shape), f->library, f->why, f->status);
 }

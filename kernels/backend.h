@@ -218,6 +218,17 @@ struct device_bytes {
     uint64_t capacity, weights, activations, blocks, tails, other;
 };
 
+/* Work that a library of the device did not take, so that a kernel of ours does it, more slowly. Words live as long as the
+ * back end. */
+struct fallback {
+    const char *instead; /* what runs: "own product", "ragged attention" */
+    const char *library; /* "cublaslt", "cudnn" */
+    const char *why;     /* where it was refused */
+    int32_t status;      /* the library's; 0 where it was not asked */
+    int64_t shape[3]; /* product: rows (the bucket they fall into), n, k; attention: query heads, KV heads, head size;
+                          * zeros: every shape, the library is not there */
+};
+
 struct backend_ops {
     const char *name; /* "cpu", "cuda" */
 
@@ -463,6 +474,10 @@ struct backend_ops {
 
     /* checksum (XXH3-64) of device bytes as the wire states it; waits for the lane. */
     uint64_t (*checksum)(struct backend *be, enum lane lane, const void *device, uint64_t bytes);
+
+    /* The fall-back of this number, counted from 0 in the order of first use, each shape once; NULL: there were not so many.
+     * Lives as long as `be` and never changes. Any thread; no lock. NULL: no library is asked. */
+    const struct fallback *(*fallback_at)(struct backend *be, int32_t index);
 };
 
 /* Every back end starts with this; the rest is its own. */
@@ -479,6 +494,13 @@ const struct backend_ops *backend_find(const char *name);
  * are. */
 enum status backend_open(struct backend **out, const char *spec, const struct backend_config *config, struct err *err);
 void backend_close(struct backend *be); /* NULL is fine */
+
+/* "16x4096x1000"; "every" without the use of `out`. */
+enum { FALLBACK_SHAPE_BYTES = 64 };
+const char *fallback_shape(const struct fallback *f, char out[FALLBACK_SHAPE_BYTES]);
+
+/* As snprintf into `out`: what describe() says, and each fall-back after it. Any thread. */
+void backend_describe(struct backend *be, char *out, size_t bytes);
 
 #ifdef __cplusplus
 }

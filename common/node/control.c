@@ -57,7 +57,8 @@ void control_info_init(struct control_info *out, const struct node_parts *p, con
     reply->wire_version = WIRE_VERSION;
     reply->model = &out->model;
     reply->backend = (char *)p->opt->backend;
-    reply->device = (char *)p->be->ops->describe(p->be);
+    backend_describe(p->be, out->device, sizeof out->device);
+    reply->device = out->device;
     reply->dtype = (char *)dtype_word(p->be->kv);
     reply->threads = p->threads;
     for (size_t i = 0; stations_at(p->stations, i); i++)

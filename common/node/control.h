@@ -18,6 +18,7 @@ struct control_info {
     Platen__V1__DeviceBytes bytes;
     Platen__V1__ModelInfo model;
     char *transports[STATIONS_MAX];
+    char device[1024];
 };
 
 /* Everything but the limits. Allocates nothing. */

@@ -19,6 +19,8 @@ void parts_init(struct node_parts *p, const struct node_options *opt, struct sig
     p->opt = opt;
     p->signals = signals;
     p->metrics = metrics_open(METRICS_MAX);
+    p->m_fallbacks = metrics_counter(p->metrics, "platen_device_fallbacks_total", NULL,
+                                     "shapes that a library of the device refused and a slower kernel takes");
 }
 
 /* ---- trace ----------------------------------------------------------------------------------------------------- */
@@ -151,6 +153,19 @@ void parts_log_sizes(const struct node_parts *p, const char *more)
               "other_bytes=%llu %s",
               (unsigned long long)b.capacity, (unsigned long long)b.weights, (unsigned long long)b.activations,
               (unsigned long long)b.blocks, (unsigned long long)b.tails, (unsigned long long)b.other, more);
+}
+
+void parts_watch(struct node_parts *p)
+{
+    const struct backend_ops *ops = p->be->ops;
+    char shape[FALLBACK_SHAPE_BYTES];
+    const struct fallback *f;
+
+    for (; ops->fallback_at && (f = ops->fallback_at(p->be, p->fallbacks_told)) != NULL; p->fallbacks_told++) {
+        metric_add(p->m_fallbacks, 1);
+        log_event(LOG_WARN, "fallback", "instead=\"%s\" shape=%s library=%s why=\"%s\" library_status=%d", f->instead,
+                  fallback_shape(f, shape), f->library, f->why, f->status);
+    }
 }
 
 void parts_close(struct node_parts *p)

@@ -46,6 +46,8 @@ struct node_parts {
     uint64_t tokenizer_hash;
     struct backend *be;
     struct weights *weights;
+    int32_t fallbacks_told; /* main, once the node is open */
+    struct metric *m_fallbacks;
     struct kv_shape shape;
     int32_t threads; /* of the back end */
     struct stations *stations;
@@ -72,6 +74,10 @@ enum status parts_open_stations(struct node_parts *p, struct err *err);
 
 /* event=sizes: what the device's memory goes to, and `more`, which a node says of its own room. */
 void parts_log_sizes(const struct node_parts *p, const char *more);
+
+/* Tells in log and metrics what the device does otherwise than it was meant to since the last call: event=fallback. main's
+ * thread calls it now and then while the node is open. */
+void parts_watch(struct node_parts *p);
 
 /* Writes the trace; after everybody who adds to it. */
 void parts_close_trace(struct node_parts *p);

@@ -10,7 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 
-enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, WATCH_MS = 1000 };
 
 static int help(const struct node_program *p)
 {
@@ -47,7 +47,8 @@ static int serve(const struct node_program *p, const struct node_options *o, str
 
     if (p->open(parts, o, signals, &err) != ST_OK)
         return fail(p, &err, EXIT_FAILED);
-    signals_wait(signals, INT64_MAX);
+    while (!signals_wait(signals, clock_in_ms(WATCH_MS)))
+        parts_watch(parts);
     log_event(LOG_INFO, "draining", "seconds=%lld", (long long)o->drain_s);
     clean = p->close(parts, clock_in_ms(o->drain_s * 1000));
     log_event(LOG_INFO, "ended", "%s=%d", p->finished, clean);

@@ -3,8 +3,8 @@
  * backend_cuda.c - opening a card, and the table that the rest of the program knows it by.
  *
  * The CUDA runtime is linked in and finds the driver by itself; cuBLASLt and cuDNN are opened here at run time. Without
- * a driver, a card or cuBLASLt, open says so in one sentence. Without cuDNN our own attention kernels take over, and
- * describe() says that they did.
+ * a driver, a card or cuBLASLt, open says so in one sentence. Without cuDNN our own attention kernels take over, which is
+ * the first fall-back then.
  */
 #include "kernels/cuda/cuda.h"
 
@@ -170,22 +170,27 @@ static void cuda_close(struct backend *be)
     free(c);
 }
 
-static void describe(struct cuda *c, const char *name, const char *missing)
+static void describe(struct cuda *c, const char *name)
 {
-    size_t version = c->dnn.handle ? c->dnn.get_version() : 0;
     int at = snprintf(c->describe, sizeof c->describe, "%.100s sm_%d%d cublaslt %zu", name, c->major, c->minor,
                       c->blas.get_version());
 
     if (c->sdpa)
-        snprintf(c->describe + at, sizeof c->describe - (size_t)at, " cudnn %zu", version);
-    else
-        snprintf(c->describe + at, sizeof c->describe - (size_t)at, " own attention (%.160s)", missing);
+        snprintf(c->describe + at, sizeof c->describe - (size_t)at, " cudnn %zu", c->dnn.get_version());
+}
+
+/* cuDNN has no attention in f32 and is not asked for any. */
+static void attention_open(struct cuda *c)
+{
+    if (c->base.act == DT_F32)
+        return;
+    if (dnn_library_open(&c->dnn, &c->no_dnn) != ST_OK || sdpa_open(c, &c->no_dnn) != ST_OK)
+        cuda_fell_back(c, &(struct fallback){ .instead = "own attention", .library = "cudnn", .why = c->no_dnn.text });
 }
 
 static enum status cuda_open(struct backend **out, const struct backend_config *config, struct err *err)
 {
     struct cuda *c = mem_zero(1, sizeof *c);
-    struct err no_dnn = { 0 };
     char name[256] = "";
     enum status st;
 
@@ -211,11 +216,8 @@ static enum status cuda_open(struct backend **out, const struct backend_config *
         cuda_close(&c->base);
         return st;
     }
-    if (config->dtype == DT_F32)
-        err_set(&no_dnn, ST_EUNIMPLEMENTED, "f32");
-    else if (dnn_library_open(&c->dnn, &no_dnn) == ST_OK)
-        (void)sdpa_open(c, &no_dnn); /* without it our kernels do the work, and describe() tells */
-    describe(c, name, no_dnn.text);
+    attention_open(c);
+    describe(c, name);
     *out = &c->base;
     return ST_OK;
 }
@@ -301,4 +303,5 @@ const struct backend_ops backend_cuda_ops = {
     .merge_values = cuda_merge_values,
     .press_room = cuda_press_room,
     .checksum = cuda_checksum,
+    .fallback_at = cuda_fallback_at,
 };

@@ -8,7 +8,7 @@
  *   gemm.c, tune.c  products by cuBLASLt, choice of how     library.c libraries opened at run time
  *   sdpa.c          cuDNN's fused attention                 *.cu      kernels, declared in launch.h
  *   layer.c         the half-layers, prefill             score.c   scores that single presses need
- *   few.c           products of few rows
+ *   few.c           products of few rows              fallback.c what libraries refused
  */
 #ifndef PLATEN_KERNELS_CUDA_CUDA_H
 #define PLATEN_KERNELS_CUDA_CUDA_H
@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-enum { CUDA_ARGMAX_ROWS = 4096 };
+enum { CUDA_ARGMAX_ROWS = 4096, FALLBACKS_MAX = 256 };
 enum purpose { FOR_WEIGHTS, FOR_ACTIVATIONS, FOR_BLOCKS, FOR_TAILS, FOR_OTHER, PURPOSE_COUNT };
 
 /* A product of few rows. */
@@ -68,7 +68,8 @@ struct cuda {
     struct blas_library blas;
     struct dnn_library dnn;
     struct gemm *gemm;
-    struct sdpa *sdpa; /* NULL: own attention, and describe() says why */
+    struct sdpa *sdpa; /* NULL: own attention: f32, or no_dnn says why */
+    struct err no_dnn;
     struct cuda_cache *cache;
     struct few few;
     bool memory_idles; /* the launch before waits more than it reads: the next may call its weights meanwhile */
@@ -82,7 +83,9 @@ struct cuda {
     uint64_t *select_room;
     void *bounce; /* pinned, CHECKSUM_BYTES */
     uint64_t capacity;
-    char describe[320];
+    char describe[192];
+    struct fallback fallback[FALLBACKS_MAX];
+    int32_t fallbacks;    /* atomic: written by the engine thread */
     pthread_mutex_t lock; /* guards allotted and broken */
     struct allotted *allotted;
     size_t allotted_count, allotted_room;
@@ -109,6 +112,11 @@ bool cuda_failed(struct cuda *c, cudaError_t e, const char *what);
 void cuda_broken(struct cuda *c, const char *what, const char *why);
 /* Waits for an event, at most `ms`; breaks the back end past that. Any thread. */
 bool cuda_event_wait(struct cuda *c, cudaEvent_t event, int64_t ms, const char *what);
+
+/* fallback.c */
+/* Remembers that a kernel of ours does this, once for each `instead` and shape. Engine thread; hot. */
+void cuda_fell_back(struct cuda *c, const struct fallback *f);
+const struct fallback *cuda_fallback_at(struct backend *be, int32_t index);
 
 static inline uint64_t act_bytes(const struct cuda *c)
 {
@@ -151,7 +159,7 @@ void gemm_close(struct cuda *c);
 /* Times the candidates for products with a weight of n x k, for the row counts that occur. Not hot. */
 enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, const void *w, struct err *err);
 /* out [rows][n] = in [rows][k] . w^T (+ out) (+ bias [n], in out's dtype, where shape->bias). false: cuBLASLt does not
- * take it. */
+ * take it, nothing was queued, and the shape stands among the fall-backs. */
 bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
               void *out);
 

@@ -73,48 +73,81 @@ cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *
                           g->workspace, GEMM_WORKSPACE, c->stream[LANE_COMPUTE]);
 }
 
-int gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most)
+cublasStatus_t gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most, int *found)
 {
     struct gemm *g = c->gemm;
-    int found = 0;
+    cublasStatus_t st;
 
-    if (c->blas.matmul_algo_get_heuristic(g->handle, g->desc, g->w, g->in, g->out, g->out, g->preference, most, out,
-                                          &found) != CUBLAS_STATUS_SUCCESS)
-        return 0;
-    return found;
+    *found = 0;
+    st = c->blas.matmul_algo_get_heuristic(g->handle, g->desc, g->w, g->in, g->out, g->out, g->preference, most, out,
+                                           found);
+    if (st != CUBLAS_STATUS_SUCCESS)
+        *found = 0;
+    return st == CUBLAS_STATUS_SUCCESS && *found == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : st;
 }
 
 /* A shape that was never timed takes the library's first guess, remembered for the next call. */
-static const cublasLtMatmulAlgo_t *guess(struct cuda *c, const struct gemm_shape *shape, cublasLtMatmulAlgo_t *room)
+static cublasStatus_t guess(struct cuda *c, const struct gemm_shape *shape, bool timed, cublasLtMatmulAlgo_t *algo)
 {
     struct gemm *g = c->gemm;
     cublasLtMatmulHeuristicResult_t first;
+    int found;
+    cublasStatus_t st = gemm_candidates(c, &first, 1, &found);
 
-    if (gemm_candidates(c, &first, 1) < 1)
-        return NULL;
-    *room = first.algo;
-    if (g->choices < GEMM_CHOICES_MAX)
+    if (st != CUBLAS_STATUS_SUCCESS)
+        return st;
+    *algo = first.algo;
+    if (!timed && g->choices < GEMM_CHOICES_MAX)
         g->choice[g->choices++] = (struct gemm_choice){
             gemm_bucket(shape->rows), shape->n, shape->k, shape->bias, shape->out, first.algo, 0.0f
         };
-    return room;
+    return st;
+}
+
+/* What the library answered last, and what it was asked: */
+static cublasStatus_t run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias,
+                          const void *in, void *out, const char **asked)
+{
+    const struct gemm_choice *choice = gemm_find(c->gemm, shape);
+    cublasLtMatmulAlgo_t algo;
+    cublasStatus_t st = CUBLAS_STATUS_INVALID_VALUE;
+
+    *asked = "layouts";
+    if (!gemm_layouts(c, shape) ||
+        (shape->bias && c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
+                                                          sizeof bias) != CUBLAS_STATUS_SUCCESS))
+        return st;
+    if (choice && gemm_launch(c, w, in, out, shape->out, &choice->algo) == CUBLAS_STATUS_SUCCESS)
+        return CUBLAS_STATUS_SUCCESS;
+    *asked = "heuristics";
+    st = guess(c, shape, choice != NULL, &algo); /* the bucket's choice need not fit every row count in it */
+    if (st != CUBLAS_STATUS_SUCCESS)
+        return st;
+    *asked = "launch";
+    return gemm_launch(c, w, in, out, shape->out, &algo);
+}
+
+/* The library rounds before it adds the bias where a row is no whole number of its vectors. */
+static bool bias_fits(const struct gemm_shape *s)
+{
+    return !s->bias || (s->n % 8 == 0 && s->k % 8 == 0);
 }
 
 bool gemm_run(struct cuda *c, const struct gemm_shape *shape, const void *w, const void *bias, const void *in,
               void *out)
 {
-    const struct gemm_choice *choice = gemm_find(c->gemm, shape);
-    const cublasLtMatmulAlgo_t *algo = choice ? &choice->algo : NULL;
-    cublasLtMatmulAlgo_t room;
+    const char *asked = "bias";
+    const bool fits = bias_fits(shape);
+    const cublasStatus_t st = fits ? run(c, shape, w, bias, in, out, &asked) : CUBLAS_STATUS_SUCCESS;
 
-    if (!gemm_layouts(c, shape) ||
-        (shape->bias && c->blas.matmul_desc_set_attribute(c->gemm->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias,
-                                                          sizeof bias) != CUBLAS_STATUS_SUCCESS))
-        return false;
-    if (algo && gemm_launch(c, w, in, out, shape->out, algo) == CUBLAS_STATUS_SUCCESS)
+    if (fits && st == CUBLAS_STATUS_SUCCESS)
         return true;
-    algo = guess(c, shape, &room); /* the bucket's choice need not fit every row count in it */
-    return algo && gemm_launch(c, w, in, out, shape->out, algo) == CUBLAS_STATUS_SUCCESS;
+    cuda_fell_back(c, &(struct fallback){ .instead = "own product",
+                                          .library = "cublaslt",
+                                          .why = asked,
+                                          .status = (int32_t)st,
+                                          .shape = { gemm_bucket(shape->rows), shape->n, shape->k } });
+    return false;
 }
 
 enum status gemm_open(struct cuda *c, const char *cache_dir, struct err *err)

@@ -40,8 +40,8 @@ const struct gemm_choice *gemm_find(const struct gemm *g, const struct gemm_shap
 bool gemm_layouts(struct cuda *c, const struct gemm_shape *shape);
 cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *out, enum gemm_out kind,
                            const cublasLtMatmulAlgo_t *algo);
-/* The library's candidates for the layouts as they are set, best first; how many. */
-int gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most);
+/* The library's candidates for the layouts as they are set, best first; `found` of them, at least one where it succeeds. */
+cublasStatus_t gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most, int *found);
 /* Choices of earlier runs. */
 void tune_load(struct cuda *c);
 

@@ -65,8 +65,7 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
     if (kind != GEMM_F32 && few_run(c, &product, shape.rows))
         return;
     (void)cuda_compute(c);
-    if ((bias && (shape.n % 8 != 0 || shape.k % 8 != 0)) || /* the library rounds before the bias */
-        !gemm_run(c, &shape, w->data, bias ? kind == GEMM_ACT ? bias->bias : bias->vector : NULL, in, out))
+    if (!gemm_run(c, &shape, w->data, bias ? kind == GEMM_ACT ? bias->bias : bias->vector : NULL, in, out))
         cuda_failed(
             c, launch_product(cuda_compute(c), be->act, kind == GEMM_ACT ? be->act : DT_F32, &product.args, shape.rows),
             "matmul");

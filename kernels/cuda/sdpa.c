@@ -17,7 +17,6 @@
 #include "kernels/cuda/cuda.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,14 +51,14 @@ static void plan_close(struct cuda *c, struct sdpa_plan *p)
     memset(p, 0, sizeof *p);
 }
 
-/* Another kernel takes over, and whoever reads the description sees it: the ragged plan, or our own. */
+/* Another kernel takes over: the ragged plan, or our own. */
 static void tell_refused(struct cuda *c, const struct sdpa_shape *z, const char *where, cudnnStatus_t status)
 {
-    const size_t at = strlen(c->describe);
-
-    snprintf(c->describe + at, sizeof c->describe - at, "; %s attention for %d/%d x %d (%s, cudnn status %d)",
-             z->ragged ? "own" : "ragged", (int)z->q_heads, (int)z->kv_heads, (int)z->dim, where ? where : "workspace",
-             (int)status);
+    cuda_fell_back(c, &(struct fallback){ .instead = z->ragged ? "own attention" : "ragged attention",
+                                          .library = "cudnn",
+                                          .why = where ? where : "workspace",
+                                          .status = (int32_t)status,
+                                          .shape = { z->q_heads, z->kv_heads, z->dim } });
 }
 
 static void plan_open(struct cuda *c, struct sdpa_plan *p, const struct sdpa_shape *shape)
@@ -263,8 +262,12 @@ bool sdpa_run(struct cuda *c, const struct attn_span *span, int32_t count, const
     const struct sdpa_shape shape = ragged_shape(c, q_heads, kv, lse ? lse_stride : 0);
     struct attn_span alone = span[0];
 
-    if (kv->dtype != DT_BF16 || kv->dim % 8 != 0)
+    if (kv->dtype != DT_BF16)
         return false;
+    if (kv->dim % 8 != 0) {
+        tell_refused(c, &shape, "head size", CUDNN_STATUS_SUCCESS);
+        return false;
+    }
     for (int32_t i = 1; i < count; i++)
         if (span[i].kv.stride != kv->stride || span[i].kv.heads != kv->heads || span[i].kv.dim != kv->dim)
             return false;

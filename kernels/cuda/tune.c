@@ -117,8 +117,10 @@ static void tune_shape(struct cuda *c, const struct gemm_shape *shape, const voi
 {
     cublasLtMatmulHeuristicResult_t candidate[GEMM_CANDIDATES];
     struct gemm_choice best = { .rows = shape->rows, .n = shape->n, .k = shape->k, .out = shape->out };
-    int count = gemm_layouts(c, shape) ? gemm_candidates(c, candidate, GEMM_CANDIDATES) : 0;
+    int count = 0;
 
+    if (gemm_layouts(c, shape))
+        (void)gemm_candidates(c, candidate, GEMM_CANDIDATES, &count);
     for (int i = 0; i < count; i++) {
         float us = candidate[i].state == CUBLAS_STATUS_SUCCESS
                        ? time_one(c, w, in, out, shape->out, &candidate[i].algo, begin, end)

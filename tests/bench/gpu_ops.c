@@ -725,6 +725,7 @@ int main(int argc, char **argv)
 {
     struct backend_config config = { .dtype = DT_BF16, .memory_fraction = 0.9, .rows_max = 32768 };
     const char *spec = "cuda:0", *json = NULL;
+    char kernels[1024];
     struct bench b = { 0 };
     struct err err = { 0 };
 
@@ -741,7 +742,8 @@ int main(int argc, char **argv)
     must(backend_open(&b.be, spec, &config, &err), &err);
     b.json = json ? fopen(json, "w") : NULL;
     bench_all(&b);
-    printf("%s\n", b.be->ops->describe(b.be));
+    backend_describe(b.be, kernels, sizeof kernels);
+    printf("%s\n", kernels);
     if (b.json)
         fclose(b.json);
     backend_close(b.be);

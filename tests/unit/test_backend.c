@@ -15,12 +15,13 @@ static void a_back_end_is_found_by_its_name(void **state)
 }
 
 /* Parts of a step in one launch are for devices that pay for launches; room that may be missing, for those that have a memory
- * of their own; plans, for those whose attention is planned. */
+ * of their own; plans, for those whose attention is planned; fall-backs, for those that ask libraries. */
 static bool is_for_devices(size_t at)
 {
     return at == offsetof(struct backend_ops, normed_qkv_to_tail) || at == offsetof(struct backend_ops, normed_gated) ||
            at == offsetof(struct backend_ops, normed_outputs) || at == offsetof(struct backend_ops, press_room) ||
-           at == offsetof(struct backend_ops, step_launches) || at == offsetof(struct backend_ops, attn_prepare);
+           at == offsetof(struct backend_ops, step_launches) || at == offsetof(struct backend_ops, attn_prepare) ||
+           at == offsetof(struct backend_ops, fallback_at);
 }
 
 static void every_operation_of_the_cpu_is_there(void **state)

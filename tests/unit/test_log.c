@@ -1,41 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What log_event writes, read back from a stderr that was put on a temporary file for the time of one event. */
 #include "common/base/log.h"
+#include "tests/support/captured.h"
 #include "tests/support/cmocka_main.h"
 
 #include <pthread.h>
 #include <regex.h>
 #include <stdlib.h>
-#include <unistd.h>
 
-static char seen[1 << 20];
-
-struct capture {
-    FILE *file;
-    int before;
-};
-
-static struct capture capture_begin(void)
-{
-    struct capture c = { tmpfile(), dup(STDERR_FILENO) };
-
-    assert_non_null(c.file);
-    assert_true(dup2(fileno(c.file), STDERR_FILENO) >= 0);
-    return c;
-}
-
-static const char *capture_end(struct capture c)
-{
-    size_t bytes;
-
-    assert_true(dup2(c.before, STDERR_FILENO) >= 0);
-    close(c.before);
-    rewind(c.file);
-    bytes = fread(seen, 1, sizeof seen - 1, c.file);
-    seen[bytes] = '\0';
-    fclose(c.file);
-    return seen;
-}
+static char *seen;
 
 static void a_line_holds_time_level_event_and_values(void **state)
 {
@@ -44,7 +17,7 @@ static void a_line_holds_time_level_event_and_values(void **state)
 
     (void)state;
     log_event(LOG_WARN, "committed", "layers=%d ms=%.1f", 30, 1.25);
-    capture_end(c);
+    seen = capture_end(c);
     assert_int_equal(regcomp(&shape,
                              "^time=2[0-9]{3}-[01][0-9]-[0-3][0-9]T[0-9]{2}:[0-9]{2}:[0-9]{2}\\.[0-9]{3}Z "
                              "level=warn event=committed layers=30 ms=1\\.2\n$",
@@ -61,7 +34,7 @@ static void an_event_without_values_ends_after_its_word(void **state)
 
     (void)state;
     log_event(LOG_ERROR, "stopped", NULL);
-    capture_end(c);
+    seen = capture_end(c);
     assert_non_null(strstr(seen, "level=error event=stopped\n"));
 }
 
@@ -93,7 +66,7 @@ static void levels_below_the_switch_are_silent(void **state)
     log_set_level(LOG_DEBUG);
     log_event(LOG_DEBUG, "also_heard", "n=4");
     log_set_level(LOG_INFO);
-    capture_end(c);
+    seen = capture_end(c);
     assert_null(strstr(seen, "unseen"));
     assert_non_null(strstr(seen, "event=heard n=3\n"));
     assert_non_null(strstr(seen, "level=debug event=also_heard n=4\n"));
@@ -105,7 +78,7 @@ static void an_event_is_always_one_line(void **state)
 
     (void)state;
     log_event(LOG_INFO, "odd", "reason=%s", "two\nlines\rand\x1b[31m colour");
-    capture_end(c);
+    seen = capture_end(c);
     assert_non_null(strstr(seen, "reason=two lines and [31m colour\n"));
     assert_ptr_equal(strchr(seen, '\n'), seen + strlen(seen) - 1);
 }
@@ -117,7 +90,7 @@ static void a_line_that_is_too_long_is_cut_and_still_ends(void **state)
     (void)state;
     log_event(LOG_INFO, "long", "x=%*s", 100000, "y");
     log_event(LOG_INFO, "next", NULL);
-    capture_end(c);
+    seen = capture_end(c);
     assert_true(strlen(seen) < 5000);
     assert_non_null(strstr(seen, "\ntime="));
     assert_non_null(strstr(seen, "event=next\n"));
@@ -142,7 +115,7 @@ static void lines_of_several_threads_do_not_mix(void **state)
         assert_int_equal(pthread_create(&threads[i], NULL, log_many, names[i]), 0);
     for (size_t i = 0; i < 4; i++)
         pthread_join(threads[i], NULL);
-    capture_end(c);
+    seen = capture_end(c);
     for (char *line = strtok(seen, "\n"); line; line = strtok(NULL, "\n"), lines++) {
         assert_memory_equal(line, "time=", 5);
         assert_string_equal(line + strlen(line) - 4, " end");

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CUDA back end's host side where no card is: its libraries answer as the promise says. */
+#include "kernels/cuda/cuda.h"
+#include "kernels/cuda/gemm.h"
+#include "tests/support/cmocka_main.h"
+
+static cublasStatus_t heuristics_say, launch_says;
+
+static cublasStatus_t set_layout(cublasLtMatrixLayout_t layout, cublasLtMatrixLayoutAttribute_t what, const void *value,
+                                 size_t bytes)
+{
+    (void)layout, (void)what, (void)value, (void)bytes;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static cublasStatus_t set_desc(cublasLtMatmulDesc_t desc, cublasLtMatmulDescAttributes_t what, const void *value,
+                               size_t bytes)
+{
+    (void)desc, (void)what, (void)value, (void)bytes;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+static cublasStatus_t heuristics(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, cublasLtMatrixLayout_t a,
+                                 cublasLtMatrixLayout_t b, cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                 cublasLtMatmulPreference_t preference, int most, cublasLtMatmulHeuristicResult_t *out,
+                                 int *found)
+{
+    (void)handle, (void)desc, (void)a, (void)b, (void)c, (void)d, (void)preference, (void)most;
+    *found = heuristics_say == CUBLAS_STATUS_SUCCESS;
+    memset(out, 0, sizeof *out);
+    return heuristics_say;
+}
+
+static cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc, const void *alpha, const void *a,
+                             cublasLtMatrixLayout_t a_layout, const void *b, cublasLtMatrixLayout_t b_layout,
+                             const void *beta, const void *c, cublasLtMatrixLayout_t c_layout, void *d,
+                             cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo, void *workspace,
+                             size_t workspace_bytes, cudaStream_t stream)
+{
+    (void)handle, (void)desc, (void)alpha, (void)a, (void)a_layout, (void)b, (void)b_layout, (void)beta, (void)c;
+    (void)c_layout, (void)d, (void)d_layout, (void)algo, (void)workspace, (void)workspace_bytes, (void)stream;
+    return launch_says;
+}
+
+static int setup(void **state)
+{
+    static struct gemm gemm;
+    static struct cuda c;
+
+    memset(&gemm, 0, sizeof gemm);
+    memset(&c, 0, sizeof c);
+    c.base = (struct backend){ &backend_cuda_ops, DT_BF16, DT_BF16 };
+    c.gemm = &gemm;
+    c.blas = (struct blas_library){ .matrix_layout_set_attribute = set_layout,
+                                    .matmul_desc_set_attribute = set_desc,
+                                    .matmul_algo_get_heuristic = heuristics,
+                                    .matmul = matmul };
+    heuristics_say = launch_says = CUBLAS_STATUS_SUCCESS;
+    *state = &c;
+    return 0;
+}
+
+static bool product(struct cuda *c, int64_t rows, int64_t n, int64_t k, bool bias)
+{
+    const struct gemm_shape shape = { rows, n, k, bias, GEMM_ACT };
+
+    return gemm_run(c, &shape, NULL, NULL, NULL, NULL);
+}
+
+static const struct fallback *told(struct cuda *c, int32_t index)
+{
+    return backend_cuda_ops.fallback_at(&c->base, index);
+}
+
+static void products_that_the_library_takes_are_no_fall_backs(void **state)
+{
+    struct cuda *c = *state;
+
+    assert_true(product(c, 100, 1024, 1024, true));
+    assert_true(product(c, 100, 1024, 1024, false));
+    assert_null(told(c, 0));
+}
+
+static void a_product_that_the_library_refuses_is_told_once_a_shape(void **state)
+{
+    struct cuda *c = *state;
+
+    heuristics_say = CUBLAS_STATUS_NOT_SUPPORTED;
+    for (int64_t rows = 65; rows <= 96; rows++) /* one bucket of the ladder */
+        assert_false(product(c, rows, 1000, 77, false));
+    assert_non_null(told(c, 0));
+    assert_string_equal(told(c, 0)->instead, "own product");
+    assert_string_equal(told(c, 0)->why, "heuristics");
+    assert_int_equal(told(c, 0)->status, CUBLAS_STATUS_NOT_SUPPORTED);
+    assert_int_equal(told(c, 0)->shape[0], 96);
+    assert_int_equal(told(c, 0)->shape[1], 1000);
+    assert_int_equal(told(c, 0)->shape[2], 77);
+    assert_null(told(c, 1));
+    assert_false(product(c, 97, 1000, 77, false));
+    assert_int_equal(told(c, 1)->shape[0], 128);
+    assert_null(told(c, 2));
+}
+
+static void a_launch_that_the_library_refuses_is_told(void **state)
+{
+    struct cuda *c = *state;
+
+    launch_says = CUBLAS_STATUS_EXECUTION_FAILED;
+    assert_false(product(c, 64, 1024, 1024, false));
+    assert_string_equal(told(c, 0)->why, "launch");
+    assert_int_equal(told(c, 0)->status, CUBLAS_STATUS_EXECUTION_FAILED);
+}
+
+static void a_bias_that_the_library_is_not_asked_for_is_told(void **state)
+{
+    struct cuda *c = *state;
+
+    assert_true(product(c, 64, 1001, 1024, false));
+    assert_false(product(c, 64, 1001, 1024, true));
+    assert_string_equal(told(c, 0)->why, "bias");
+    assert_int_equal(told(c, 0)->status, 0);
+}
+
+static void more_fall_backs_than_there_is_room_for_are_left_out(void **state)
+{
+    struct cuda *c = *state;
+
+    heuristics_say = CUBLAS_STATUS_NOT_SUPPORTED;
+    for (int64_t n = 1; n <= FALLBACKS_MAX + 1; n++)
+        assert_false(product(c, 64, n, 64, false));
+    assert_int_equal(told(c, FALLBACKS_MAX - 1)->shape[1], FALLBACKS_MAX);
+    assert_null(told(c, FALLBACKS_MAX));
+}
+
+/* A bucket's choice that does not fit one row count in it leaves the choices as they are. */
+static void guesses_do_not_fill_the_table_of_choices(void **state)
+{
+    struct cuda *c = *state;
+
+    assert_true(product(c, 64, 1024, 1024, false));
+    assert_int_equal(c->gemm->choices, 1);
+    launch_says = CUBLAS_STATUS_NOT_SUPPORTED;
+    for (int i = 0; i < 10; i++)
+        assert_false(product(c, 60, 1024, 1024, false));
+    assert_int_equal(c->gemm->choices, 1);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup(products_that_the_library_takes_are_no_fall_backs, setup),
+        cmocka_unit_test_setup(a_product_that_the_library_refuses_is_told_once_a_shape, setup),
+        cmocka_unit_test_setup(a_launch_that_the_library_refuses_is_told, setup),
+        cmocka_unit_test_setup(a_bias_that_the_library_is_not_asked_for_is_told, setup),
+        cmocka_unit_test_setup(more_fall_backs_than_there_is_room_for_are_left_out, setup),
+        cmocka_unit_test_setup(guesses_do_not_fill_the_table_of_choices, setup),
+    };
+
+    return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
+}
