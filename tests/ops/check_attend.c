@@ -216,5 +216,6 @@ void check_attn_prefill(struct ops *o)
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
-        check_span_case(o, &cases[i]);
+        if (o->small < 2 || !cases[i].stride)
+            check_span_case(o, &cases[i]);
 }
