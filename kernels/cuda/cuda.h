@@ -183,6 +183,8 @@ struct cuda_queue cuda_compute(struct cuda *c);
 void few_embed(struct cuda *c, const struct embed_args *rows);
 /* The product of `rows` normed rows of x f32. */
 struct few_product few_normed(const struct normed_product *p, const void *x, int64_t rows, void *out);
+/* Whether few_run takes a plain product of this shape, bias or not; what it leaves is cuBLASLt's. */
+bool few_takes(const struct cuda *c, const struct gemm_shape *shape);
 /* Runs a product whose `in` has in_rows rows. False: it is not for few rows; nothing was queued. */
 bool few_run(struct cuda *c, struct few_product *p, int64_t in_rows);
 

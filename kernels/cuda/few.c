@@ -187,6 +187,15 @@ bool few_run(struct cuda *c, struct few_product *p, int64_t in_rows)
     return false;
 }
 
+/* qkv goes to the library where it is no FEW_QKV: few rows of it that no normed_qkv_to_tail took are rare. */
+bool few_takes(const struct cuda *c, const struct gemm_shape *s)
+{
+    const struct few_product p = { .kind = FEW_PLAIN,
+                                   .args = { .rows = (int32_t)s->rows, .n = (int32_t)s->n, .k = (int32_t)s->k } };
+
+    return s->out != GEMM_F32 && (thin_fits(c, &p, s->rows) || skinny_fits(c, &p));
+}
+
 struct few_product few_normed(const struct normed_product *p, const void *x, int64_t rows, void *out)
 {
     return (struct few_product){ .kind = FEW_PLAIN,

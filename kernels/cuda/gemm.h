@@ -42,6 +42,8 @@ cublasStatus_t gemm_launch(struct cuda *c, const void *w, const void *in, void *
                            const cublasLtMatmulAlgo_t *algo);
 /* The library's candidates for the layouts as they are set, best first; `found` of them, at least one where it succeeds. */
 cublasStatus_t gemm_candidates(struct cuda *c, cublasLtMatmulHeuristicResult_t *out, int most, int *found);
+/* Whether gemm_tune times a bucket: products of `shape->rows` rows come to the library, and no choice is known for them. */
+bool tune_wants(const struct cuda *c, const struct gemm_shape *shape);
 /* Choices of earlier runs. */
 void tune_load(struct cuda *c);
 

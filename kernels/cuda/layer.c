@@ -61,8 +61,7 @@ void cuda_matmul(struct backend *be, const struct weight *w, const struct weight
     if (shape.rows == 0)
         return;
     c->memory_idles = false;
-    /* few rows of qkv that no normed_qkv_to_tail took are rare, and the library takes them */
-    if (kind != GEMM_F32 && few_run(c, &product, shape.rows))
+    if (few_takes(c, &shape) && few_run(c, &product, shape.rows))
         return;
     (void)cuda_compute(c);
     if (!gemm_run(c, &shape, w->data, bias ? kind == GEMM_ACT ? bias->bias : bias->vector : NULL, in, out))

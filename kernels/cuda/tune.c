@@ -2,8 +2,8 @@
 /*
  * tune.c - which of cuBLASLt's candidates is fastest for a weight, timed once and kept on disk.
  *
- * For every weight shape that is opened and every rung of the ladder of row counts up to rows_max, the library's first
- * eight candidates run on random numbers; the median of five counts. The file holds one choice a line:
+ * For every weight shape that is opened and every rung of the ladder of row counts up to rows_max that few.c leaves to the
+ * library, its first eight candidates run on random numbers; the median of five counts. The file holds one choice a line:
  *
  *      out rows n k us a0 a1 .. a7        out: act, f32, or adds (to f32);
  *                                         a0..a7: the library's opaque description, hexadecimal
@@ -135,6 +135,11 @@ static void tune_shape(struct cuda *c, const struct gemm_shape *shape, const voi
         c->gemm->choice[c->gemm->choices++] = best;
 }
 
+bool tune_wants(const struct cuda *c, const struct gemm_shape *shape)
+{
+    return !few_takes(c, shape) && gemm_find(c->gemm, shape) == NULL;
+}
+
 /* The largest row count that is timed: in and out must fit into the room. 0: everything is known. */
 static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, int64_t *largest)
 {
@@ -148,7 +153,7 @@ static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, enum gemm_out 
         if ((uint64_t)(rows * (k * bytes + n * out_bytes)) > ROOM_MOST || (n > 65536 && rows > 256))
             break;
         *largest = rows;
-        missing += gemm_find(c->gemm, &shape) == NULL;
+        missing += tune_wants(c, &shape);
         if (rows >= 32768)
             break;
     }
@@ -175,7 +180,7 @@ enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, 
         for (int64_t rows = 16; rows <= largest; rows = gemm_bucket(rows + 1)) {
             const struct gemm_shape shape = { rows, n, k, false, kind };
 
-            if (!gemm_find(c->gemm, &shape))
+            if (tune_wants(c, &shape))
                 tune_shape(c, &shape, w, in, out, begin, end);
         }
         tune_save(c->gemm);

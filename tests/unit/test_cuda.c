@@ -132,6 +132,29 @@ static void more_fall_backs_than_there_is_room_for_are_left_out(void **state)
     assert_null(told(c, FALLBACKS_MAX));
 }
 
+static bool timed(const struct cuda *c, int64_t rows, int64_t width, enum gemm_out out)
+{
+    const struct gemm_shape shape = { rows, width, width, false, out };
+
+    return tune_wants(c, &shape);
+}
+
+static void only_products_that_come_to_the_library_are_timed(void **state)
+{
+    struct cuda *c = *state;
+
+    assert_false(timed(c, 16, 4096, GEMM_ACT));
+    assert_false(timed(c, 16, 4096, GEMM_ADDS));
+    assert_true(timed(c, 16, 4096, GEMM_F32)); /* qkv of a prefill's few rows */
+    assert_false(timed(c, SKINNY_ROWS_MAX, 576, GEMM_ACT));
+    assert_true(timed(c, 1024, 4096, GEMM_ACT));
+    assert_true(timed(c, 1024, 576, GEMM_ACT));
+    assert_true(product(c, 1024, 576, 576, false)); /* a guess is a choice */
+    assert_false(timed(c, 1024, 576, GEMM_ACT));
+    c->base.act = DT_F32;
+    assert_true(timed(c, 16, 4096, GEMM_ACT));
+}
+
 /* A bucket's choice that does not fit one row count in it leaves the choices as they are. */
 static void guesses_do_not_fill_the_table_of_choices(void **state)
 {
@@ -153,6 +176,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(a_launch_that_the_library_refuses_is_told, setup),
         cmocka_unit_test_setup(a_bias_that_the_library_is_not_asked_for_is_told, setup),
         cmocka_unit_test_setup(more_fall_backs_than_there_is_room_for_are_left_out, setup),
+        cmocka_unit_test_setup(only_products_that_come_to_the_library_are_timed, setup),
         cmocka_unit_test_setup(guesses_do_not_fill_the_table_of_choices, setup),
     };
 
