@@ -118,7 +118,7 @@ run "${ask[@]}" || die "the question was not answered"
 
 if [[ -n $keep ]]; then
     say "the nodes go on: prefill node $prefill (process $prefill_pid), decode node $decode (process $decode_pid)"
-    echo "ask:  $bin/platen ask --server $decode --context-file FILE --question TEXT --press '$press'"
+    echo "ask:  $(printf %q "$bin/platen") ask --server $decode --context-file FILE --question TEXT --press '$press'"
     echo "end:  kill $decode_pid $prefill_pid"
     prefill_pid= decode_pid=
 fi

@@ -8,6 +8,7 @@
 #   steps_python MODULE...     a virtual environment in build/venv with these modules
 #   steps_test PRESET ARG...   ctest; what failed beside others has the machine to itself once more, and is named
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+[[ ${PLATEN_MODEL:-/} == /* ]] || export PLATEN_MODEL=$PWD/$PLATEN_MODEL # the steps change the folder
 
 packages_build=(gcc g++ cmake ninja-build pkg-config libgrpc-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
     libjansson-dev libpcre2-dev libutf8proc-dev libxxhash-dev libmicrohttpd-dev libdnnl-dev)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Documents that the programs print are those that are committed. What scripts have measured may follow, after one line."""
 import os
+import subprocess
 
 MEASURED = "\n<!-- measured: what follows is written by scripts -->\n"
 
@@ -41,3 +42,11 @@ def test_the_list_of_presses_for_programs_says_what_the_document_says(scene):
             assert told + (", required" if option["required"] else "") in part.split("\n"), (press["name"], told)
     measured = open(os.path.join(scene.root, "docs/PRESSES.md")).read().partition(MEASURED)[2]
     assert "## Retrieval" in measured, "tests/bench/retrieval.py write tests/bench/retrieval.json docs/retrieval.png"
+
+
+def test_the_scripts_take_a_model_named_from_where_they_were_called(scene):
+    script = os.path.join(scene.root, "deploy/steps.sh")
+    for given, want in (("m.gguf", os.path.join(scene.folder, "m.gguf")), ("/some/m.gguf", "/some/m.gguf"), ("", "")):
+        told = subprocess.run(["bash", "-c", '. "$0" && cd / && bash -c \'printf %s "$PLATEN_MODEL"\'', script], cwd=scene.folder,
+                              env=os.environ | {"PLATEN_MODEL": given}, capture_output=True, text=True, check=True).stdout
+        assert told == want or os.path.samefile(os.path.dirname(told), scene.folder), (given, told)
