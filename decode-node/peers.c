@@ -3,7 +3,7 @@
  * peers.c - watching prefill nodes.
  *
  *   watch thread   looks names up, makes a peer per address, ticks            every second
- *   peer threads   ask GetLoads of their node                                 every second, 3 s at most
+ *   peer threads   ask GetLoads of their node (at first GetInfo, too)         every second, 3 s at most
  *
  * A node's work is what it reported last plus what was sent to it since then. Peers are never freed while the node runs
  * (an order may hold one); an address that left the name is only not picked any more.
@@ -66,7 +66,23 @@ void peer_suspect(struct peer *peer)
     set_alive(peer, false, 0, "it failed an order");
 }
 
-static void ask(struct peer *x)
+/* What answers may be a decode node: its control service is the same, but no order would be taken. */
+static enum status ask_role(struct peer *x, struct err *err)
+{
+    Platen__V1__GetInfoRequest request = PLATEN__V1__GET_INFO_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    enum status st = rpc_call_unary(x->channel, "/platen.v1.Control/GetInfo", &request.base,
+                                    &platen__v1__get_info_response__descriptor, clock_in_ms(ASK_MS), &reply, err);
+    const Platen__V1__GetInfoResponse *info = (const Platen__V1__GetInfoResponse *)reply;
+
+    if (st == ST_OK && strcmp(info->role, "prefill") != 0)
+        st = err_set(err, ST_EUNAVAILABLE, "it is a %.20s node, not a prefill node", info->role);
+    rpc_message_free(reply);
+    return st;
+}
+
+/* `known`: since when it last failed to answer, it has said that it is a prefill node. */
+static void ask(struct peer *x, bool *known)
 {
     Platen__V1__GetLoadsRequest request = PLATEN__V1__GET_LOADS_REQUEST__INIT;
     ProtobufCMessage *reply = NULL;
@@ -74,6 +90,9 @@ static void ask(struct peer *x)
     enum status st = rpc_call_unary(x->channel, "/platen.v1.Control/GetLoads", &request.base,
                                     &platen__v1__get_loads_response__descriptor, clock_in_ms(ASK_MS), &reply, &err);
 
+    if (st == ST_OK && !*known)
+        st = ask_role(x, &err);
+    *known = st == ST_OK;
     if (st == ST_OK) {
         const Platen__V1__GetLoadsResponse *loads = (const Platen__V1__GetLoadsResponse *)reply;
         set_alive(x, !loads->draining, loads->queued_tokens, loads->draining ? "it is draining" : "");
@@ -86,10 +105,10 @@ static void ask(struct peer *x)
 static void *peer_run(void *arg)
 {
     struct peer *x = arg;
-    bool go_on;
+    bool known = false, go_on;
 
     do {
-        ask(x);
+        ask(x, &known);
         pthread_mutex_lock(&x->owner->lock);
         go_on = rest(x->owner, 1000);
         pthread_mutex_unlock(&x->owner->lock);
