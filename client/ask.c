@@ -66,6 +66,8 @@ static const char *pressing_flag(const struct ask_options *o)
         return "a context";
     if (s->query || s->query_tokens)
         return "a query";
+    if (o->max_context_length > 0)
+        return "--max-context-length";
     return o->press ? "--press" : o->kv ? "--kv" : o->position ? "--position compact" : NULL;
 }
 

@@ -79,7 +79,7 @@ void connection_close(struct connection *c)
 
 enum status connection_explain(enum status st, struct err *err)
 {
-    if (st == ST_EUNIMPLEMENTED)
+    if (st == ST_EUNIMPLEMENTED && strncmp(err->text, "no method ", 10) == 0)
         err_prefix(err, "not a decode node");
     return st;
 }

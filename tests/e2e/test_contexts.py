@@ -95,3 +95,10 @@ def test_nodes_say_at_start_what_memory_goes_to_and_how_many_tokens_that_holds(s
     assert second["tails_bytes"] > 0 and second["tail_tokens"] >= 64, second
     used = sum(second[name + "_bytes"] for name in ("weights", "activations", "blocks", "tails", "other"))
     assert used <= second["capacity_bytes"], second
+
+
+def test_what_is_said_of_a_context_to_press_is_usage_beside_a_handle(scene):
+    for flag, value in (("--context", "x"), ("--query", "x"), ("--press", "knorm | ratio=0.5"), ("--kv", "int8"),
+                        ("--position", "compact"), ("--max-context-length", "9")):
+        asked = scene.platen("ask", "--server", "127.0.0.1:1", "--handle", "0" * 32, flag, value)
+        refused(asked, 2, "INVALID_ARGUMENT", "--handle", "a context" if flag == "--context" else flag.strip("-"))

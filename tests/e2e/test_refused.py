@@ -94,6 +94,28 @@ def test_a_prefill_node_that_is_asked_says_that_decode_nodes_answer(scene):
         refused(scene.platen(verb, "--server", prefill.address, *more), 1, "UNIMPLEMENTED", "not a decode node")
 
 
+def test_what_a_decode_node_cannot_do_is_not_laid_on_its_kind(scene):
+    model = os.path.join(scene.root, "tests/golden/families/mistral")
+    decode = scene.decode([scene.prefill(model=model)], model=model)
+    scene.ready(decode)
+    asked = scene.ask(decode, "--context", TEXT, "--position", "compact")
+    refused(asked, 1, "UNIMPLEMENTED", "windowed layers")
+    assert "not a decode node" not in asked.err, asked.err
+
+
+def test_a_decode_node_is_not_taken_for_a_prefill_node(scene):
+    prefill, decode = scene.pair()
+    wrong = scene.decode([decode], name="wrong")
+    why = f"{decode.address}{{}}it is a decode node, not a prefill node"
+    wait_until("it has asked", lambda: "it is a decode node" in wrong.log(), 10)
+    told = scene.platen("info", "--server", wrong.address, "--json").json()["loads"]["not_serving"]
+    assert why.format(" does not answer: ") in told, told
+    refused(scene.ask(wrong, "--context", TEXT, "--timeout", "60"), 1, "UNAVAILABLE", why.format(": "))
+    both = scene.decode([decode, prefill], name="both")
+    scene.ready(both)
+    assert scene.ask(both, "--context", TEXT).code == 0
+
+
 def test_usage_errors_come_before_anything_is_connected(scene):
     silent = socket.socket()
     silent.bind(("127.0.0.1", 0))
