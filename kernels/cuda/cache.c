@@ -70,8 +70,7 @@ static void decode_shape_init(struct cuda *c, struct cuda_cache *cache)
     d->q_heads = k->q_heads;
     d->kv_heads = k->kv_heads;
     d->dim = k->dim;
-    cache->ctas = decode_ctas(c->queue[LANE_COMPUTE], c->base.kv, k->dim, &d->shared_bytes);
-    d->ctas = cache->ctas;
+    d->ctas = decode_ctas(c->queue[LANE_COMPUTE], c->base.kv, k->dim, &d->shared_bytes);
     d->sms = c->sms;
     d->blocks = cache->blocks;
     d->block_bytes = cache->block_bytes;

@@ -42,7 +42,6 @@ struct cuda_cache {
     int32_t *upload;        /* device, as step_flight.upload */
     int32_t *chosen;        /* device [slots]: each slot's last token */
     int32_t *ids;           /* device [slots]: by sequence */
-    int32_t ctas;           /* thread blocks of attention that the card holds at once */
     struct decode_shape decode;
     struct step_flight flight[STEPS_KEPT];
     struct step_graph graph[GRAPHS_MAX];

@@ -8,7 +8,7 @@
  *
  * The flattened tiles of a layer are dealt out evenly to a fixed grid, so no raggedness costs anything and the launch is
  * the same for every step (a captured graph replays). Tiles that a layer's window no longer reaches are none of them. An
- * item that lies in several thread blocks leaves (max, sum, out) of each; the one with its last tile merges them.
+ * item that lies in several thread blocks leaves (max, sum, out) of each, which some of them merge.
  *
  *   decode_plan.cu     where each thread block begins: worked out once a step for all layers
  *   decode_rows.cuh    a warp's 16 rows of a tile: shared memory, copies, tensor cores
@@ -70,6 +70,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
     int32_t item = begin.item, tile = begin.tile, left = begin.left;
     struct work w = work_of(begin.first);
     enum ending owed = WHOLE; /* of the first item, whose pieces this block puts together at its end */
+    bool ends = false;        /* whether these are all of its pieces: it ends here */
     bool waited = false;
 
     chain_next();
@@ -124,10 +125,11 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
         const struct work done = w;
         enum ending ending = tile == 0 && stop == w.whole ? WHOLE : PIECE;
         left -= stop - tile;
-        if (tile > 0 && stop == w.whole) {
+        if (tile > 0 && (stop == w.whole || ends_team(cta, begin.from))) {
             if (left == 0 && w.unit_rows * group <= MERGED)
                 ending = LAST;
             owed = ending;
+            ends = stop == w.whole;
         }
         if (left > 0) { /* its rows come in while this item is put together */
             w = work_of(next);
@@ -139,7 +141,7 @@ __global__ void __launch_bounds__(WARPS * 32, D <= 128 ? 2 : 1)
         tile = 0;
     }
     if (owed != WHOLE)
-        pieces_merge<D>(s, layer, group, owed == LAST, desk, out);
+        pieces_merge<D>(s, layer, group, ends, owed == LAST, desk, out);
 }
 
 template <int D>

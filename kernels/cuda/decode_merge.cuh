@@ -4,9 +4,15 @@
  * shared the item.
  *
  * Everyone leaves (max, sum, out) per query row. Warps meet in shared memory, 4 query rows at a time (WARPS x 4 x (D + 2)
- * floats); then a thread owns 4 channels of a query row. Thread blocks meet in device memory (hole.cuh): the one with an
- * item's last tile puts the pieces together once its own tiles are done. It waits for thread blocks that were started
- * before it alone, so none waits for room that it takes.
+ * floats); then a thread owns 4 channels of a query row. Thread blocks meet in device memory (hole.cuh), in two rounds:
+ *
+ *   sharers of an item   0 1 2 3 4 5 6 7 | 8 9 .. 15 | 16 17 18
+ *   first round                        7 |        15 |              the last of a team puts its pieces together
+ *   second round                                            18      the last of all, those of teams and of its own
+ *
+ * as each piece costs whoever adds it a tenth of a microsecond, in which memory may stand idle. A thread block puts pieces
+ * together once its own tiles are done, and waits for thread blocks that were started before it alone, so none waits for
+ * room that it takes.
  */
 #ifndef PLATEN_KERNELS_CUDA_DECODE_MERGE_CUH
 #define PLATEN_KERNELS_CUDA_DECODE_MERGE_CUH
@@ -15,6 +21,7 @@
 #include "kernels/cuda/hole.cuh"
 
 enum { MERGED = 4 }; /* query rows that the warps put together at once */
+enum { TEAM = 8 };   /* thread blocks */
 
 /* What becomes of an item's rows in a thread block: its output; a piece; a piece that stays in shared memory, as the others
  * are about to be added to it. */
@@ -102,84 +109,125 @@ template <int D> __device__ __forceinline__ void share_leave(const struct share 
     relaxed_store(piece + pair_at<D>(q, c), make_uint2(filled(x.top), filled(x.sum)));
 }
 
+/* Pieces that a thread block puts together: first those of teams, then single ones. */
+struct gathering {
+    int32_t from, second; /* as struct decode_start has it */
+    int32_t teams;        /* the item's first ones */
+    int32_t single;       /* whose piece is the first single one, counted from the item's first thread block */
+    int32_t count;        /* of all */
+};
+
+/* Where piece d of them stands, in pieces. */
+__device__ __forceinline__ int32_t piece_place(const struct gathering &g, int32_t d)
+{
+    const int32_t k = g.single + d - g.teams;
+
+    return 2 * g.from + (d < g.teams ? 2 * (d * TEAM + TEAM - 1) + 1 : 2 * k + (k == 0 ? g.second : 0));
+}
+
 /* A thread's part of some pieces. */
 template <int COUNT> struct parts {
     uint4 value[COUNT];
     uint2 pair[COUNT]; /* top, sum */
+    int32_t place[COUNT];
 };
 template <int COUNT> __device__ __forceinline__ bool has_hole(const struct parts<COUNT> &p, int d)
 {
-    return p.value[d].x == CUDA_HOLE || p.value[d].y == CUDA_HOLE || p.value[d].z == CUDA_HOLE ||
-           p.value[d].w == CUDA_HOLE || p.pair[d].x == CUDA_HOLE || p.pair[d].y == CUDA_HOLE;
+    static_assert(CUDA_HOLE == 0xffffffffu, "a hole is the largest word");
+    return max(max(max(p.value[d].x, p.value[d].y), max(p.value[d].z, p.value[d].w)), max(p.pair[d].x, p.pair[d].y)) ==
+           CUDA_HOLE;
+}
+template <int D, int COUNT>
+__device__ __forceinline__ void part_load(const float *partial, int32_t q, int32_t c, struct parts<COUNT> &p, int d)
+{
+    relaxed_load(partial + p.place[d] + q * D + c, p.value[d]);
+    relaxed_load(partial + p.place[d] + pair_at<D>(q, c), p.pair[d]);
 }
 
-/* Adds `pieces` pieces to x, many at once, as soon as all of these are there. Piece 0 stands at `first`, piece p at base +
- * 2 p pieces; they become holes. */
-template <int D>
-__device__ __forceinline__ struct share shares_add(struct share x, float *first, float *base, int32_t pieces, int32_t q,
-                                                   int32_t c)
+/* Pieces from d0 on, as soon as all are there; what is behind the last weighs nothing. */
+template <int D, int COUNT>
+__device__ __forceinline__ void parts_fetch(const struct gathering &g, int32_t d0, const float *partial, int32_t q,
+                                            int32_t c, struct parts<COUNT> &p)
 {
-    enum { COUNT = D <= 128 ? 16 : 8 };
-
-    for (int32_t p0 = 0; p0 < pieces; p0 += COUNT) {
-        struct parts<COUNT> got;
-        float *place[COUNT];
-        float high = x.top;
-        bool again = true;
+    bool again;
 
 #pragma unroll
-        for (int d = 0; d < COUNT; d++) {
-            place[d] = p0 + d == 0 ? first : base + (int64_t)(p0 + d) * 2 * DECODE_PIECE_FLOATS(D);
-            got.value[d] = four_holes(), got.pair[d] = make_uint2(CUDA_HOLE, CUDA_HOLE);
-        }
-        while (again) {
-#pragma unroll
-            for (int d = 0; d < COUNT; d++)
-                if (p0 + d < pieces && has_hole(got, d)) {
-                    relaxed_load(place[d] + q * D + c, got.value[d]);
-                    relaxed_load(place[d] + pair_at<D>(q, c), got.pair[d]);
-                }
-            again = false;
-#pragma unroll
-            for (int d = 0; d < COUNT; d++)
-                again = again || (p0 + d < pieces && has_hole(got, d));
-        }
+    for (int d = 0; d < COUNT; d++) {
+        p.place[d] = piece_place(g, d0 + d) * (int32_t)DECODE_PIECE_FLOATS(D);
+        p.value[d] = make_uint4(0, 0, 0, 0), p.pair[d] = make_uint2(__float_as_uint(-CUDART_INF_F), 0);
+        if (d0 + d < g.count)
+            part_load<D>(partial, q, c, p, d);
+    }
+    do {
+        again = false;
 #pragma unroll
         for (int d = 0; d < COUNT; d++)
-            if (p0 + d < pieces)
-                high = fmaxf(high, __uint_as_float(got.pair[d].x));
-        const float less = fraction(x.top, high);
-        x.top = high;
-        x.sum *= less;
+            if (has_hole(p, d)) {
+                part_load<D>(partial, q, c, p, d);
+                again = true;
+            }
+    } while (again);
+}
+
+template <int COUNT> __device__ __forceinline__ void parts_add(const struct parts<COUNT> &p, struct share &x)
+{
+    float high = x.top;
+
 #pragma unroll
-        for (int k = 0; k < 4; k++)
-            x.value[k] *= less;
+    for (int d = 0; d < COUNT; d++)
+        high = fmaxf(high, __uint_as_float(p.pair[d].x));
+    const float less = fraction(x.top, high);
+    x.top = high;
+    x.sum *= less;
 #pragma unroll
-        for (int d = 0; d < COUNT; d++) {
-            if (p0 + d >= pieces)
-                continue;
-            const float f = fraction(__uint_as_float(got.pair[d].x), high);
-            x.sum += f * __uint_as_float(got.pair[d].y);
-            x.value[0] += f * __uint_as_float(got.value[d].x), x.value[1] += f * __uint_as_float(got.value[d].y);
-            x.value[2] += f * __uint_as_float(got.value[d].z), x.value[3] += f * __uint_as_float(got.value[d].w);
-            relaxed_store(place[d] + q * D + c, four_holes());
-            relaxed_store(place[d] + pair_at<D>(q, c), make_uint2(CUDA_HOLE, CUDA_HOLE));
-        }
+    for (int k = 0; k < 4; k++)
+        x.value[k] *= less;
+#pragma unroll
+    for (int d = 0; d < COUNT; d++) {
+        const float f = fraction(__uint_as_float(p.pair[d].x), high);
+        x.sum += f * __uint_as_float(p.pair[d].y);
+        x.value[0] += f * __uint_as_float(p.value[d].x), x.value[1] += f * __uint_as_float(p.value[d].y);
+        x.value[2] += f * __uint_as_float(p.value[d].z), x.value[3] += f * __uint_as_float(p.value[d].w);
+    }
+}
+
+/* Adds pieces to x, in their order, and leaves holes. */
+template <int D>
+__device__ __forceinline__ struct share shares_add(struct share x, const struct gathering &g, float *partial, int32_t q,
+                                                   int32_t c)
+{
+    for (int32_t d0 = 0; d0 < g.count; d0 += TEAM) {
+        struct parts<TEAM> p;
+
+        parts_fetch<D>(g, d0, partial, q, c, p);
+        parts_add(p, x);
+#pragma unroll
+        for (int d = 0; d < TEAM; d++)
+            if (d0 + d < g.count) {
+                relaxed_store(partial + p.place[d] + q * D + c, four_holes());
+                relaxed_store(partial + p.place[d] + pair_at<D>(q, c), make_uint2(CUDA_HOLE, CUDA_HOLE));
+            }
     }
     return x;
 }
 
-/* The pieces of this thread block's first item, which ends here, become its output; its own is in `merging` where it was
- * the LAST. */
+/* Whether thread block `cta`, where an item that began at `from` does not end, puts the pieces of a team together. */
+__device__ __forceinline__ bool ends_team(int32_t cta, int32_t from)
+{
+    return (cta - from) % TEAM == TEAM - 1;
+}
+
+/* The pieces of this thread block's first item become its output, where it `ends` here, or else its team's piece; its own
+ * is in `merging` where it was the LAST. */
 template <int D>
-__device__ __noinline__ void pieces_merge(const struct decode_shape &s, int32_t layer, int32_t group, bool own,
-                                          const struct merging<D> *merging, bf16 *out)
+__device__ __noinline__ void pieces_merge(const struct decode_shape &s, int32_t layer, int32_t group, bool ends,
+                                          bool own, const struct merging<D> *merging, bf16 *out)
 {
     const int32_t cta = blockIdx.x;
     const struct decode_start *at = &s.start[(int64_t)layer * s.ctas + cta];
-    const int32_t from = at->from, pieces = cta - from + !own, rows = at->first.unit_rows * group;
-    float *const base = s.partial + (int64_t)from * 2 * DECODE_PIECE_FLOATS(D);
-    float *const first = base + at->second * DECODE_PIECE_FLOATS(D);
+    const int32_t mine = cta - at->from, before = mine / TEAM, rows = at->first.unit_rows * group;
+    const struct gathering g = { at->from, at->second, ends ? before : 0, before * TEAM,
+                                 (ends ? before : 0) + mine - before * TEAM + !own };
 
     for (int32_t i = threadIdx.x; i < rows * (D / 4); i += WARPS * 32) {
         const int32_t q = i / (D / 4), c = i % (D / 4) * 4;
@@ -187,8 +235,11 @@ __device__ __noinline__ void pieces_merge(const struct decode_shape &s, int32_t 
 
         if (own)
             x = warps_share<D>(merging, q, c);
-        x = shares_add<D>(x, first, base, pieces, q, c);
-        share_out<D>(s, at->first.unit_row, at->first.head, group, x, q, c, out);
+        x = shares_add<D>(x, g, s.partial, q, c);
+        if (ends)
+            share_out<D>(s, at->first.unit_row, at->first.head, group, x, q, c, out);
+        else
+            share_leave<D>(x, q, c, s.partial + (2 * cta + 1) * DECODE_PIECE_FLOATS(D));
     }
 }
 

@@ -103,10 +103,11 @@ __device__ int32_t block_prefix(int32_t x, int32_t *total)
     return before;
 }
 
-/* Thread blocks that share a layer's tiles: all, where each then has 8 or more, else one on each multiprocessor. */
+/* Thread blocks that share a layer's tiles: all, where each then has 4 or more; with fewer, pieces cost more than they
+ * spare, and one on each multiprocessor is enough. */
 __device__ __forceinline__ int32_t sharers(const struct decode_shape &s, int32_t total)
 {
-    return min(min(s.ctas, total), max(s.sms, total / 8));
+    return min(min(s.ctas, total), max(s.sms, total / 4));
 }
 
 /* Thread block c of `used` that share `total` tiles. */

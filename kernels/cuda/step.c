@@ -160,18 +160,6 @@ void step_plan(struct cuda *c, const struct embed_args *rows)
     c->cache->planned = true;
 }
 
-/* Thread blocks of the step's attention. With few items one on each multiprocessor: the next kernel's stand beside them and
- * read ahead. Codes take more warps to turn into numbers, and without a follower that reads ahead there is nothing to win. */
-static int32_t attention_ctas(const struct cuda *c)
-{
-    enum { FEW_ITEMS = 64 };
-    const struct cuda_cache *cache = c->cache;
-    const struct decode_shape *d = &cache->decode;
-    const bool few = d->units * d->kv_heads <= FEW_ITEMS && !d->mixed && c->queue[LANE_COMPUTE].chained;
-
-    return few && cache->ctas > c->sms ? c->sms : cache->ctas;
-}
-
 /* ---- the table's functions ---- */
 
 /* hot */
@@ -194,7 +182,6 @@ bool cuda_step_begin(struct backend *be, const struct step *step)
     cache->outputs_reached = false;
     cache->open = true;
     cache->decode.units = cache->rows_pad;
-    cache->decode.ctas = attention_ctas(c);
     f->seqs = step->seqs;
     upload_fill(cache, step, f);
     cuda_upload(be, LANE_COMPUTE, cache->upload, f->upload,

@@ -347,7 +347,7 @@ void check_decode_step(struct ops *o)
         { 9, 3, 64, 0, KV_PLAIN, 0, { { 600, 1, 40 }, { 0, 300, 256 }, { 65, 64, 63 }, { 0, 0, 0 } } },
         { 4, 4, 80, 0, KV_PLAIN, 0, { { 10, 20, 30, 257 }, { 5, 0, 5, 5 }, { 511, 512, 513, 1 }, { 3, 2, 1, 0 } } },
         { 8, 1, 128, 50, KV_PLAIN, 0, { { 600 }, { 20 }, { 49 }, { 0 } } },
-        { 4, 1, 128, 0, KV_PLAIN, 0, { { 2500 }, { 3 }, { 0 }, { 700 } } }, /* shared by dozens of blocks */
+        { 4, 1, 128, 0, KV_PLAIN, 0, { { 6500 }, { 3 }, { 0 }, { 700 } } }, /* shared by dozens of blocks */
     };
 
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
