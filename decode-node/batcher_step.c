@@ -104,14 +104,16 @@ static void give(struct batcher *b, struct sequence *s, int32_t id)
         s->ending = FINISH_LENGTH;
 }
 
-/* Looks at the oldest step under way. hot */
+/* Looks at the oldest step under way. What a device that failed says was chosen is nobody's token. hot */
 static void collect(struct batcher *b)
 {
     struct flight *f = &b->flight[0];
     struct flight done;
 
     b->be->ops->step_result(b->be, b->flights - 1, b->chosen);
-    for (int32_t i = 0; i < f->wanted; i++)
+    if (b->be->ops->health(b->be, NULL) != ST_OK)
+        __atomic_store_n(&b->broken, 1, __ATOMIC_RELAXED);
+    for (int32_t i = 0; i < f->wanted && !__atomic_load_n(&b->broken, __ATOMIC_RELAXED); i++)
         give(b, f->chooses[i], b->chosen[i]);
     for (int32_t i = 0; i < f->touched; i++) {
         struct sequence *s = f->touches[i];
@@ -145,8 +147,6 @@ static void run(struct batcher *b)
     end = clock_now_ns();
     metric_observe(b->m_step_seconds, (double)(end - begin) / 1e9);
     trace_add(b->cfg.trace, TRACE_step, 0, TRACE_NO_LAYER, begin, end, (uint64_t)b->step.rows);
-    if (b->be->ops->health(b->be, NULL) != ST_OK)
-        __atomic_store_n(&b->broken, 1, __ATOMIC_RELAXED);
 }
 
 bool batcher_step(struct batcher *b)

@@ -11,7 +11,6 @@
 #include "decode-node/node.h"
 
 #include "common/base/bytes.h"
-#include "common/base/log.h"
 #include "common/model/rope.h"
 #include "common/rpc/rpc_token.h"
 #include "decode-node/control.h"
@@ -110,11 +109,10 @@ static enum status open_stations(struct node *n, struct err *err)
 static void update_health(struct node *n, int32_t alive)
 {
     struct err err = { 0 };
-    struct log_text why;
     bool works = batcher_health(n->batcher, &err) == ST_OK;
 
     if (!works)
-        log_event(LOG_ERROR, "device", "why=%s", log_quote(&why, err.text));
+        parts_device_failed(&n->parts, &err);
     health_set(service_health(n->parts.service), NULL, works && alive > 0);
 }
 

@@ -261,7 +261,7 @@ struct backend_ops {
     void (*wait)(struct backend *be, enum lane lane);
 
     /* Fences: record marks a point of a lane; `after` makes another lane wait for it; passed asks (any thread);
-     * fence_wait waits until deadline_ns: ST_OK or ST_EDEADLINE (any thread). */
+     * fence_wait waits until deadline_ns: ST_OK or ST_EDEADLINE, and then the back end is broken (any thread). */
     enum status (*fence_open)(struct backend *be, struct fence **out, struct err *err);
     void (*fence_close)(struct backend *be, struct fence *f);
     void (*fence_record)(struct backend *be, struct fence *f, enum lane lane);

@@ -292,6 +292,11 @@ static void turn(struct engine *e, struct job *job, bool dropped)
         mover_wake(e->config.mover);
         return;
     }
+    if (e->broken) { /* nothing more is queued on a device that failed */
+        st = err_set(&err, ST_EINTERNAL, "forward: the device failed");
+        packed(e, job, 0, st, &err);
+        return;
+    }
     if (job->needs.all_layers)
         settle(e); /* it computes, presses and packs in its own buffers, in turn */
     if (job->times.begun == 0) {

@@ -11,7 +11,6 @@
 
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
-#include "common/base/log.h"
 #include "common/transport/transfer.h"
 #include "prefill-node/control.h"
 #include "prefill-node/forward.h"
@@ -178,11 +177,7 @@ static void register_metrics(struct prefill_node *n)
 
 static void on_broken(void *ctx, const struct err *why)
 {
-    struct prefill_node *n = ctx;
-    struct log_text quoted;
-
-    log_event(LOG_ERROR, "device", "why=%s", log_quote(&quoted, why->text));
-    health_set(service_health(n->parts.service), NULL, false);
+    parts_device_failed(&((struct prefill_node *)ctx)->parts, why);
 }
 
 static enum status bind_door(struct prefill_node *n, struct err *err)

@@ -159,13 +159,25 @@ void parts_watch(struct node_parts *p)
 {
     const struct backend_ops *ops = p->be->ops;
     char shape[FALLBACK_SHAPE_BYTES];
+    struct log_text why;
     const struct fallback *f;
 
     for (; ops->fallback_at && (f = ops->fallback_at(p->be, p->fallbacks_told)) != NULL; p->fallbacks_told++) {
         metric_add(p->m_fallbacks, 1);
-        log_event(LOG_WARN, "fallback", "instead=\"%s\" shape=%s library=%s why=\"%s\" library_status=%d", f->instead,
-                  fallback_shape(f, shape), f->library, f->why, f->status);
+        log_event(LOG_WARN, "fallback", "instead=\"%s\" shape=%s library=%s why=%s library_status=%d", f->instead,
+                  fallback_shape(f, shape), f->library, log_quote(&why, f->why), f->status);
     }
+}
+
+void parts_device_failed(struct node_parts *p, const struct err *why)
+{
+    struct log_text quoted;
+
+    if (__atomic_exchange_n(&p->device_failed, true, __ATOMIC_RELAXED))
+        return;
+    log_event(LOG_ERROR, "device", "why=%s", log_quote(&quoted, why->text));
+    health_set(service_health(p->service), NULL, false);
+    signals_raise(p->signals);
 }
 
 void parts_close(struct node_parts *p)

@@ -46,6 +46,7 @@ struct node_parts {
     uint64_t tokenizer_hash;
     struct backend *be;
     struct weights *weights;
+    bool device_failed;     /* atomic */
     int32_t fallbacks_told; /* main, once the node is open */
     struct metric *m_fallbacks;
     struct kv_shape shape;
@@ -78,6 +79,10 @@ void parts_log_sizes(const struct node_parts *p, const char *more);
 /* Tells in log and metrics what the device does otherwise than it was meant to since the last call: event=fallback. main's
  * thread calls it now and then while the node is open. */
 void parts_watch(struct node_parts *p);
+
+/* The device failed for good: event=device with the reason, NOT_SERVING, and the node begins to end, once. A process that
+ * starts anew gets a device that works, or says why it does not. Any thread, while the service is there. */
+void parts_device_failed(struct node_parts *p, const struct err *why);
 
 /* Writes the trace; after everybody who adds to it. */
 void parts_close_trace(struct node_parts *p);

@@ -23,7 +23,8 @@ struct node_program {
 };
 
 /* Runs the node until the first SIGTERM or SIGINT. Gives the exit code: 0; 1: it could not be opened; 2: wrong options; in
- * both cases one line on stderr says why. */
+ * both cases one line on stderr says why. Where the device fails (parts_device_failed) it does not return: drained and closed,
+ * or not within 5 s after the time for draining, the process ends with 1. */
 int node_main(const struct node_program *p, struct node_options *o, struct node_parts *parts, int argc, char **argv);
 
 #ifdef __cplusplus

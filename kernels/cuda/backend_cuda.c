@@ -27,7 +27,7 @@ void cuda_broken(struct cuda *c, const char *what, const char *why)
     pthread_mutex_lock(&c->lock);
     if (!c->is_broken)
         err_set(&c->broken, ST_EINTERNAL, "cuda:%d: %s: %s", c->device, what, why);
-    c->is_broken = true;
+    __atomic_store_n(&c->is_broken, true, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -40,11 +40,14 @@ bool cuda_failed(struct cuda *c, cudaError_t e, const char *what)
     return true;
 }
 
+/* hot: asked after every step, and takes no lock while all is well */
 static enum status cuda_health(struct backend *be, struct err *err)
 {
     struct cuda *c = (struct cuda *)be;
     enum status st = ST_OK;
 
+    if (!__atomic_load_n(&c->is_broken, __ATOMIC_ACQUIRE) && !__atomic_load_n(&c->is_starved, __ATOMIC_RELAXED))
+        return ST_OK;
     pthread_mutex_lock(&c->lock);
     if (c->is_broken)
         st = err_set(err, ST_EINTERNAL, "%s", c->broken.text);
@@ -145,7 +148,11 @@ static void cuda_close(struct backend *be)
 {
     struct cuda *c = cuda_of(be);
 
-    (void)cudaDeviceSynchronize();
+    for (int i = 0; i < LANE_COUNT; i++)
+        if (c->waited[i])
+            (void)cuda_lane_wait(c, (enum lane)i, "the end");
+    if (cuda_hung(c)) /* all of it is the process's to the end: giving back waits for the card */
+        return;
     cuda_cache_close(be);
     sdpa_close(c);
     gemm_close(c);

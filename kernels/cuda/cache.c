@@ -193,7 +193,9 @@ void cuda_cache_close(struct backend *be)
 
     if (!cache)
         return;
-    (void)cudaStreamSynchronize(c->stream[LANE_COMPUTE]);
+    (void)cuda_lane_wait(c, LANE_COMPUTE, "the last step");
+    if (cuda_hung(c)) /* nothing of it can be given back */
+        return;
     for (int32_t i = 0; i < cache->graphs; i++)
         if (cache->graph[i].exec)
             (void)cudaGraphExecDestroy(cache->graph[i].exec);
@@ -232,7 +234,7 @@ static void mixed_from_now(struct cuda *c)
     if (cache->decode.mixed)
         return;
     cache->decode.mixed = 1;
-    cuda_failed(c, cudaStreamSynchronize(c->stream[LANE_COMPUTE]), "the last recorded step");
+    (void)cuda_lane_wait(c, LANE_COMPUTE, "the last recorded step");
     for (int32_t i = 0; i < cache->graphs; i++)
         if (cache->graph[i].exec)
             (void)cudaGraphExecDestroy(cache->graph[i].exec);

@@ -76,6 +76,7 @@ struct cuda {
     void *press;       /* grows to what the largest press asked for */
     uint64_t press_bytes;
     struct err starved;       /* under lock; ST_OK: every press found its room */
+    bool is_starved;          /* atomic: that says something */
     uint64_t *argmax_partial; /* [CUDA_ARGMAX_ROWS][CUDA_ARGMAX_PARTS] */
     uint32_t *argmax_count;   /* [CUDA_ARGMAX_ROWS] zeros */
     int64_t *first_host;      /* pinned [KV_HEADS_MAX + 1] */
@@ -91,7 +92,8 @@ struct cuda {
     size_t allotted_count, allotted_room;
     uint64_t used[PURPOSE_COUNT];
     struct err broken;
-    bool is_broken; /* under lock */
+    bool is_broken; /* atomic, set after `broken` under lock */
+    bool is_hung;   /* atomic: a wait's deadline passed, and nobody waits for the card again */
 };
 
 struct weight {
@@ -110,8 +112,12 @@ struct cuda *cuda_of(struct backend *be);
 /* Remembers the first failure; true when `e` is one. Any thread. */
 bool cuda_failed(struct cuda *c, cudaError_t e, const char *what);
 void cuda_broken(struct cuda *c, const char *what, const char *why);
-/* Waits for an event, at most `ms`; breaks the back end past that. Any thread. */
+/* Waits for an event, at most `ms`. Past that the back end is broken and hung: nothing else waits, and what would wait for
+ * the card inside the driver (free) is left to the end of the process. Any thread. */
 bool cuda_event_wait(struct cuda *c, cudaEvent_t event, int64_t ms, const char *what);
+/* The same for all that was queued on a lane; `what` waits for it. */
+bool cuda_lane_wait(struct cuda *c, enum lane lane, const char *what);
+bool cuda_hung(const struct cuda *c);
 
 /* fallback.c */
 /* Remembers that a kernel of ours does this, once for each `instead` and shape. Engine thread; hot. */

@@ -67,7 +67,9 @@ cudaError_t cuda_fill(struct cuda *c, void *device, int byte, uint64_t bytes)
 {
     cudaError_t e = cudaMemsetAsync(device, byte, bytes, c->stream[LANE_COMPUTE]);
 
-    return e == cudaSuccess ? cudaStreamSynchronize(c->stream[LANE_COMPUTE]) : e;
+    if (e == cudaSuccess && !cuda_lane_wait(c, LANE_COMPUTE, "a memset"))
+        e = cudaErrorLaunchTimeout;
+    return e;
 }
 
 enum status cuda_alloc(struct backend *be, uint64_t bytes, const char *what, void **out, struct err *err)
@@ -110,7 +112,7 @@ void cuda_free(struct backend *be, void *device)
 {
     struct cuda *c = cuda_of(be);
 
-    if (!device)
+    if (!device || cuda_hung(c)) /* cudaFree waits for the card */
         return;
     pthread_mutex_lock(&c->lock);
     for (size_t i = 0; i < c->allotted_count; i++)
@@ -141,7 +143,7 @@ void cuda_host_free(struct backend *be, void *host)
 {
     struct cuda *c = cuda_of(be);
 
-    if (host)
+    if (host && !cuda_hung(c)) /* it waits for the card, which may write there yet */
         cuda_failed(c, cudaFreeHost(host), "free pinned memory");
 }
 
@@ -171,12 +173,15 @@ void cuda_copy(struct backend *be, enum lane lane, void *to, const void *from, u
     queue_copy(be, lane, to, from, bytes, cudaMemcpyDeviceToDevice, "copy");
 }
 
+bool cuda_lane_wait(struct cuda *c, enum lane lane, const char *what)
+{
+    return !cuda_failed(c, cudaEventRecord(c->waited[lane], c->stream[lane]), what) &&
+           cuda_event_wait(c, c->waited[lane], WAIT_MS, what);
+}
+
 void cuda_wait(struct backend *be, enum lane lane)
 {
-    struct cuda *c = cuda_of(be);
-
-    if (!cuda_failed(c, cudaEventRecord(c->waited[lane], c->stream[lane]), "event"))
-        cuda_event_wait(c, c->waited[lane], WAIT_MS, "a lane");
+    (void)cuda_lane_wait(cuda_of(be), lane, "a lane");
 }
 
 /* ---- fences ---- */
@@ -219,7 +224,12 @@ void cuda_fence_after(struct backend *be, enum lane lane, struct fence *f)
     cuda_failed(c, cudaStreamWaitEvent(c->stream[lane], f->event, 0), "event");
 }
 
-/* Spins for a while, then naps. */
+bool cuda_hung(const struct cuda *c)
+{
+    return __atomic_load_n(&c->is_hung, __ATOMIC_RELAXED);
+}
+
+/* Spins for a while, then naps. A card that missed one deadline is not waited for until the next. */
 static enum status event_wait(struct cuda *c, cudaEvent_t event, int64_t spin_ns, int64_t deadline_ns, const char *what)
 {
     const int64_t begin = clock_now_ns();
@@ -234,8 +244,11 @@ static enum status event_wait(struct cuda *c, cudaEvent_t event, int64_t spin_ns
             cuda_failed(c, e, what);
             return ST_EINTERNAL;
         }
-        if (now >= deadline_ns)
+        if (now >= deadline_ns || cuda_hung(c)) {
+            cuda_broken(c, what, "did not end in time");
+            __atomic_store_n(&c->is_hung, true, __ATOMIC_RELAXED);
             return ST_EDEADLINE;
+        }
         if (now - begin > spin_ns)
             nanosleep(&(struct timespec){ 0, NAP_NS }, NULL);
     }
@@ -245,11 +258,7 @@ static enum status event_wait(struct cuda *c, cudaEvent_t event, int64_t spin_ns
  * layer or step of a small model takes. */
 bool cuda_event_wait(struct cuda *c, cudaEvent_t event, int64_t ms, const char *what)
 {
-    enum status st = event_wait(c, event, ENGINE_SPIN_NS, clock_in_ms(ms), what);
-
-    if (st == ST_EDEADLINE)
-        cuda_broken(c, what, "did not end in time");
-    return st == ST_OK;
+    return event_wait(c, event, ENGINE_SPIN_NS, clock_in_ms(ms), what) == ST_OK;
 }
 
 enum status cuda_fence_wait(struct backend *be, struct fence *f, int64_t deadline_ns)

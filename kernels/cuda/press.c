@@ -36,6 +36,7 @@ static void starve(struct cuda *c, const struct err *why)
     pthread_mutex_lock(&c->lock);
     if (c->starved.code == ST_OK)
         err_set(&c->starved, ST_EEXHAUSTED, "room for a press: %s", why->text);
+    __atomic_store_n(&c->is_starved, true, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -48,6 +49,7 @@ enum status cuda_press_room(struct backend *be, struct err *err)
     if (c->starved.code != ST_OK)
         st = err_set(err, c->starved.code, "%s", c->starved.text);
     err_clear(&c->starved);
+    __atomic_store_n(&c->is_starved, false, __ATOMIC_RELAXED);
     pthread_mutex_unlock(&c->lock);
     return st;
 }

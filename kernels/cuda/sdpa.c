@@ -44,7 +44,7 @@ struct sdpa {
 static void plan_close(struct cuda *c, struct sdpa_plan *p)
 {
     if (p->plan) {
-        (void)cudaStreamSynchronize(c->stream[LANE_COMPUTE]);
+        (void)cuda_lane_wait(c, LANE_COMPUTE, "attention before its plan goes");
         c->dnn.backend_destroy_descriptor(p->plan);
     }
     cuda_free(&c->base, p->workspace);

@@ -71,6 +71,45 @@ static int close_world(void **state)
     return 0;
 }
 
+/* A device that fails in a step: from then on its results are void, and ids[0] of what was chosen is POISON. */
+enum { STEPS_THAT_WORK = 5, POISON = SMALL_VOCAB };
+
+static const struct backend_ops *works;
+static int32_t results; /* atomic */
+
+static void result_of_failing(struct backend *be, int32_t behind, int32_t *ids)
+{
+    works->step_result(be, behind, ids);
+    if (__atomic_add_fetch(&results, 1, __ATOMIC_RELAXED) > STEPS_THAT_WORK)
+        ids[0] = POISON;
+}
+
+static enum status health_of_failing(struct backend *be, struct err *err)
+{
+    (void)be;
+    return __atomic_load_n(&results, __ATOMIC_RELAXED) > STEPS_THAT_WORK
+               ? err_set(err, ST_EINTERNAL, "fake: a step: did not end in time")
+               : ST_OK;
+}
+
+static int open_failing(void **state)
+{
+    static struct backend_ops ops;
+    struct world *w = mem_zero(1, sizeof *w);
+
+    small_decode_open(&w->d, 0);
+    works = w->d.be->ops;
+    ops = *works;
+    ops.step_result = result_of_failing;
+    ops.health = health_of_failing;
+    results = 0;
+    w->d.be->ops = &ops;
+    w->context = empty_context(&w->d);
+    small_decode_start(&w->d, 512, TAILS);
+    *state = w;
+    return 0;
+}
+
 static struct sequence *ask(struct world *w, int seed, int32_t tokens, int32_t max_new)
 {
     assert_int_equal(batcher_reserve(w->d.batcher, sequence_tail_rows(tokens, max_new), NULL), ST_OK);
@@ -94,6 +133,28 @@ static void run_alone(struct world *w, int seed, int32_t tokens, int32_t max_new
     assert_int_equal(s->made_count, max_new);
     memcpy(made, s->made, (size_t)max_new * sizeof *made);
     small_drop(s);
+}
+
+static void a_device_that_fails_ends_every_answer_and_gives_no_token_more(void **state)
+{
+    struct world *w = *state;
+    struct sequence *s[3];
+    struct err err = { 0 };
+
+    for (int i = 0; i < 2; i++)
+        batcher_submit(w->d.batcher, s[i] = ask(w, i + 1, 5, 100));
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(await(w, s[i]), FINISH_FAILED);
+    assert_in_range(s[0]->made_count, 1, STEPS_THAT_WORK);
+    for (int i = 0; i < s[0]->made_count; i++)
+        assert_int_not_equal(s[0]->made[i], POISON);
+    assert_int_equal(batcher_health(w->d.batcher, &err), ST_EINTERNAL);
+    assert_string_equal(err.text, "fake: a step: did not end in time");
+    batcher_submit(w->d.batcher, s[2] = ask(w, 3, 5, 100));
+    assert_int_equal(await(w, s[2]), FINISH_FAILED);
+    assert_int_equal(s[2]->made_count, 0);
+    for (int i = 0; i < 3; i++)
+        small_drop(s[i]);
 }
 
 static void an_answer_does_not_depend_on_the_rest_of_the_batch(void **state)
@@ -286,6 +347,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(more_than_promised_is_refused_at_the_door, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_hundred_steps_allocate_nothing, open_world, close_world),
     cmocka_unit_test_setup_teardown(a_long_answer_holds_the_window_and_says_the_same, open_windowed, close_world),
+    cmocka_unit_test_setup_teardown(a_device_that_fails_ends_every_answer_and_gives_no_token_more, open_failing,
+                                    close_world),
     cmocka_unit_test_setup_teardown(closing_ends_what_runs, open_world, close_world),
 };
 

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The CUDA back end's host side where no card is: its libraries answer as the promise says. */
+/* The CUDA back end's host side where no card is: its libraries, and those calls of the runtime that are wrapped (kernels.cmake),
+ * answer as the promise says. */
+#include "common/base/clock.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/gemm.h"
 #include "tests/support/cmocka_main.h"
@@ -42,6 +44,48 @@ static cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
     return launch_says;
 }
 
+/* The runtime's. */
+static cudaError_t event_says;
+static int frees;
+
+cudaError_t __wrap_cudaSetDevice(int device);
+cudaError_t __wrap_cudaEventQuery(cudaEvent_t event);
+cudaError_t __wrap_cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t __wrap_cudaFree(void *device);
+cudaError_t __wrap_cudaFreeHost(void *host);
+
+cudaError_t __wrap_cudaSetDevice(int device)
+{
+    (void)device;
+    return cudaSuccess;
+}
+
+cudaError_t __wrap_cudaEventQuery(cudaEvent_t event)
+{
+    (void)event;
+    return event_says;
+}
+
+cudaError_t __wrap_cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
+{
+    (void)event, (void)stream;
+    return cudaSuccess;
+}
+
+cudaError_t __wrap_cudaFree(void *device)
+{
+    (void)device;
+    frees++;
+    return cudaSuccess;
+}
+
+cudaError_t __wrap_cudaFreeHost(void *host)
+{
+    (void)host;
+    frees++;
+    return cudaSuccess;
+}
+
 static int setup(void **state)
 {
     static struct gemm gemm;
@@ -55,7 +99,10 @@ static int setup(void **state)
                                     .matmul_desc_set_attribute = set_desc,
                                     .matmul_algo_get_heuristic = heuristics,
                                     .matmul = matmul };
+    pthread_mutex_init(&c.lock, NULL);
     heuristics_say = launch_says = CUBLAS_STATUS_SUCCESS;
+    event_says = cudaSuccess;
+    frees = 0;
     *state = &c;
     return 0;
 }
@@ -168,6 +215,72 @@ static void guesses_do_not_fill_the_table_of_choices(void **state)
     assert_int_equal(c->gemm->choices, 1);
 }
 
+static void a_wait_that_ends_in_time_leaves_the_device_well(void **state)
+{
+    struct cuda *c = *state;
+
+    assert_true(cuda_event_wait(c, NULL, 1, "a step"));
+    cuda_wait(&c->base, LANE_COPY);
+    assert_int_equal(backend_cuda_ops.health(&c->base, NULL), ST_OK);
+    assert_false(cuda_hung(c));
+}
+
+static void a_wait_past_its_deadline_breaks_the_device_by_name(void **state)
+{
+    struct cuda *c = *state;
+    struct err err = { 0 };
+
+    event_says = cudaErrorNotReady;
+    assert_false(cuda_event_wait(c, NULL, 20, "a step"));
+    assert_int_equal(backend_cuda_ops.health(&c->base, &err), ST_EINTERNAL);
+    assert_string_equal(err.text, "cuda:0: a step: did not end in time");
+}
+
+static void a_fence_past_its_deadline_breaks_the_device(void **state)
+{
+    struct cuda *c = *state;
+    void *fence = NULL; /* an event, which is not looked at */
+    struct err err = { 0 };
+
+    event_says = cudaErrorNotReady;
+    assert_int_equal(cuda_fence_wait(&c->base, (struct fence *)&fence, clock_in_ms(20)), ST_EDEADLINE);
+    assert_int_equal(backend_cuda_ops.health(&c->base, &err), ST_EINTERNAL);
+    assert_string_equal(err.text, "cuda:0: a fence: did not end in time");
+}
+
+/* Waits of a minute and more, each of which would go to its own deadline. */
+static void a_device_that_hangs_is_waited_for_once(void **state)
+{
+    const int64_t begin = clock_now_ns();
+    struct cuda *c = *state;
+    struct err err = { 0 };
+
+    event_says = cudaErrorNotReady;
+    assert_false(cuda_event_wait(c, NULL, 20, "a step"));
+    assert_false(cuda_event_wait(c, NULL, 60000, "a step"));
+    assert_false(cuda_lane_wait(c, LANE_COMPUTE, "the last step"));
+    cuda_wait(&c->base, LANE_PRESS);
+    assert_true(clock_now_ns() - begin < 10 * NS_PER_S);
+    (void)backend_cuda_ops.health(&c->base, &err);
+    assert_string_equal(err.text, "cuda:0: a step: did not end in time"); /* the first stays */
+}
+
+static void nothing_is_given_back_to_a_device_that_hangs(void **state)
+{
+    struct cuda *c = *state;
+    char room;
+
+    cuda_free(&c->base, &room);
+    cuda_host_free(&c->base, &room);
+    assert_int_equal(frees, 2);
+    event_says = cudaErrorNotReady;
+    assert_false(cuda_event_wait(c, NULL, 20, "a step"));
+    cuda_free(&c->base, &room);
+    cuda_host_free(&c->base, &room);
+    backend_close(&c->base); /* would free `c` itself, which is no allocation */
+    assert_int_equal(frees, 2);
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
@@ -178,6 +291,11 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(more_fall_backs_than_there_is_room_for_are_left_out, setup),
         cmocka_unit_test_setup(only_products_that_come_to_the_library_are_timed, setup),
         cmocka_unit_test_setup(guesses_do_not_fill_the_table_of_choices, setup),
+        cmocka_unit_test_setup(a_wait_that_ends_in_time_leaves_the_device_well, setup),
+        cmocka_unit_test_setup(a_wait_past_its_deadline_breaks_the_device_by_name, setup),
+        cmocka_unit_test_setup(a_fence_past_its_deadline_breaks_the_device, setup),
+        cmocka_unit_test_setup(a_device_that_hangs_is_waited_for_once, setup),
+        cmocka_unit_test_setup(nothing_is_given_back_to_a_device_that_hangs, setup),
     };
 
     return cmocka_main(argc, argv, tests, ARRAY_LEN(tests), NULL, NULL);
