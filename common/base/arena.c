@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { ALIGN_BYTES = 16, CHUNK_MIN_BYTES = 4096, CHUNK_MAX_BYTES = 1 << 20 };
 
@@ -29,7 +30,7 @@ _Static_assert(sizeof(struct arena_chunk) % ALIGN_BYTES == 0, "what follows the 
 static _Noreturn void out_of_memory(size_t bytes)
 {
     fprintf(stderr, "platen: RESOURCE_EXHAUSTED: the host has no memory left (%zu bytes asked)\n", bytes);
-    abort();
+    _exit(1); /* other threads run on until then: nothing is closed under them */
 }
 
 static void *must(void *p, size_t bytes)

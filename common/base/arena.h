@@ -3,7 +3,7 @@
  * arena.h - memory that goes all at once: one request, one open model, one parse.
  *
  * Grows in chunks; nothing is freed singly. Not thread safe: an arena belongs to one thread at a time. Running out of
- * memory ends the program with one line on stderr (a host that cannot give a megabyte cannot serve).
+ * memory ends the program with 1 and one line on stderr (a host that cannot give a megabyte cannot serve).
  */
 #ifndef PLATEN_BASE_ARENA_H
 #define PLATEN_BASE_ARENA_H
