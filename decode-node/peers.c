@@ -156,8 +156,14 @@ static void see(struct peers *p, size_t target, const char *address)
     if (x)
         x->listed = true;
     pthread_mutex_unlock(&p->lock);
-    if (x || p->count == PEERS_MAX)
+    if (x)
         return;
+    if (p->count == PEERS_MAX) { /* of a name: peers_check counts targets */
+        if (!p->full)
+            log_event(LOG_WARN, "prefill-nodes-full", "prefill_node=%s limit=%d", address, PEERS_MAX);
+        p->full = true;
+        return;
+    }
     x = mem_zero(1, sizeof *x);
     x->owner = p;
     x->target = target;
@@ -272,6 +278,8 @@ enum status peers_check(const char *const *target, size_t targets, struct err *e
 {
     enum status st = ST_OK;
 
+    if (targets > PEERS_MAX)
+        return err_set(err, ST_EINVAL, "--prefill names %zu nodes, at most %d are watched", targets, PEERS_MAX);
     for (size_t i = 0; i < targets && st == ST_OK; i++)
         st = target_check(target[i], err);
     return st;

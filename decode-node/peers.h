@@ -35,7 +35,7 @@ struct peers_config {
     void *ctx;
 };
 
-/* Checks the targets' form. ST_EINVAL names a target that is none. */
+/* Checks the targets' form and number. ST_EINVAL names a target that is none. */
 enum status peers_check(const char *const *target, size_t targets, struct err *err);
 
 /* The same, and starts watching. */

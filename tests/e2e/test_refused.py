@@ -116,6 +116,12 @@ def test_a_decode_node_is_not_taken_for_a_prefill_node(scene):
     assert scene.ask(both, "--context", TEXT).code == 0
 
 
+def test_more_prefill_nodes_than_are_watched_are_refused(scene):
+    node = scene.decode([f"127.0.0.1:{port}" for port in range(1, 258)], wait=False)
+    code, _ = node.ended(20)
+    assert 1 <= code <= 125 and "257 nodes, at most 256" in node.log(), (code, node.log())
+
+
 def test_usage_errors_come_before_anything_is_connected(scene):
     silent = socket.socket()
     silent.bind(("127.0.0.1", 0))
