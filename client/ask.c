@@ -200,7 +200,7 @@ static enum status stream(const struct ask_options *o, const char *method, const
     answers_open(&answers, &o->questions);
     st = rpc_stream_open(&s, c.channel, method, request, &platen__v1__event__descriptor, c.deadline_ns, err);
     if (st == ST_OK)
-        st = connection_explain(read_events(s, &answers, o->json, err), err);
+        st = connection_explain(&c, read_events(s, &answers, o->json, err), err);
     if (st == ST_OK)
         st = finish(&answers, o->json, err);
     else if (answers.begun)

@@ -3,10 +3,14 @@
 #include "client/connect.h"
 
 #include "common/base/clock.h"
+#include "common/rpc/rpc_message.h"
 #include "common/rpc/rpc_token.h"
+#include "proto/platen/v1/control.pb-c.h"
 
 #include <stdlib.h>
 #include <string.h>
+
+enum { EXPLAIN_MS = 3000 };
 
 static enum status tls_check(const struct server_options *o, struct err *err)
 {
@@ -77,9 +81,23 @@ void connection_close(struct connection *c)
     memset(c, 0, sizeof *c);
 }
 
-enum status connection_explain(enum status st, struct err *err)
+static bool is_decode_node(const struct connection *c)
 {
-    if (st == ST_EUNIMPLEMENTED && strncmp(err->text, "no method ", 10) == 0)
+    Platen__V1__GetInfoRequest request = PLATEN__V1__GET_INFO_REQUEST__INIT;
+    ProtobufCMessage *reply = NULL;
+    struct err err = { 0 };
+    bool is =
+        rpc_call_unary(c->channel, "/platen.v1.Control/GetInfo", &request.base,
+                       &platen__v1__get_info_response__descriptor, clock_in_ms(EXPLAIN_MS), &reply, &err) == ST_OK &&
+        strcmp(((const Platen__V1__GetInfoResponse *)reply)->role, "decode") == 0;
+
+    rpc_message_free(reply);
+    return is;
+}
+
+enum status connection_explain(const struct connection *c, enum status st, struct err *err)
+{
+    if (st == ST_EUNIMPLEMENTED && !is_decode_node(c))
         err_prefix(err, "not a decode node");
     return st;
 }

@@ -61,8 +61,9 @@ struct connection {
 enum status connection_open(struct connection *c, const struct server_options *o, struct err *err);
 void connection_close(struct connection *c);
 
-/* What came of a call that decode nodes alone answer: `st`, and the sentence says so where it was another node (it has no such method). */
-enum status connection_explain(enum status st, struct err *err);
+/* What came of a call that decode nodes alone answer: `st`, and the sentence says so where another server is there, which is
+ * asked what it is. */
+enum status connection_explain(const struct connection *c, enum status st, struct err *err);
 
 #ifdef __cplusplus
 }

@@ -113,7 +113,7 @@ static enum status run(const void *options_, struct arena *arena, struct err *er
     terminal_progress("prefill");
     st = rpc_call_unary(c.channel, "/platen.v1.Contexts/Create", &request.base,
                         &platen__v1__create_response__descriptor, c.deadline_ns, &reply, err);
-    st = connection_explain(st, err);
+    st = connection_explain(&c, st, err);
     if (st == ST_OK)
         show((const Platen__V1__CreateResponse *)reply, o->json);
     rpc_message_free(reply);

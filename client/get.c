@@ -64,7 +64,7 @@ static enum status ask_server(const struct get_options *o, const char *method, c
 
     if (st != ST_OK)
         return st;
-    st = connection_explain(rpc_call_unary(c.channel, method, request, type, c.deadline_ns, reply, err), err);
+    st = connection_explain(&c, rpc_call_unary(c.channel, method, request, type, c.deadline_ns, reply, err), err);
     connection_close(&c);
     return st;
 }
