@@ -18,7 +18,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-enum { ROWS_HOST = 512, ROWS_DEVICE = 8192, SECOND_PASS_MORE = 1024 };
+enum { ROWS_HOST = 512, ROWS_DEVICE = 8192, SECOND_PASS_MORE = 1024, HELD_ROWS = 2048, HELD_LENGTHS = 16 };
 enum { KEPT_Q_TAIL, KEPT_Q_PLAIN, KEPT_Q, KEPT_HIDDEN, KEPT_LSE, KEPT_COUNT = PREFILL_KEPT };
 
 /* Device memory that grows when a press wants more of it than any before. */
@@ -69,6 +69,14 @@ uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows)
     const struct hparams *hp = &p->w->hp;
 
     return 2 * dtype_bytes(p->be->kv, (uint64_t)rows * (uint64_t)hp->kv_heads * (uint64_t)hp->head_dim);
+}
+
+int64_t prefill_held_rows(const struct prefill *p, int64_t tokens)
+{
+    const int64_t least = (p->tokens_max / HELD_LENGTHS + HELD_ROWS - 1) / HELD_ROWS * HELD_ROWS;
+    const int64_t step = least > HELD_ROWS ? least : HELD_ROWS;
+
+    return p->kv_count == 1 ? tokens : (tokens + step - 1) / step * step;
 }
 
 int64_t prefill_positions(const struct prefill *p)
@@ -206,11 +214,13 @@ struct tap {
     int64_t tail_rows;
 };
 
-/* Rows from one head to the next, in K, V and the log-sum-exps. On devices the same for every context: what is planned for a
- * shape there serves them all. */
+/* Rows from one head to the next, in K, V and the log-sum-exps. On devices the same for every context, or one of a few where
+ * layers are held: what is planned for a shape there serves them all. */
 static int64_t own_stride(const struct prefill *p, const struct pass *pass)
 {
-    return pass->kv || p->kv_count == 1 ? pass->base + pass->tokens : p->tokens_max;
+    if (p->kv_count == 1)
+        return pass->base + pass->tokens;
+    return pass->kv ? pass->kv_rows : p->tokens_max;
 }
 
 static int64_t tail_rows(const struct chain_needs *needs, int64_t tokens)
@@ -233,7 +243,7 @@ static void kept_bytes(const struct prefill *p, const struct chain_needs *needs,
 void prefill_kept_bytes(const struct prefill *p, const struct chain_needs *needs, int64_t tokens, int64_t base,
                         uint64_t bytes[PREFILL_KEPT])
 {
-    const int64_t rows = base + tokens;
+    const int64_t rows = prefill_held_rows(p, base + tokens); /* at least what own_stride will say, held or not */
 
     kept_bytes(p, needs, tokens, p->kv_count > 1 && rows < p->tokens_max ? p->tokens_max : rows, bytes);
 }

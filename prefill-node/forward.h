@@ -55,6 +55,10 @@ uint64_t prefill_x_bytes(const struct prefill *p, int64_t tokens);
 /* Bytes of one layer's dense K, V with so many rows per head. */
 uint64_t prefill_kv_bytes(const struct prefill *p, int64_t rows);
 
+/* Rows per head that held layers of so many tokens, those that will be fed counted, are given. On devices a multiple of 2,048
+ * and of a sixteenth of the longest context: attention is planned by it (40 ms), and all contexts share a few plans. */
+int64_t prefill_held_rows(const struct prefill *p, int64_t tokens);
+
 /* Positions that a pass may reach: base + tokens. */
 int64_t prefill_positions(const struct prefill *p);
 

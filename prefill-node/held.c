@@ -45,7 +45,7 @@ enum status held_open(struct held **out, const struct held_config *config, struc
         h->feeds = press_run_feeds(config->press);
         most = press_run_feed_max(config->press);
     }
-    h->rows = config->pass->tokens + most;
+    h->rows = prefill_held_rows(config->prefill, config->pass->tokens + most);
     st = hold_room(h, err);
     if (st == ST_OK && most > 0)
         st = config->be->ops->alloc(config->be, prefill_x_bytes(config->prefill, most), "activations", &h->feed_x, err);

@@ -33,7 +33,7 @@ static uint64_t kept_bytes(const struct room_ask *ask, int64_t tokens, int64_t f
 static uint64_t held_bytes(const struct room_ask *ask, int64_t tokens, int64_t feed)
 {
     const struct chain_needs tail = { .q_tail = ask->needs->q_tail };
-    uint64_t kept[PREFILL_KEPT], sum = prefill_kv_bytes(ask->prefill, tokens + feed);
+    uint64_t kept[PREFILL_KEPT], sum = prefill_kv_bytes(ask->prefill, prefill_held_rows(ask->prefill, tokens + feed));
 
     prefill_kept_bytes(ask->prefill, &tail, tokens, 0, kept);
     for (int i = 0; i < PREFILL_KEPT; i++)

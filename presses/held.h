@@ -9,6 +9,9 @@
 extern "C" {
 #endif
 
+/* On devices, rows of K and V that a press lays out for a second pass have room for a multiple of so many in each head. */
+enum { HELD_STRIDE = 512 };
+
 /* Host memory, owned by the run. P pressed layers. */
 struct press_held {
     int32_t places, heads;

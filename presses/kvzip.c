@@ -118,16 +118,22 @@ static void kvzip_feed_needs(const struct press_stage *stage, struct chain_needs
 
 /* ---- what it saw ------------------------------------------------------------------------------------------------------ */
 
-/* One chunk's columns: sinks, the chunk, the fed rows. */
+/* One chunk's columns: sinks, the chunk, the fed rows. On devices a head has room for a multiple of HELD_STRIDE: a last chunk is
+ * as long as its context makes it, and attention there is planned by the stride. */
 struct columns {
-    int64_t sinks, begin, end, rows, count;
+    int64_t sinks, begin, end, rows, count, stride;
 };
 
-/* Packs the columns of every head one after another, as a dense layer. */
+static int64_t stride_of(const struct backend *be, int64_t count)
+{
+    return be->ops->host_is_device ? count : (count + HELD_STRIDE - 1) / HELD_STRIDE * HELD_STRIDE;
+}
+
+/* Packs the columns of every head one after another, as a dense layer; the last one again where nobody looks. */
 static enum status gather(struct press_round *round, const struct columns *c, struct kv_layer *out, struct err *err)
 {
     const struct kv_layer *kv = &round->in->kv;
-    int64_t all = c->count * kv->heads;
+    int64_t all = c->stride * kv->heads;
     uint64_t bytes = kv_align(dtype_bytes(kv->dtype, (uint64_t)(all * kv->dim)));
     struct kv_rows wide = { .k = kv->k, .v = kv->v, .dtype = kv->dtype, .heads = kv->heads, .dim = kv->dim };
     struct kv_block block = { .heads = kv->heads,
@@ -147,7 +153,7 @@ static enum status gather(struct press_round *round, const struct columns *c, st
     if (st != ST_OK)
         return st;
     for (int32_t g = 0; g < kv->heads; g++) {
-        int32_t *to = host + g * c->count;
+        int32_t *to = host + g * c->stride, *const end = to + c->stride;
 
         for (int64_t i = 0; i < c->sinks; i++)
             *to++ = (int32_t)i;
@@ -155,16 +161,18 @@ static enum status gather(struct press_round *round, const struct columns *c, st
             *to++ = (int32_t)i;
         for (int64_t i = 0; i < c->rows; i++)
             *to++ = (int32_t)(round->in->tokens + i);
+        while (to < end)
+            *to++ = (int32_t)(round->in->tokens + c->rows - 1);
         wide.first[g] = g * kv->stride;
         wide.rows[g] = round->in->tokens + c->rows;
         wide.at[g + 1] = wide.at[g] + wide.rows[g];
-        block.first[g + 1] = args.first[g + 1] = (g + 1) * c->count;
+        block.first[g + 1] = args.first[g + 1] = (g + 1) * c->stride;
     }
     args.index = index;
     press_index_put(round, index, host, all);
     round->be->ops->pack(round->be, &args, &block);
     *out = (struct kv_layer){ block.data, (char *)block.data + block.v_offset, kv->dtype, kv->heads, kv->dim, c->count,
-                              c->count };
+                              c->stride };
     return ST_OK;
 }
 
@@ -178,14 +186,14 @@ static enum status column_lse(struct press_round *round, const struct columns *c
     enum status st = gather(round, c, &span.kv, err);
 
     if (st == ST_OK)
-        st = press_work_device(round, (uint64_t)hp->q_heads * (uint64_t)c->count * sizeof(float), &lse, err);
+        st = press_work_device(round, (uint64_t)hp->q_heads * (uint64_t)c->stride * sizeof(float), &lse, err);
     if (st == ST_OK)
         st = press_work_device(round, dtype_bytes(round->be->act, (uint64_t)c->rows * width), &ignored, err);
     if (st != ST_OK)
         return st;
     round->be->ops->wait(round->be, LANE_PRESS); /* attention runs on the other lane */
     round->be->ops->attn_prefill(round->be, &span, 1, round->in->q, hp->q_heads, 1.0f / sqrtf((float)hp->head_dim), 0,
-                                 ignored, lse, c->count);
+                                 ignored, lse, c->stride);
     round->be->ops->wait(round->be, LANE_COMPUTE);
     *out = (float *)lse + span.token;
     return ST_OK;
@@ -239,6 +247,7 @@ static enum status kvzip_feed_layer(const struct press_stage *stage, struct pres
     chunk_rows(stage, round->prompt, feed, &c.begin, &c.end);
     c.sinks = o->sink < c.begin ? o->sink : c.begin;
     c.count = c.sinks + c.end - c.begin + rows;
+    c.stride = stride_of(round->be, c.count);
     part = parts_view(&round->view, c.begin, c.end - c.begin);
     st = column_lse(round, &c, &lse, err);
     if (st == ST_OK && o->plus)
@@ -251,7 +260,7 @@ static enum status kvzip_feed_layer(const struct press_stage *stage, struct pres
     if (o->plus)
         round->be->ops->value_out_norms(round->be, &part, NULL, NULL, round->in->o, hp->q_heads, 2, norms);
     args.lse = lse;
-    args.lse_stride = c.count;
+    args.lse_stride = c.stride;
     args.column_weight = norms;
     round->be->ops->score_columns(round->be, &part, &args, round->score);
     score = press_scores_get(round, &part, round->score);

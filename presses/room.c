@@ -60,13 +60,14 @@ static uint64_t held_bytes(const struct hparams *hp, int64_t tokens)
 uint64_t press_run_bytes(const struct chain *chain, const struct backend *be, const struct hparams *hp, int64_t tokens,
                          int64_t feed, bool compact)
 {
+    const int64_t spare = feed > 0 && !be->ops->host_is_device ? HELD_STRIDE : 0;
     struct chain_needs needs;
     uint64_t bytes;
 
     if (!chain_presses_prefill(chain))
         return 0;
     chain_needs_of(chain, 0, false, &needs);
-    bytes = scratch_bytes(be, hp, tokens + feed) + gate_bytes(chain, hp);
+    bytes = scratch_bytes(be, hp, tokens + feed + spare) + gate_bytes(chain, hp);
     bytes += (uint64_t)run_survivors(chain, compact) * layer_bytes(be, hp, tokens);
     if (needs.all_layers && be->ops->host_is_device)
         bytes += held_bytes(hp, tokens);

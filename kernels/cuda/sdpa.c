@@ -20,8 +20,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A node of 128k tokens has 64 dense plans, twice that with log-sum-exps. Fewer than LEFT_ROWS are not worth a call. */
-enum { PLANS_MAX = 160, DENSE_ROWS = 2048, LEFT_ROWS = 512 };
+/* A node of 128k tokens has 64 dense plans, twice that with log-sum-exps; and ragged ones: its own, those of the lengths that
+ * prefill_held_rows gives, and of kvzip's columns, in multiples of 512. Fewer than LEFT_ROWS are not worth a call. */
+enum { PLANS_MAX = 224, DENSE_ROWS = 2048, LEFT_ROWS = 512 };
 
 struct sdpa_plan {
     struct sdpa_shape shape;

@@ -141,6 +141,70 @@ static void a_tail_longer_than_the_context_is_the_context(void **state)
     assert_int_equal(layer.q_tail_rows, 3);
 }
 
+/* A back end that says it is a device. */
+static void held_layers_have_few_lengths_on_devices(void **state)
+{
+    enum { LONGEST = 100000, STEP = 8192 }; /* a sixteenth, in whole 2,048 */
+    struct world *w = *state;
+    struct backend *be = w->node.parts.be;
+    const struct backend_ops *own = be->ops;
+    struct backend_ops device = *own;
+    struct prefill *p = NULL;
+    int64_t lengths = 0, before = 0;
+
+    assert_int_equal(prefill_held_rows(w->prefill, 777), 777);
+    device.host_is_device = false;
+    be->ops = &device;
+    assert_int_equal(prefill_open(&p, be, w->node.parts.weights, LONGEST, NULL), ST_OK);
+    for (int64_t tokens = 1; tokens <= LONGEST; tokens++) {
+        const int64_t rows = prefill_held_rows(p, tokens);
+
+        assert_true(rows >= tokens && rows < tokens + STEP);
+        lengths += rows != before;
+        before = rows;
+    }
+    assert_true(lengths <= 16);
+    prefill_close(p);
+    be->ops = own;
+}
+
+/* Room for more rows than there are tokens, as devices give it, changes nothing. */
+static void held_layers_may_have_room_to_spare(void **state)
+{
+    struct world *w = *state;
+    struct backend *be = w->node.parts.be;
+    const struct chain_needs needs = { .lse = true };
+    float *seen = mem_alloc(SMALL_LAYERS * 2 * 300 * 16 * sizeof *seen);
+
+    for (int spare = 0; spare <= 212; spare += 212) {
+        struct pass pass = { .token = w->token, .tokens = 300, .x = w->x[0], .kv_rows = 300 + spare };
+        void *kv[SMALL_LAYERS];
+
+        for (int32_t l = 0; l < SMALL_LAYERS; l++)
+            assert_int_equal(
+                be->ops->alloc(be, prefill_kv_bytes(w->prefill, pass.kv_rows), "activations", &kv[l], NULL), ST_OK);
+        pass.kv = kv;
+        prefill_begin(w->prefill, &pass);
+        for (int32_t l = 0; l < SMALL_LAYERS; l++) {
+            struct press_layer layer;
+
+            assert_int_equal(prefill_layer(w->prefill, &pass, &needs, 0, &layer, NULL), ST_OK);
+            assert_int_equal(layer.kv.stride, 300 + spare);
+            for (int g = 0; g < 2; g++) {
+                float *to = seen + (l * 2 + g) * 300 * 16;
+
+                if (spare == 0)
+                    memcpy(to, k_row(&layer, g, 0), 300 * 16 * sizeof *seen);
+                else
+                    assert_memory_equal(to, k_row(&layer, g, 0), 300 * 16 * sizeof *seen);
+            }
+        }
+        for (int32_t l = 0; l < SMALL_LAYERS; l++)
+            be->ops->free(be, kv[l]);
+    }
+    free(seen);
+}
+
 static void heads_larger_than_any_kernel_has_are_refused(void **state)
 {
     struct world *w = *state;
@@ -158,6 +222,8 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(logits_are_those_of_the_last_token, world_open, world_close),
     cmocka_unit_test_setup_teardown(a_press_sees_what_it_asked_for_and_no_more, world_open, world_close),
     cmocka_unit_test_setup_teardown(a_tail_longer_than_the_context_is_the_context, world_open, world_close),
+    cmocka_unit_test_setup_teardown(held_layers_have_few_lengths_on_devices, world_open, world_close),
+    cmocka_unit_test_setup_teardown(held_layers_may_have_room_to_spare, world_open, world_close),
     cmocka_unit_test_setup_teardown(heads_larger_than_any_kernel_has_are_refused, world_open, world_close),
 };
 
