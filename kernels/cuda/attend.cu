@@ -10,11 +10,9 @@
  *
  * Also writes, for cuDNN's plans, the lengths and offsets of a call's spans.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/numbers.cuh"
 
 enum { WARPS = 4, QUERIES = 64, KEYS = 64, PLAIN_WARPS = 8, PLAIN_QUERIES = 4, PLAIN_KEYS = 32 };
-
-#define LOG2E 1.4426950408889634f
 
 template <int D> struct room {
     enum { row = D * 2 + 16, matrix = KEYS * row, stages = D <= 128 ? 2 : 1, bytes = stages * 2 * matrix };

@@ -21,8 +21,7 @@
 #include "kernels/cuda/decode_codes.cuh"
 #include "kernels/cuda/decode_merge.cuh"
 #include "kernels/cuda/decode_rows.cuh"
-
-#define LOG2E 1.4426950408889634f
+#include "kernels/cuda/numbers.cuh"
 
 /* Whether a tile of an item is read as codes, or without some channels. */
 template <bool MIXED> __device__ __forceinline__ bool is_coded(const struct work &w, int32_t dim, int32_t tile)

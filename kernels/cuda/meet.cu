@@ -14,11 +14,10 @@
  * norms go to meet_wgmma.cu where a card has what it wants.
  * meet_scores.cu makes scores of rows out of what is written here.
  */
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rowwise.cuh"
 
 enum { WARPS = 8, BLOCK_ROWS = 256, TILE = 64, PLAIN_ROWS = 64, PLAIN_THREADS = 256, THREADS = 256 };
-
-#define LOG2E 1.4426950408889634f
 
 template <int D> struct room {
     enum { row = D * 2 + 16, matrix = TILE * row, bytes = 2 * matrix };

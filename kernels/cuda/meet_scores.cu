@@ -9,7 +9,7 @@
  *
  * Neighbouring threads read neighbouring rows. Shared memory: 128 bytes and what block_sum takes, in softmax alone.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/numbers.cuh"
 
 enum { THREADS = 256 };
 
@@ -56,16 +56,10 @@ __global__ void __launch_bounds__(1024) softmax_kernel(const __grid_constant__ s
         x[r] = expf(x[r] - top) / sum;
 }
 
-/* Scores as numbers that compare like them; 0 is less than any. */
-__device__ __forceinline__ uint32_t ordered(float x)
+/* The largest of the scores that `bits` was the largest of; 0: there were none. */
+__device__ __forceinline__ float largest_of(uint32_t bits)
 {
-    const uint32_t bits = __float_as_uint(x);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float unordered(uint32_t bits)
-{
-    return bits == 0 ? -CUDART_INF_F : __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
+    return bits == 0 ? -CUDART_INF_F : unordered(bits);
 }
 
 /* score_weigh, rows from `from` on; *largest becomes their largest. grid: rows, heads */
@@ -91,7 +85,7 @@ __global__ void protect_kernel(const __grid_constant__ struct rows_view in, int3
                                float *score)
 {
     const int32_t g = blockIdx.y, row = blockIdx.x * THREADS + threadIdx.x;
-    const float most = unordered(*largest);
+    const float most = largest_of(*largest);
 
     if (row < min(from, in.rows[g]))
         score[in.at[g] + row] = isinf(most) ? 1.0f : most + 1.0f;
@@ -121,7 +115,7 @@ __global__ void __launch_bounds__(THREADS)
 __global__ void __launch_bounds__(THREADS)
     tail_kernel(const __grid_constant__ struct rows_view in, int32_t body, const uint32_t *largest, float *score)
 {
-    const float most = unordered(*largest);
+    const float most = largest_of(*largest);
 
     for (int32_t row = body + (int32_t)threadIdx.x; row < in.rows[blockIdx.x]; row += THREADS)
         score[in.at[blockIdx.x] + row] = isinf(most) ? 1.0f : most + 1.0f;

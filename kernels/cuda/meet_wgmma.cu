@@ -10,12 +10,11 @@
  * H200, 32 heads x 128, 2026-11-29: columns of 8,192 tokens 574 us (479 TFLOP/s; meet.cu: 1,148), norms of 4,096 rows and
  * vectors 227 us (605 TFLOP/s; meet.cu: 430).
  */
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rowwise.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 enum { GROUPS = 4, SLAB = GROUPS * 64, TILE = MEET_TILE, STAGES = 4, AHEAD = 1 };
-
-#define LOG2E 1.4426950408889634f
 
 template <int D> struct room {
     typedef ring<D, TILE, STAGES> vectors;

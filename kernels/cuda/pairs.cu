@@ -10,6 +10,7 @@
  *
  * 256 threads, 4 x 4 products to each, 16 channels at a time through shared memory (9 KiB).
  */
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rowwise.cuh"
 
 enum { THREADS = 256, WARPS = THREADS / 32, TILE = 64, DEPTH = 16, GATE_THREADS = 1024 };
@@ -280,16 +281,6 @@ __global__ void __launch_bounds__(THREADS)
             a.cosine[in.at[g] + e] = best[i] * over_length(k2[list[e]]);
         }
     }
-}
-
-__device__ __forceinline__ uint32_t ordered(float x)
-{
-    const uint32_t bits = __float_as_uint(x);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float unordered(uint32_t bits)
-{
-    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
 /* The number of rank `rank`, counted from the smallest, of x [count], those below `threshold` being minus infinity: digit

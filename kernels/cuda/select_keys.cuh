@@ -50,7 +50,8 @@ template <int KEYS> struct held {
     uint32_t score[KEYS > 0 ? KEYS : 1];
 };
 
-__device__ __forceinline__ uint32_t ordered(float x)
+/* As ordered() of numbers.cuh, of scores. Written out: with a call of that one the compiler orders these kernels otherwise. */
+__device__ __forceinline__ uint32_t ordered_score(float x)
 {
     uint32_t bits = __float_as_uint(x + 0.0f);                                     /* -0 is 0 */
     return x != x ? 0xfffffffeu : bits & 0x80000000u ? ~bits : bits | 0x80000000u; /* NaN: above all but safe rows */
@@ -94,7 +95,7 @@ __device__ __forceinline__ uint32_t *of_block(uint32_t *shared, int rank)
 
 __device__ __forceinline__ bool newest_wins(const struct select_launch &l, uint32_t score)
 {
-    return score >= ordered(l.plan.protected_score) && !isinf(l.plan.protected_score);
+    return score >= ordered_score(l.plan.protected_score) && !isinf(l.plan.protected_score);
 }
 
 /* The lower half of a key: in what order rows of equal score are taken. JOINT: rows first, then heads, of which the smaller
@@ -115,7 +116,7 @@ __device__ __forceinline__ uint32_t score_read(const struct select_launch &l, co
 {
     if (JOINT && i - d.at[g] >= l.plan.rows[g])
         return NO_ROW;
-    uint32_t score = ordered(l.plan.score[i]);
+    uint32_t score = ordered_score(l.plan.score[i]);
     if (JOINT && ((uint64_t)score << 32 | place_of<true>(l, g, i - d.at[g], score)) >= l.safe_cut[g])
         score = SAFE_SCORE;
     return score;

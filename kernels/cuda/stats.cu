@@ -11,7 +11,7 @@
  *
  * Devoto et al. 2025, arXiv:2510.00636. f32 and other head sizes: mean, then a thread owns an entry of the matrix.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/stats.cuh"
 
 enum { STRETCH = STATS_STRETCH, TILE = 64, THREADS = 256, ROWS = 64 };
 
@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(D * 2, 2)
     }
 }
 
-/* mean = sum x / rows, cov = sum x x' / rows - mean mean'. grid: THREADS entries of the matrix, heads */
+/* grid: THREADS entries of the matrix, heads */
 template <int D>
 __global__ void moments_join_kernel(const float *partial, int32_t splits, int64_t rows, float *mean, float *cov)
 {
@@ -159,18 +159,8 @@ __global__ void moments_join_kernel(const float *partial, int32_t splits, int64_
     const int32_t h = blockIdx.y, entry = blockIdx.x * THREADS + threadIdx.x, i = entry / D, j = entry % D;
     const int32_t d = (j / 16 - i / 16 + W) % W;
     const bool own = d < W / 2 || (d == W / 2 && i / 16 < W / 2); /* else the block lies on the other side */
-    const float *from = partial + (int64_t)h * splits * moments<D>::floats;
-    double product = 0.0, x = 0.0, y = 0.0;
 
-    for (int32_t s = 0; s < splits; s++, from += moments<D>::floats) {
-        product += from[own ? i * D + j : j * D + i];
-        x += from[D * D + i];
-        y += from[D * D + j];
-    }
-    x /= (double)rows, y /= (double)rows;
-    cov[(int64_t)h * D * D + entry] = (float)(product / (double)rows - x * y);
-    if (i == j)
-        mean[h * D + i] = (float)x;
+    stats_join<D>(partial, splits, rows, h, entry, own ? i * D + j : j * D + i, mean, cov);
 }
 
 /* grid: 16 x 16 tiles of the matrix, heads */

@@ -10,7 +10,7 @@
  *
  * H200, 32 heads x 128, 32,768 rows, 2026-11-29: 98 us, 2.75 TB/s (stats.cu: 135); with 4 tiles on their way, not 7: 125.
  */
-#include "kernels/cuda/device.cuh"
+#include "kernels/cuda/stats.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
 enum { ROWS = 64, STAGES = 10, AHEAD = 7, THREADS = 256 };
@@ -116,26 +116,15 @@ __global__ void __launch_bounds__((room<D>::groups + 1) * 128)
     }
 }
 
-/* mean = sum x / rows, cov = sum x x' / rows - mean mean'. grid: THREADS entries of the matrix, heads */
+/* grid: THREADS entries of the matrix, heads */
 template <int D>
 __global__ void __launch_bounds__(THREADS)
     stats_join_kernel(const float *partial, int32_t splits, int64_t rows, float *mean, float *cov)
 {
     const int32_t h = blockIdx.y, entry = blockIdx.x * THREADS + threadIdx.x, i = entry / D, j = entry % D;
     const int32_t from = i / 64 <= j / 64 ? i * D + j : j * D + i; /* the block lies on or above the diagonal */
-    const float *part = partial + (int64_t)h * splits * room<D>::floats;
-    double product = 0.0, x = 0.0, y = 0.0;
 
-#pragma unroll 4
-    for (int32_t s = 0; s < splits; s++, part += room<D>::floats) {
-        product += part[from];
-        x += part[D * D + i];
-        y += part[D * D + j];
-    }
-    x /= (double)rows, y /= (double)rows;
-    cov[(int64_t)h * D * D + entry] = (float)(product / (double)rows - x * y);
-    if (i == j)
-        mean[h * D + i] = (float)x;
+    stats_join<D>(partial, splits, rows, h, entry, from, mean, cov);
 }
 
 template <int D>

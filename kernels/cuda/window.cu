@@ -14,6 +14,7 @@
  * cores. Otherwise plain multiplications, tiles of 32 rows.
  * Li et al. 2024, arXiv:2404.14469; PRESSES 2.2.
  */
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/rowwise.cuh"
 
 enum {
@@ -25,8 +26,6 @@ enum {
     PLAIN_QUERIES = 1024,
     FEW = 8
 };
-
-#define LOG2E 1.4426950408889634f
 
 /* Tokens of the context; 0 means that rows are counted by their place in each head. */
 __device__ __forceinline__ int64_t tokens_of(const struct rows_view &in, const struct window_args &a, int32_t g)
@@ -50,16 +49,6 @@ __device__ int32_t body_of(const struct rows_view &in, const struct window_args 
             high = middle;
     }
     return low;
-}
-
-__device__ __forceinline__ uint32_t ordered(float x)
-{
-    uint32_t bits = __float_as_uint(x);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-__device__ __forceinline__ float unordered(uint32_t bits)
-{
-    return __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 }
 
 /* ---- tensor cores ---- */
