@@ -4,6 +4,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/order.h"
 
 #include <stdlib.h>
 
@@ -13,16 +14,9 @@ void bench_tokens(int32_t *token, int64_t count, int32_t vocab)
         token[i] = (int32_t)((100 + 7919 * i % 40000) % vocab);
 }
 
-static int order(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 double bench_median(double *values, int32_t count)
 {
-    qsort(values, (size_t)count, sizeof *values, order);
+    qsort(values, (size_t)count, sizeof *values, order_f64);
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 

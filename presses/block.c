@@ -12,6 +12,7 @@
  * Park et al. 2025, arXiv:2504.15364, section 4.
  */
 #include "common/base/bytes.h"
+#include "common/base/order.h"
 #include "kernels/block.h"
 #include "presses/parts.h"
 #include "presses/scores.h"
@@ -52,13 +53,6 @@ struct blocks {
     bool hidden;             /* the score looks at hidden states */
 };
 
-static int ascending(const void *a, const void *b)
-{
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Whether the score looks at what the reference puts together by the order of scores. */
 static bool by_score(const struct blocks *b)
 {
@@ -80,7 +74,7 @@ static void list_candidates(struct blocks *b, int64_t from, int64_t end)
             rows[b->kept + i] = (int32_t)(from + i);
         memcpy(order, rows, (size_t)b->count * sizeof *rows);
         if (by_score(b))
-            qsort(order, (size_t)b->kept, sizeof *order, ascending);
+            qsort(order, (size_t)b->kept, sizeof *order, order_i32);
         for (int64_t i = 0; i < b->count; i++)
             b->token[g * b->count + i] = b->tokens ? b->tokens[view->at[g] + order[i]] : order[i];
     }
@@ -294,7 +288,7 @@ static enum status block_choose(const struct press_stage *stage, struct press_ro
     }
     for (int32_t g = 0; g < view->heads; g++) {
         if (by_score(&b))
-            qsort(b.best + g * b.kept, (size_t)b.kept, sizeof *b.best, ascending);
+            qsort(b.best + g * b.kept, (size_t)b.kept, sizeof *b.best, order_i32);
         first[g] = g * b.kept;
     }
     first[view->heads] = view->heads * b.kept;

@@ -142,7 +142,7 @@ static enum status critical_refine(const struct press_stage *stage, struct press
     return critical_weigh(round, view, sure, o->eps, score, err);
 }
 
-static enum status critical_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
+enum status critical_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
 {
     return press_admit_op(stage, door, door->ops->value_out_norms != NULL, "value_out_norms", err);
 }

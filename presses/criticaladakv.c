@@ -71,11 +71,6 @@ static enum status criticaladakv_budget(const struct press_stage *stage, struct 
     return critical_weigh(round, view, sure, o->eps, round->score, err);
 }
 
-static enum status criticaladakv_admit(const struct press_stage *stage, const struct press_door *door, struct err *err)
-{
-    return press_admit_op(stage, door, door->ops->value_out_norms != NULL, "value_out_norms", err);
-}
-
 const struct press press_criticaladakv = {
     .name = "criticaladakv",
     .kind = PRESS_REFINE,
@@ -88,6 +83,6 @@ const struct press press_criticaladakv = {
     .option_count = ARRAY_LEN(criticaladakv_table),
     .options_bytes = sizeof(struct criticaladakv_options),
     .uneven = true,
-    .admit = criticaladakv_admit,
+    .admit = critical_admit,
     .budget = criticaladakv_budget,
 };

@@ -8,6 +8,7 @@
  * What comes after it sees zeros in their place (run.c). Xu et al. 2024, arXiv:2407.21018, section 3.
  */
 #include "common/base/bytes.h"
+#include "common/base/order.h"
 #include "presses/scores.h"
 #include "presses/window.h"
 
@@ -69,13 +70,6 @@ static void query_squares(const struct press_stage *stage, struct press_round *r
         squares[i] /= (float)(rows * group);
 }
 
-static int ascending(const void *a, const void *b)
-{
-    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
-
-    return (x > y) - (x < y);
-}
-
 static enum status think_edit(const struct press_stage *stage, struct press_round *round, const int32_t *index,
                               const int64_t *first, struct err *err)
 {
@@ -100,7 +94,7 @@ static enum status think_edit(const struct press_stage *stage, struct press_roun
         for (int32_t c = 0; c < dim; c++)
             squares[g * dim + c] *= keys[g * dim + c];
         scores_order(squares + g * dim, dim, order);
-        qsort(order, (size_t)round->channels, sizeof *order, ascending);
+        qsort(order, (size_t)round->channels, sizeof *order, order_i32);
         memcpy(round->channel + g * round->channels, order, (size_t)round->channels * sizeof *order);
     }
     return ST_OK;

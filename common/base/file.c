@@ -14,7 +14,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static enum status refuse(const char *path, struct err *err)
+enum status file_refuse(const char *path, struct err *err)
 {
     return err_set(err, errno == ENOENT || errno == ENOTDIR ? ST_ENOTFOUND : ST_EINVAL, "%s: %s", path,
                    strerror(errno));
@@ -26,7 +26,7 @@ static enum status map(struct file *out, int fd, const char *path, struct err *e
     void *data = NULL;
 
     if (fstat(fd, &info) != 0)
-        return refuse(path, err);
+        return file_refuse(path, err);
     if (S_ISDIR(info.st_mode))
         return err_set(err, ST_EINVAL, "%s: is a directory", path);
     if (!S_ISREG(info.st_mode))
@@ -34,7 +34,7 @@ static enum status map(struct file *out, int fd, const char *path, struct err *e
     if (info.st_size > 0) {
         data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (data == MAP_FAILED)
-            return refuse(path, err);
+            return file_refuse(path, err);
     }
     out->data = data;
     out->bytes = (size_t)info.st_size;
@@ -47,7 +47,7 @@ enum status file_open(struct file *out, const char *path, struct err *err)
     enum status st;
 
     if (fd < 0)
-        return refuse(path, err);
+        return file_refuse(path, err);
     st = map(out, fd, path, err);
     close(fd); /* the mapping stays */
     return st;

@@ -22,6 +22,9 @@ struct file {
 enum status file_open(struct file *out, const char *path, struct err *err);
 void file_close(struct file *f);
 
+/* What errno says of `path`, as file_open tells it. */
+enum status file_refuse(const char *path, struct err *err);
+
 /* First thing in a main: descriptors 0, 1 and 2 that are closed are opened on /dev/null the wrong way round, so that writing
  * to them (for 0: reading) goes on to fail and never reaches a file or connection that was given the number. */
 void file_fill_std(void);

@@ -7,6 +7,7 @@
 
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -15,12 +16,6 @@
 #include <unistd.h>
 
 enum { WAIT_MS = 5000, NEWLINES_MAX = 2 };
-
-static enum status refuse(const char *path, struct err *err)
-{
-    return err_set(err, errno == ENOENT || errno == ENOTDIR ? ST_ENOTFOUND : ST_EINVAL, "%s: %s", path,
-                   strerror(errno));
-}
 
 /* Until the end of the file, or `room` bytes. */
 static enum status fill(int fd, const char *path, char *text, size_t room, size_t *bytes, struct err *err)
@@ -36,7 +31,7 @@ static enum status fill(int fd, const char *path, char *text, size_t room, size_
         if (ready == 0)
             return err_set(err, ST_EDEADLINE, "%s: nobody has written the token after %d s", path, WAIT_MS / 1000);
         if (n < 0 && errno != EINTR && errno != EAGAIN)
-            return refuse(path, err);
+            return file_refuse(path, err);
         if (n == 0)
             break;
         if (n > 0)
@@ -70,7 +65,7 @@ enum status rpc_token_read(char **out, const char *path, struct err *err)
         return ST_OK;
     fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not make us wait for its writer */
     if (fd < 0)
-        return refuse(path, err);
+        return file_refuse(path, err);
     st = fill(fd, path, text, sizeof text - 1, &bytes, err);
     close(fd);
     while (bytes > 0 && (text[bytes - 1] == '\n' || text[bytes - 1] == '\r'))

@@ -14,6 +14,8 @@
  */
 #include "kernels/cpu/product.h"
 
+#include "common/base/order.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -186,13 +188,6 @@ static void near_task(void *arg, int64_t i, int worker)
 
 /* ---- what is near enough ---------------------------------------------------------------------------------------------- */
 
-static int ascending(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
 static void gate_task(void *arg, int64_t head, int worker)
 {
     const struct merging *s = arg;
@@ -206,7 +201,7 @@ static void gate_task(void *arg, int64_t head, int worker)
         return;
     for (int64_t e = 0; e < gone; e++)
         r.sorted[e] = r.cosine[e] >= s->threshold ? r.cosine[e] : -INFINITY;
-    qsort(r.sorted, (size_t)gone, sizeof *r.sorted, ascending);
+    qsort(r.sorted, (size_t)gone, sizeof *r.sorted, order_f32);
     a = r.sorted[(int64_t)low];
     b = r.sorted[(int64_t)ceil(place)];
     if (isinf(a))

@@ -13,6 +13,8 @@
  */
 #include "kernels/cuda/gemm.h"
 
+#include "common/base/order.h"
+
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -83,13 +85,6 @@ static void tune_save(const struct gemm *g)
     fclose(f);
 }
 
-static int by_size(const void *a, const void *b)
-{
-    float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Median microseconds of one candidate; 0 when it does not run. */
 static float time_one(struct cuda *c, const void *w, const void *in, void *out, enum gemm_out kind,
                       const cublasLtMatmulAlgo_t *algo, cudaEvent_t begin, cudaEvent_t end)
@@ -108,7 +103,7 @@ static float time_one(struct cuda *c, const void *w, const void *in, void *out, 
             return 0.0f;
         us[i] = ms * 1000.0f;
     }
-    qsort(us, ROUNDS, sizeof us[0], by_size);
+    qsort(us, ROUNDS, sizeof us[0], order_f32);
     return us[ROUNDS / 2];
 }
 

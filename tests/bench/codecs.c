@@ -17,6 +17,7 @@
 #include "client/local.h"
 #include "common/base/arena.h"
 #include "common/base/file.h"
+#include "common/base/order.h"
 #include "common/base/text.h"
 #include "common/kv/block.h"
 #include "common/kv/codec.h"
@@ -221,16 +222,9 @@ static void measure_text(struct measure *m, const char *path)
     token_list_fini(&question);
 }
 
-static int ascending(const void *a, const void *b)
-{
-    const float x = *(const float *)a, y = *(const float *)b;
-
-    return (x > y) - (x < y);
-}
-
 static void print_line(struct measure *m, int codec)
 {
-    qsort(m->all[codec], (size_t)m->positions, sizeof(float), ascending);
+    qsort(m->all[codec], (size_t)m->positions, sizeof(float), order_f32);
     printf("| `%s` | %.1f %% | %.2e | %.2e | %.2f %% |\n", codec_word((enum kv_codec)codec),
            100 * m->bytes[codec] / m->bytes[KV_PLAIN], m->kl[codec] / (double)m->positions,
            (double)m->all[codec][m->positions * 99 / 100], 100.0 * (double)m->agreed[codec] / (double)m->positions);

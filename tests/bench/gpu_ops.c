@@ -10,6 +10,7 @@
  */
 #include "common/base/arena.h"
 #include "common/base/clock.h"
+#include "common/base/order.h"
 #include "kernels/backend.h"
 
 #include <math.h>
@@ -98,13 +99,6 @@ static void *random_room(struct bench *b, int64_t numbers, uint64_t seed)
     return out;
 }
 
-static int by_size(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 /* Median microseconds of one call of `run`, queued `calls` times a round. */
 static double time_calls(struct bench *b, enum lane lane, int calls, void (*run)(struct bench *b, void *ctx, int i),
                          void *ctx)
@@ -122,7 +116,7 @@ static double time_calls(struct bench *b, enum lane lane, int calls, void (*run)
         b->be->ops->wait(b->be, lane);
         us[r] = (double)(clock_now_ns() - begin) / 1e3 / calls;
     }
-    qsort(us, ROUNDS, sizeof us[0], by_size);
+    qsort(us, ROUNDS, sizeof us[0], order_f64);
     return us[ROUNDS / 2];
 }
 

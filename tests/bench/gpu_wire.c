@@ -16,6 +16,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
+#include "common/base/order.h"
 #include "common/transport/nccl.h"
 #include "common/transport/transport.h"
 
@@ -340,16 +341,9 @@ static int run_peer(char **argv)
     return 0;
 }
 
-static int compare(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
 static void show(const char *name, size_t mib, double *seconds, int rounds)
 {
-    qsort(seconds, (size_t)rounds, sizeof *seconds, compare);
+    qsort(seconds, (size_t)rounds, sizeof *seconds, order_f64);
     printf("{\"transport\":\"%s\",\"mib\":%zu,\"gb_s\":%.1f,\"best_gb_s\":%.1f,\"rounds\":%d}\n", name, mib,
            (double)(mib << 20) / 1e9 / seconds[rounds / 2], (double)(mib << 20) / 1e9 / seconds[0], rounds);
     fflush(stdout);

@@ -14,6 +14,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
+#include "common/base/order.h"
 #include "common/base/thread.h"
 #include "kernels/backend.h"
 
@@ -48,16 +49,9 @@ static const struct {
     { "plain", probe_f32_plain, probe_bf16_plain },
 };
 
-static int smaller(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
-
 static double median(double *x, int count)
 {
-    qsort(x, (size_t)count, sizeof *x, smaller);
+    qsort(x, (size_t)count, sizeof *x, order_f64);
     return x[count / 2];
 }
 

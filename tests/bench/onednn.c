@@ -10,6 +10,7 @@
 #include "common/base/arena.h"
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
+#include "common/base/order.h"
 
 #include <dnnl.h>
 #include <omp.h>
@@ -19,13 +20,6 @@
 #include <string.h>
 
 enum { ROUNDS = 9, WEIGHTS_BYTES = 128 << 20 };
-
-static int smaller(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return x < y ? -1 : x > y;
-}
 
 static void must(dnnl_status_t st, const char *what)
 {
@@ -90,7 +84,7 @@ static void bench_shape(dnnl_engine_t engine, dnnl_stream_t stream, int64_t m, i
         }
         took[r] = (double)(clock_now_ns() - begin) / (double)copies;
     }
-    qsort(took, ROUNDS, sizeof *took, smaller);
+    qsort(took, ROUNDS, sizeof *took, order_f64);
     dnnl_primitive_desc_query(desc, dnnl_query_impl_info_str, 0, &name);
     printf("onednn %lldx%lldx%lld %9.1f GFLOP/s %6.1f GB/s  %s\n", (long long)m, (long long)n, (long long)k,
            2.0 * (double)(m * n * k) / took[ROUNDS / 2], (double)bytes / took[ROUNDS / 2], name);

@@ -6,6 +6,7 @@
  * right and the head is not compared; the inputs are such that this is rare, and a check counts that it is.
  */
 #include "tests/ops/ops.h"
+#include "common/base/order.h"
 #include "tests/ops/view.h"
 
 #include <math.h>
@@ -53,20 +54,13 @@ static bool find(const struct merged *m, int32_t g, int64_t row, int32_t *best, 
     return *cosine - second > 1e-5;
 }
 
-static int ascending(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-
-    return (x > y) - (x < y);
-}
-
 static double gate_of(struct ops *o, const struct merged *m, int64_t gone)
 {
     double *sorted = ops_doubles(o, gone), place = (1 - m->fraction) * (double)(gone - 1), low = floor(place), gate;
 
     for (int64_t e = 0; e < gone; e++)
         sorted[e] = m->cosine[e] >= m->threshold ? m->cosine[e] : -INFINITY;
-    qsort(sorted, (size_t)gone, sizeof *sorted, ascending);
+    qsort(sorted, (size_t)gone, sizeof *sorted, order_f64);
     if (m->fraction >= 1 || isinf(sorted[(int64_t)low]))
         return m->threshold;
     gate = sorted[(int64_t)low];

@@ -84,3 +84,13 @@ int32_t small_token(int64_t i)
 {
     return (int32_t)((7 + i * 131 + i / 17) % SMALL_VOCAB);
 }
+
+bool small_reaches(const int *value, int want, int64_t ms)
+{
+    const int64_t deadline = clock_in_ms(ms);
+    const struct timespec nap = { 0, 200000 };
+
+    while (__atomic_load_n(value, __ATOMIC_ACQUIRE) < want && clock_now_ns() < deadline)
+        nanosleep(&nap, NULL);
+    return __atomic_load_n(value, __ATOMIC_ACQUIRE) >= want;
+}

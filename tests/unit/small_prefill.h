@@ -17,6 +17,9 @@ void small_prefill_close(struct prefill_node *n);
 /* Waits at most ms until no job is left and nothing is held; true when so. */
 bool small_prefill_quiet(struct prefill_node *n, int64_t ms);
 
+/* Waits at most ms until *value (atomic) is `want` or more; true when so. */
+bool small_reaches(const int *value, int want, int64_t ms);
+
 /* Token i of a context: any pattern will do. */
 int32_t small_token(int64_t i);
 

@@ -187,19 +187,9 @@ static void peer_start(struct peer *p)
     mover_take(node.mover, p->job);
 }
 
-static bool reaches(const int *value, int want, int64_t ms)
-{
-    const int64_t deadline = clock_in_ms(ms);
-    const struct timespec nap = { 0, 200000 };
-
-    while (__atomic_load_n(value, __ATOMIC_ACQUIRE) < want && clock_now_ns() < deadline)
-        nanosleep(&nap, NULL);
-    return __atomic_load_n(value, __ATOMIC_ACQUIRE) >= want;
-}
-
 static void peer_close(struct peer *p)
 {
-    assert_true(reaches(&p->freed, 1, 5000));
+    assert_true(small_reaches(&p->freed, 1, 5000));
     assert_int_equal(p->ended, 1);
     assert_true(small_prefill_quiet(&node, 2000));
     receiver_close(p->receiver);
@@ -215,7 +205,7 @@ static void runs_well(int64_t tokens, const char *press, struct peer *p)
 {
     peer_open(p, tokens, press, NULL);
     peer_start(p);
-    assert_true(reaches(&p->ended, 1, 20000));
+    assert_true(small_reaches(&p->ended, 1, 20000));
     assert_string_equal(p->why.text, "");
     assert_int_equal(p->why.code, ST_OK);
     assert_int_equal(p->arrived, SMALL_LAYERS);
@@ -267,7 +257,7 @@ static void many_orders_share_the_engine(void **state)
     for (int i = 0; i < 12; i++)
         peer_start(&p[i]);
     for (int i = 0; i < 12; i++) {
-        assert_true(reaches(&p[i].ended, 1, 30000));
+        assert_true(small_reaches(&p[i].ended, 1, 30000));
         assert_int_equal(p[i].why.code, ST_OK);
         assert_true(p[i].commit.checksum == p[i % 5].commit.checksum); /* whoever ran in between */
     }
@@ -286,12 +276,12 @@ static void a_peer_that_goes_while_it_waits_is_forgotten(void **state)
     peer_start(&p);
     __atomic_store_n(&p.gone, true, __ATOMIC_RELAXED);
     mover_wake(node.mover);
-    assert_true(reaches(&p.ended, 1, 5000));
+    assert_true(small_reaches(&p.ended, 1, 5000));
     assert_int_equal(p.why.code, ST_ECANCELLED);
     assert_non_null(strstr(p.why.text, "queue"));
     __atomic_store_n(&busy.gone, true, __ATOMIC_RELAXED);
     mover_wake(node.mover);
-    assert_true(reaches(&busy.ended, 1, 60000));
+    assert_true(small_reaches(&busy.ended, 1, 60000));
     assert_true(p.job->times.begun == 0 && busy.job->packed < SMALL_LAYERS);
     peer_close(&p);
     peer_close(&busy);
@@ -304,10 +294,10 @@ static void a_peer_that_goes_in_the_middle_stops_the_work(void **state)
     (void)state;
     peer_open(&p, 3000, "knorm | ratio=0.5", NULL);
     peer_start(&p);
-    assert_true(reaches(&p.arrived, 1, 20000));
+    assert_true(small_reaches(&p.arrived, 1, 20000));
     __atomic_store_n(&p.gone, true, __ATOMIC_RELAXED);
     mover_wake(node.mover);
-    assert_true(reaches(&p.ended, 1, 60000));
+    assert_true(small_reaches(&p.ended, 1, 60000));
     assert_int_equal(p.why.code, ST_ECANCELLED);
     assert_true(p.arrived < SMALL_LAYERS);
     peer_close(&p);
@@ -326,7 +316,7 @@ static void a_peer_that_takes_nothing_holds_up_only_itself(void **state)
     assert_int_equal(dumb.job->packed, 2); /* both slots are full, and no more was computed */
     __atomic_store_n(&dumb.gone, true, __ATOMIC_RELAXED);
     mover_wake(node.mover);
-    assert_true(reaches(&dumb.ended, 1, 2000));
+    assert_true(small_reaches(&dumb.ended, 1, 2000));
     peer_close(&dumb);
     peer_close(&p);
 }
@@ -339,7 +329,7 @@ static void a_wire_that_breaks_names_the_stage(void **state)
     (void)state;
     peer_open(&p, 400, "", &knobs);
     peer_start(&p);
-    assert_true(reaches(&p.ended, 1, 10000));
+    assert_true(small_reaches(&p.ended, 1, 10000));
     assert_int_equal(p.why.code, ST_EUNAVAILABLE);
     assert_non_null(strstr(p.why.text, "ship: "));
     peer_close(&p);
@@ -353,7 +343,7 @@ static void a_slow_wire_is_overlapped_and_counted_as_stall(void **state)
     (void)state;
     peer_open(&p, 50, "", &knobs);
     peer_start(&p);
-    assert_true(reaches(&p.ended, 1, 20000));
+    assert_true(small_reaches(&p.ended, 1, 20000));
     assert_int_equal(p.why.code, ST_OK);
     assert_true(p.commit.stall_ms > 30);
     assert_true(p.commit.ship_ms > 30 * SMALL_LAYERS);
@@ -368,10 +358,10 @@ static void beats_come_while_nothing_else_does(void **state)
     peer_open(&p, 20, "", NULL);
     p.mute = true;
     peer_start(&p);
-    assert_true(reaches(&p.beats, 2, 5000));
+    assert_true(small_reaches(&p.beats, 2, 5000));
     __atomic_store_n(&p.job->adopted, true, __ATOMIC_RELAXED);
     mover_wake(node.mover);
-    assert_true(reaches(&p.ended, 1, 2000));
+    assert_true(small_reaches(&p.ended, 1, 2000));
     assert_int_equal(p.why.code, ST_OK);
     peer_close(&p);
 }
@@ -388,7 +378,7 @@ static void three_hundred_cancels_leave_nothing(void **state)
         nanosleep(&nap, NULL);
         __atomic_store_n(&p.gone, true, __ATOMIC_RELAXED);
         mover_wake(node.mover);
-        assert_true(reaches(&p.ended, 1, 5000));
+        assert_true(small_reaches(&p.ended, 1, 5000));
         peer_close(&p);
     }
 }

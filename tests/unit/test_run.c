@@ -116,16 +116,6 @@ static void on_done(struct rpc_call *call, void *owner, const struct rpc_end *en
 
 static const struct rpc_events events = { .buffer = on_buffer, .done = on_done };
 
-static bool reaches(const int *value, int want, int64_t ms)
-{
-    const int64_t deadline = clock_in_ms(ms);
-    const struct timespec nap = { 0, 200000 };
-
-    while (__atomic_load_n(value, __ATOMIC_ACQUIRE) < want && clock_now_ns() < deadline)
-        nanosleep(&nap, NULL);
-    return __atomic_load_n(value, __ATOMIC_ACQUIRE) >= want;
-}
-
 static void decoder_open(struct decoder *d, int64_t rows_max, int32_t layers)
 {
     struct receiver_config in = { .shape = node.parts.shape, .rows_max = rows_max };
@@ -150,7 +140,7 @@ static void decoder_start(struct decoder *d, const Platen__Internal__V1__ToPrefi
 
 static void decoder_close(struct decoder *d)
 {
-    assert_true(reaches(&d->done, 1, 20000));
+    assert_true(small_reaches(&d->done, 1, 20000));
     assert_true(small_prefill_quiet(&node, 60000));
     receiver_close(d->receiver);
     for (int32_t l = 0; l < d->layers; l++)
@@ -214,7 +204,7 @@ static void ask(struct decoder *d, const struct order *o)
 {
     decoder_open(d, SMALL_TOKENS_MAX, SMALL_LAYERS);
     decoder_start(d, &o->msg);
-    assert_true(reaches(&d->done, 1, 30000));
+    assert_true(small_reaches(&d->done, 1, 30000));
 }
 
 /* The order is refused with this status, and the sentence says `part`. Frees it. */
@@ -377,7 +367,7 @@ static void leave_room(uint64_t bytes)
 
 static void comes_back_whole(struct decoder *d)
 {
-    assert_true(reaches(&d->done, 1, 60000));
+    assert_true(small_reaches(&d->done, 1, 60000));
     assert_string_equal(d->sentence, "");
     assert_int_equal(d->status, ST_OK);
     assert_int_equal(d->committed, 1);
@@ -451,7 +441,7 @@ static void two_that_do_not_fit_together_run_one_after_the_other(void **state)
         decoder_start(&d[i], i % 2 ? &other->msg : &o->msg);
     }
     for (int i = 0; i < 4; i++) {
-        assert_true(reaches(&d[i].done, 1, 60000));
+        assert_true(small_reaches(&d[i].done, 1, 60000));
         assert_string_equal(d[i].sentence, "");
     }
     for (int i = 0; i < 4; i++)
@@ -487,10 +477,10 @@ static void a_full_queue_says_when_to_come_again(void **state)
     (void)state;
     decoder_open(&busy, 4000, SMALL_LAYERS);
     decoder_start(&busy, &big->msg);
-    assert_true(reaches(&busy.accepted, 1, 5000));
+    assert_true(small_reaches(&busy.accepted, 1, 5000));
     decoder_open(&waiting, 4000, SMALL_LAYERS);
     decoder_start(&waiting, &big->msg);
-    assert_true(reaches(&waiting.accepted, 1, 5000));
+    assert_true(small_reaches(&waiting.accepted, 1, 5000));
     ask(&d, small);
     assert_int_equal(d.status, ST_EEXHAUSTED);
     assert_true(d.retry_ms >= 100);
@@ -513,7 +503,7 @@ static void a_second_order_ends_the_stream(void **state)
     decoder_open(&d, SMALL_TOKENS_MAX, SMALL_LAYERS);
     decoder_start(&d, &o->msg);
     rpc_call_send(d.call, &o->msg.base);
-    assert_true(reaches(&d.done, 1, 20000));
+    assert_true(small_reaches(&d.done, 1, 20000));
     assert_int_equal(d.status, ST_EINVAL);
     assert_non_null(strstr(d.sentence, "Order may not come"));
     decoder_close(&d);
@@ -529,7 +519,7 @@ static void half_closing_gives_everything_back(void **state)
     decoder_open(&d, SMALL_TOKENS_MAX, SMALL_LAYERS);
     decoder_start(&d, &o->msg);
     rpc_call_half_close(d.call);
-    assert_true(reaches(&d.done, 1, 20000));
+    assert_true(small_reaches(&d.done, 1, 20000));
     assert_int_not_equal(d.status, ST_OK);
     assert_int_equal(d.committed, 0);
     decoder_close(&d);
@@ -563,7 +553,7 @@ static void a_peer_that_goes_after_the_commit_is_no_harm(void **state)
     decoder_open(&d, SMALL_TOKENS_MAX, SMALL_LAYERS);
     d.mute = true;
     decoder_start(&d, &o->msg);
-    assert_true(reaches(&d.committed, 1, 10000));
+    assert_true(small_reaches(&d.committed, 1, 10000));
     rpc_call_cancel(d.call);
     decoder_close(&d);
     free(o);
@@ -583,7 +573,7 @@ static void a_transfer_moves_its_bytes(void **state)
     o->msg.transfer = &o->transfer;
     decoder_open(&d, INT32_MAX, 64);
     decoder_start(&d, &o->msg);
-    assert_true(reaches(&d.done, 1, 30000));
+    assert_true(small_reaches(&d.done, 1, 30000));
     assert_string_equal(d.damage.text, "");
     assert_int_equal(d.status, ST_OK);
     assert_int_equal(d.committed, 1);
@@ -593,7 +583,7 @@ static void a_transfer_moves_its_bytes(void **state)
     o->transfer.bytes = 0;
     decoder_open(&d, INT32_MAX, 64);
     decoder_start(&d, &o->msg);
-    assert_true(reaches(&d.done, 1, 5000));
+    assert_true(small_reaches(&d.done, 1, 5000));
     assert_int_equal(d.status, ST_ERANGE);
     decoder_close(&d);
     free(o);
