@@ -156,9 +156,11 @@ static void on_end(struct rpc_call *call, void *owner, const struct rpc_end *end
 {
     struct request *r = rpc_call_user(call);
 
-    (void)end;
     if (r == NULL)
         return;
+    __atomic_store_n(&r->gone, end->status != ST_OK, __ATOMIC_SEQ_CST);
+    if (end->status != ST_OK && __atomic_load_n(&r->kept, __ATOMIC_SEQ_CST))
+        request_forget(r);
     rpc_call_set_user(call, NULL, NULL);
     request_unref(r);
     stream_wake(((struct node *)owner)->stream);

@@ -70,6 +70,13 @@ void request_fail(struct request *r, const struct err *err, int64_t retry_ms)
     stream_wake(stream);
 }
 
+void request_forget(struct request *r)
+{
+    struct err gone = { 0 }; /* twice, or it expired: all the same */
+
+    (void)contexts_drop(r->node->contexts, r->handle, &gone);
+}
+
 void request_ready(struct request *r)
 {
     struct stream *stream = r->node->stream; /* after the store the request may be gone */

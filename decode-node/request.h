@@ -76,6 +76,8 @@ struct request {
     enum kv_codec codec;
     int32_t max_new;
     int64_t ttl_s;
+    char handle[HANDLE_CHARS + 1]; /* of a new context, once `kept` */
+    bool kept, gone;               /* atomic: the table has the context; the caller went away without a status */
     bool compact;
     struct order *order;
     struct context *context; /* one count */
@@ -101,6 +103,9 @@ void request_unref(struct request *r);
 
 /* The request is over with this failure; the stream thread tells the caller. Whoever owns the phase. */
 void request_fail(struct request *r, const struct err *err, int64_t retry_ms);
+
+/* Gives the kept context of a caller that did not get its handle back to the table. Any thread, more than once. */
+void request_forget(struct request *r);
 
 /* Its context is there: sequences go to the engine. Whoever owns the phase. */
 void request_ready(struct request *r);

@@ -208,16 +208,30 @@ static void finish(struct request *r, const struct err *err, int64_t retry_ms)
     log_end(r, err);
 }
 
+/* Nobody would ever name a context whose handle did not arrive. A caller goes away at any moment: on_end sees `kept`, or we
+ * see `gone`. */
+static enum status keep(struct request *r, struct err *err)
+{
+    enum status st = contexts_keep(r->node->contexts, r->context, r->ttl_s, r->handle, err);
+
+    if (st != ST_OK)
+        return st;
+    __atomic_store_n(&r->kept, true, __ATOMIC_SEQ_CST);
+    if (!__atomic_load_n(&r->gone, __ATOMIC_SEQ_CST) && !rpc_call_cancelled(r->call))
+        return ST_OK;
+    request_forget(r);
+    return err_set(err, ST_ECANCELLED, "the caller went away");
+}
+
 static bool create_reply(struct request *r)
 {
     struct err err = { 0 };
-    char handle[HANDLE_CHARS + 1];
 
-    if (contexts_keep(r->node->contexts, r->context, r->ttl_s, handle, &err) != ST_OK) {
-        finish(r, &err, 1000);
+    if (keep(r, &err) != ST_OK) {
+        finish(r, &err, err.code == ST_EEXHAUSTED ? 1000 : -1);
         return true;
     }
-    reply_create(r, handle);
+    reply_create(r, r->handle);
     metric_add(r->node->m_requests_ok, 1);
     log_end(r, &err);
     return true;

@@ -35,7 +35,7 @@ static void hold(struct rpc_pair *p, struct rpc_call *call)
     pthread_mutex_unlock(&p->lock);
 }
 
-struct rpc_call *pair_held(struct rpc_pair *p)
+struct rpc_call *rpc_pair_held(struct rpc_pair *p)
 {
     struct rpc_call *call = NULL;
 
@@ -246,7 +246,7 @@ static void methods_add(struct rpc_pair *p)
     rpc_server_add(p->server, methods, ARRAY_LEN(methods));
 }
 
-void pair_open(struct rpc_pair *p, const struct rpc_server_options *so, const struct rpc_channel_options *co)
+void rpc_pair_open(struct rpc_pair *p, const struct rpc_server_options *so, const struct rpc_channel_options *co)
 {
     struct rpc_server_options standard;
     struct err err = { 0 };
@@ -265,7 +265,7 @@ void pair_open(struct rpc_pair *p, const struct rpc_server_options *so, const st
         fail_msg("channel: %s", err.text);
 }
 
-void pair_close(struct rpc_pair *p)
+void rpc_pair_close(struct rpc_pair *p)
 {
     rpc_channel_close(p->channel);
     rpc_client_close(p->client);

@@ -42,11 +42,11 @@ struct rpc_pair {
 };
 
 /* Default options where NULL. Fails the test when it cannot. */
-void pair_open(struct rpc_pair *p, const struct rpc_server_options *so, const struct rpc_channel_options *co);
-void pair_close(struct rpc_pair *p);
+void rpc_pair_open(struct rpc_pair *p, const struct rpc_server_options *so, const struct rpc_channel_options *co);
+void rpc_pair_close(struct rpc_pair *p);
 
 /* The call that /Echo "slow" or /Flood holds, with a count for the caller; waits at most ten seconds for it. */
-struct rpc_call *pair_held(struct rpc_pair *p);
+struct rpc_call *rpc_pair_held(struct rpc_pair *p);
 
 /* Waits at most ten seconds until *counter >= want. */
 int reaches(const atomic_int *counter, int want);

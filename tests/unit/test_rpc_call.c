@@ -30,7 +30,7 @@ static void a_unary_call_gives_the_answer(void **state)
     Event *e = NULL;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 5000, &e, &err), ST_OK);
     assert_int_equal(e->text.len, 6);
     assert_memory_equal(e->text.data, "h\xC3\xA9llo", 6);
@@ -38,7 +38,7 @@ static void a_unary_call_gives_the_answer(void **state)
     assert_true(reaches(&p.done, 1));
     assert_int_equal(atomic_load(&p.last_status), ST_OK);
     assert_int_equal(atomic_load(&p.cancelled), 0);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_nul_never_cuts_a_text(void **state)
@@ -49,14 +49,14 @@ static void a_nul_never_cuts_a_text(void **state)
     Event *e = NULL;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     r.context.data = (uint8_t *)"a\0b\0";
     r.context.len = 4;
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 5000, &e, &err), ST_OK);
     assert_int_equal(e->text.len, 4);
     assert_memory_equal(e->text.data, "a\0b\0", 4);
     rpc_message_free(&e->base);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void an_error_carries_its_sentence(void **state)
@@ -66,10 +66,10 @@ static void an_error_carries_its_sentence(void **state)
     Request r = request_of("fail");
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 5000, NULL, &err), ST_EEXHAUSTED);
     assert_string_equal(err.text, "full: \xE2\x9C\x93\n  ^ here");
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void an_error_carries_its_retry_delay(void **state)
@@ -81,14 +81,14 @@ static void an_error_carries_its_retry_delay(void **state)
     ProtobufCMessage *msg;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Echo", &r.base, &platen__v1__event__descriptor,
                                      clock_in_ms(5000), &err),
                      ST_OK);
     assert_int_equal(rpc_stream_next(s, clock_in_ms(5000), &msg, &err), ST_EEXHAUSTED);
     assert_int_equal(rpc_stream_retry_ms(s), 250);
     rpc_stream_close(s);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void an_unknown_method_is_unimplemented(void **state)
@@ -98,13 +98,13 @@ static void an_unknown_method_is_unimplemented(void **state)
     Request r = request_of("x");
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     for (int i = 0; i < 20; i++) {
         err_clear(&err);
         assert_int_equal(ask(&p, "/platen.internal.v1.Prefill/Run", &r, 5000, NULL, &err), ST_EUNIMPLEMENTED);
         assert_non_null(strstr(err.text, "/platen.internal.v1.Prefill/Run"));
     }
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void bad_utf8_is_invalid(void **state)
@@ -114,12 +114,12 @@ static void bad_utf8_is_invalid(void **state)
     Request r = request_of("a\xFF");
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 5000, NULL, &err), ST_EINVAL);
     assert_non_null(strstr(err.text, "context"));
     assert_non_null(strstr(err.text, "UTF-8"));
     assert_int_equal(atomic_load(&p.messages), 0);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_message_of_another_kind_is_invalid(void **state)
@@ -130,13 +130,13 @@ static void a_message_of_another_kind_is_invalid(void **state)
     ProtobufCMessage *reply = NULL;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     other.min = 7;
     assert_int_equal(rpc_call_unary(p.channel, "/test.T/Echo", &other.base, &platen__v1__event__descriptor,
                                     clock_in_ms(5000), &reply, &err),
                      ST_EINVAL);
     assert_int_equal(atomic_load(&p.messages), 0);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_message_too_large_is_refused(void **state)
@@ -154,12 +154,12 @@ static void a_message_too_large_is_refused(void **state)
     rpc_server_options_init(&o);
     o.listen = "127.0.0.1:0";
     o.receive_max_bytes = 200000;
-    pair_open(&p, &o, NULL);
+    rpc_pair_open(&p, &o, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 5000, NULL, &err), ST_EEXHAUSTED);
     assert_int_equal(ask(&p, "/test.T/Count", &r, 5000, NULL, NULL), ST_EEXHAUSTED);
     assert_int_equal(atomic_load(&p.messages), 0);
     free(big);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_stream_comes_in_order_to_its_end(void **state)
@@ -172,7 +172,7 @@ static void a_stream_comes_in_order_to_its_end(void **state)
     int left = 5000;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     r.has_max_new_tokens_case = PLATEN__V1__GENERATE_REQUEST__HAS_MAX_NEW_TOKENS_MAX_NEW_TOKENS;
     r.max_new_tokens = left;
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Count", &r.base, &platen__v1__event__descriptor,
@@ -186,7 +186,7 @@ static void a_stream_comes_in_order_to_its_end(void **state)
     assert_int_equal(rpc_stream_next(s, clock_in_ms(5000), &msg, &err), ST_OK);
     assert_null(msg);
     rpc_stream_close(s);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void the_server_sees_a_cancel(void **state)
@@ -199,11 +199,11 @@ static void the_server_sees_a_cancel(void **state)
     ProtobufCMessage *msg;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Echo", &r.base, &platen__v1__event__descriptor,
                                      clock_in_ms(20000), &err),
                      ST_OK);
-    held = pair_held(&p);
+    held = rpc_pair_held(&p);
     assert_false(rpc_call_cancelled(held));
     assert_int_equal(rpc_stream_next(s, clock_in_ms(20), &msg, &err), ST_AGAIN);
     rpc_stream_cancel(s);
@@ -213,7 +213,7 @@ static void the_server_sees_a_cancel(void **state)
     assert_int_equal(atomic_load(&p.last_status), ST_ECANCELLED);
     rpc_call_unref(held);
     rpc_stream_close(s);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_deadline_ends_both_sides(void **state)
@@ -225,16 +225,16 @@ static void a_deadline_ends_both_sides(void **state)
     struct rpc_call *held;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 200, NULL, &err), ST_EDEADLINE);
     assert_in_range((clock_now_ns() - from) / NS_PER_MS, 190, 1500);
     assert_true(reaches(&p.cancelled, 1));
     assert_int_equal(atomic_load(&p.last_status), ST_EDEADLINE);
-    held = pair_held(&p);
+    held = rpc_pair_held(&p);
     left = rpc_call_deadline_ns(held) - from;
     assert_in_range(left / NS_PER_MS, 150, 400);
     rpc_call_unref(held);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_call_that_ended_takes_nothing(void **state)
@@ -245,9 +245,9 @@ static void a_call_that_ended_takes_nothing(void **state)
     struct rpc_call *held;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 100, NULL, NULL), ST_EDEADLINE);
-    held = pair_held(&p);
+    held = rpc_pair_held(&p);
     assert_true(reaches(&p.done, 1));
     assert_int_equal(rpc_call_send(held, &e.base), ST_ECANCELLED);
     assert_int_equal(rpc_call_wait_room(held, clock_in_ms(100)), ST_ECANCELLED);
@@ -257,7 +257,7 @@ static void a_call_that_ended_takes_nothing(void **state)
     rpc_call_want(held);
     assert_int_equal(atomic_load(&p.done), 1);
     rpc_call_unref(held);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 /* A worker keeps a cancelled call across the end of the whole server. */
@@ -269,10 +269,10 @@ static void a_call_outlives_its_server(void **state)
     struct rpc_call *held;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(&p, "/test.T/Echo", &r, 100, NULL, NULL), ST_EDEADLINE);
-    held = pair_held(&p);
-    pair_close(&p);
+    held = rpc_pair_held(&p);
+    rpc_pair_close(&p);
     assert_true(rpc_call_cancelled(held));
     assert_int_equal(rpc_call_send(held, &e.base), ST_ECANCELLED);
     rpc_call_finish(held, ST_EINTERNAL, "late", 1);
@@ -291,11 +291,11 @@ static void a_reader_that_sleeps_fills_a_bounded_queue(void **state)
     int flooded;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Flood", &r.base, &platen__v1__event__descriptor,
                                      clock_in_ms(20000), &err),
                      ST_OK);
-    held = pair_held(&p);
+    held = rpc_pair_held(&p);
     usleep(300000);
     flooded = atomic_load(&p.flooded);
     assert_in_range(flooded, 256, 4096); /* 256 queued here and what gRPC's windows took */
@@ -314,7 +314,7 @@ static void a_reader_that_sleeps_fills_a_bounded_queue(void **state)
     rpc_call_unref(held);
     rpc_stream_close(s);
     assert_true(reaches(&p.cancelled, 1));
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void an_abort_reaches_a_reader_that_slept(void **state)
@@ -328,11 +328,11 @@ static void an_abort_reaches_a_reader_that_slept(void **state)
     enum status st;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Flood", &r.base, &platen__v1__event__descriptor,
                                      clock_in_ms(20000), &err),
                      ST_OK);
-    held = pair_held(&p);
+    held = rpc_pair_held(&p);
     usleep(100000);
     rpc_call_abort(held, ST_EEXHAUSTED, "the answer was not read");
     assert_true(reaches(&p.done, 1));
@@ -343,7 +343,7 @@ static void an_abort_reaches_a_reader_that_slept(void **state)
     assert_string_equal(err.text, "the answer was not read");
     rpc_call_unref(held);
     rpc_stream_close(s);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 /* The client's side of a bidirectional call. */
@@ -399,7 +399,7 @@ static void both_sides_talk_until_the_client_closes(void **state)
     char line[32];
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     call = talk_start(&p, &t, &talk_events);
     for (int i = 1; i < 500; i++) {
         Request r;
@@ -416,7 +416,7 @@ static void both_sides_talk_until_the_client_closes(void **state)
     assert_int_equal(atomic_load(&t.bytes_wrong), 0);
     assert_int_equal(atomic_load(&p.half_closed), 1);
     rpc_call_unref(call);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_cancelled_stream_ends_on_both_sides(void **state)
@@ -426,7 +426,7 @@ static void a_cancelled_stream_ends_on_both_sides(void **state)
     struct rpc_call *call;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     call = talk_start(&p, &t, &talk_events);
     assert_true(reaches(&t.heard, 1));
     rpc_call_cancel(call);
@@ -435,7 +435,7 @@ static void a_cancelled_stream_ends_on_both_sides(void **state)
     assert_true(reaches(&p.cancelled, 1));
     assert_int_equal(atomic_load(&p.half_closed), 0);
     rpc_call_unref(call);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void bulk_came(struct rpc_call *call, void *owner, struct rpc_buffer *buffer)
@@ -486,7 +486,7 @@ static void bulk_arrives_whole_and_is_given_back(void **state)
     uint64_t bytes = 40 * (uint64_t)BULK_PIECE + 12345;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     call = bulk_start(&p, &t, bytes);
     for (int i = 0; i < 20 && !reaches(&t.done, 1); i++)
         ;
@@ -495,7 +495,7 @@ static void bulk_arrives_whole_and_is_given_back(void **state)
     assert_true(atomic_load(&t.bytes) == bytes);
     assert_true(reaches(&p.released, 41));
     rpc_call_unref(call);
-    pair_close(&p);
+    rpc_pair_close(&p);
     assert_int_equal(atomic_load(&p.released), 41);
 }
 
@@ -507,7 +507,7 @@ static void bulk_is_given_back_when_the_receiver_goes(void **state)
     int released;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     call = bulk_start(&p, &t, (uint64_t)1 << 40);
     for (int i = 0; i < 2000 && atomic_load(&t.bytes) < (10u << 20); i++)
         usleep(1000);
@@ -515,7 +515,7 @@ static void bulk_is_given_back_when_the_receiver_goes(void **state)
     assert_true(reaches(&t.done, 1));
     assert_true(reaches(&p.done, 1));
     rpc_call_unref(call);
-    pair_close(&p);
+    rpc_pair_close(&p);
     released = atomic_load(&p.released); /* the leak checker finds what was not */
     assert_in_range(released, 10, 1 << 20);
 }
@@ -529,7 +529,7 @@ static void many_calls_at_once_all_end(void **state)
     Request r = request_of("hello");
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     for (size_t i = 0; i < ARRAY_LEN(s); i++)
         assert_int_equal(rpc_stream_open(&s[i], p.channel, "/test.T/Echo", &r.base, &platen__v1__event__descriptor,
                                          clock_in_ms(20000), &err),
@@ -544,7 +544,7 @@ static void many_calls_at_once_all_end(void **state)
     for (int i = 0; i < 2000 && rpc_server_calls(p.server) > 0; i++)
         usleep(1000);
     assert_int_equal(rpc_server_calls(p.server), 0);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static size_t entries(const char *path)
@@ -564,7 +564,7 @@ static void three_hundred_cancels_leave_nothing(void **state)
     size_t threads = 0, descriptors = 0;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     for (int i = 0; i < 310; i++) {
         Request r = request_of("slow");
         struct rpc_stream *s;
@@ -586,7 +586,7 @@ static void three_hundred_cancels_leave_nothing(void **state)
     assert_int_equal(rpc_server_calls(p.server), 0);
     assert_in_range(entries("/proc/self/task"), 1, threads);
     assert_in_range(entries("/proc/self/fd"), 1, descriptors);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 int main(int argc, char **argv)

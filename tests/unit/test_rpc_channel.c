@@ -128,11 +128,11 @@ static void connect_finds_a_server(void **state)
     struct rpc_pair p;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_false(rpc_channel_ready(p.channel));
     assert_int_equal(rpc_channel_connect(p.channel, clock_in_ms(5000), NULL), ST_OK);
     assert_true(rpc_channel_ready(p.channel));
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_server_that_comes_back_is_found_again(void **state)
@@ -155,7 +155,7 @@ static void a_server_that_comes_back_is_found_again(void **state)
     snprintf(target, sizeof(target), "127.0.0.1:%d", port);
     rpc_server_options_init(&o);
     o.listen = target;
-    pair_open(&p, &o, NULL);
+    rpc_pair_open(&p, &o, NULL);
     for (int i = 0; i < 60 && st != ST_OK; i++) {
         st = ask(ch, 5000, NULL);
         usleep(100000);
@@ -163,7 +163,7 @@ static void a_server_that_comes_back_is_found_again(void **state)
     assert_int_equal(st, ST_OK);
     rpc_channel_close(ch);
     rpc_client_close(client);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 /* The other process: a server that is told its port through a pipe and then stopped by a signal. */
@@ -172,7 +172,7 @@ static void serve_until_killed(int out)
     struct rpc_pair p;
     int port;
 
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     port = rpc_server_port(p.server);
     if (write(out, &port, sizeof(port)) != sizeof(port))
         _exit(1);

@@ -60,14 +60,14 @@ static void a_port_in_use_is_refused_by_name(void **state)
     struct err err = { 0 };
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     o = options_at(p.target);
     assert_int_equal(rpc_server_open(&second, &o, &err), ST_EUNAVAILABLE);
     assert_null(second);
     assert_non_null(strstr(err.text, p.target));
     assert_non_null(strstr(err.text, "in use"));
     assert_int_equal(ask(p.channel, "/test.T/Echo", "x", 5000, &err), ST_OK); /* the first one still serves */
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_host_that_is_not_ours_is_refused(void **state)
@@ -102,10 +102,10 @@ static void a_port_is_free_again_after_close(void **state)
     char target[64];
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(p.channel, "/test.T/Echo", "x", 5000, &err), ST_OK);
     memcpy(target, p.target, sizeof(target));
-    pair_close(&p);
+    rpc_pair_close(&p);
     o = options_at(target);
     if (rpc_server_open(&s, &o, &err) != ST_OK)
         fail_msg("%s", err.text);
@@ -125,19 +125,19 @@ static void only_callers_with_the_token_come_in(void **state)
     for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
         rpc_channel_options_init(&c);
         c.token = wrong[i];
-        pair_open(&p, &o, &c);
+        rpc_pair_open(&p, &o, &c);
         err_clear(&err);
         assert_int_equal(ask(p.channel, "/test.T/Echo", "x", 5000, &err), ST_EUNAUTHENTICATED);
         assert_int_equal(ask(p.channel, "/test.T/Chat", "x", 5000, NULL), ST_EUNAUTHENTICATED);
         assert_null(strstr(err.text, "secret"));
         assert_int_equal(atomic_load(&p.opened), 0);
         assert_int_equal(ask(p.channel, "/test.T/Open", "x", 5000, NULL), ST_OK);
-        pair_close(&p);
+        rpc_pair_close(&p);
     }
     c.token = "secret";
-    pair_open(&p, &o, &c);
+    rpc_pair_open(&p, &o, &c);
     assert_int_equal(ask(p.channel, "/test.T/Echo", "x", 5000, NULL), ST_OK);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void an_idle_server_drains_at_once(void **state)
@@ -146,12 +146,12 @@ static void an_idle_server_drains_at_once(void **state)
     int64_t from;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(ask(p.channel, "/test.T/Echo", "x", 5000, NULL), ST_OK); /* a connection stands */
     from = clock_now_ns();
     assert_true(rpc_server_drain(p.server, clock_in_ms(10000)));
     assert_in_range((clock_now_ns() - from) / NS_PER_MS, 0, 1500);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 struct late {
@@ -180,11 +180,11 @@ static void a_drain_waits_for_the_running_call(void **state)
     pthread_t worker;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Echo", &r.base, &platen__v1__event__descriptor,
                                      clock_in_ms(20000), NULL),
                      ST_OK);
-    late.call = pair_held(&p);
+    late.call = rpc_pair_held(&p);
     pthread_create(&worker, NULL, answer_late, &late);
     assert_true(rpc_server_drain(p.server, clock_in_ms(10000)));
     assert_int_equal(rpc_stream_next(s, clock_in_ms(2000), &msg, NULL), ST_OK);
@@ -195,7 +195,7 @@ static void a_drain_waits_for_the_running_call(void **state)
     pthread_join(worker, NULL);
     rpc_stream_close(s);
     assert_int_equal(ask(p.channel, "/test.T/Echo", "x", 5000, NULL), ST_EUNAVAILABLE); /* nobody new comes in */
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_drain_cancels_at_its_deadline(void **state)
@@ -208,11 +208,11 @@ static void a_drain_cancels_at_its_deadline(void **state)
     int64_t from;
 
     (void)state;
-    pair_open(&p, NULL, NULL);
+    rpc_pair_open(&p, NULL, NULL);
     assert_int_equal(rpc_stream_open(&s, p.channel, "/test.T/Echo", &r.base, &platen__v1__event__descriptor,
                                      clock_in_ms(20000), NULL),
                      ST_OK);
-    held = pair_held(&p);
+    held = rpc_pair_held(&p);
     from = clock_now_ns();
     assert_false(rpc_server_drain(p.server, clock_in_ms(200)));
     assert_in_range((clock_now_ns() - from) / NS_PER_MS, 190, 1500);
@@ -220,7 +220,7 @@ static void a_drain_cancels_at_its_deadline(void **state)
     assert_int_equal(rpc_stream_next(s, clock_in_ms(2000), &msg, NULL), ST_EUNAVAILABLE);
     rpc_stream_close(s);
     rpc_call_unref(held);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 /* The other process: a client that learns the port through a pipe, opens a stream and is then stopped by a signal. */
@@ -254,10 +254,10 @@ static pid_t frozen_caller(struct rpc_pair *p, const struct rpc_server_options *
     child = fork(); /* before gRPC is in this process */
     if (child == 0)
         call_until_killed(pipe_ends[0]);
-    pair_open(p, o, NULL);
+    rpc_pair_open(p, o, NULL);
     port = rpc_server_port(p->server);
     assert_int_equal(write(pipe_ends[1], &port, sizeof(port)), sizeof(port));
-    rpc_call_unref(pair_held(p));
+    rpc_call_unref(rpc_pair_held(p));
     kill(child, SIGSTOP);
     close(pipe_ends[0]);
     close(pipe_ends[1]);
@@ -282,7 +282,7 @@ static void a_frozen_client_is_given_up(void **state)
     assert_int_equal(rpc_server_calls(p.server), 0);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void a_drain_does_not_wait_for_a_frozen_client(void **state)
@@ -298,7 +298,7 @@ static void a_drain_does_not_wait_for_a_frozen_client(void **state)
     assert_in_range((clock_now_ns() - from) / NS_PER_MS, 290, 1500);
     kill(child, SIGKILL);
     waitpid(child, NULL, 0);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 int main(int argc, char **argv)

@@ -90,7 +90,7 @@ static void only_the_right_authority_is_believed(void **state)
     struct rpc_pair p;
 
     rpc_channel_options_init(&co);
-    pair_open(&p, &so, NULL);
+    rpc_pair_open(&p, &so, NULL);
     assert_int_equal(ask(&p, &co), ST_EUNAVAILABLE); /* plaintext at a TLS door */
     co.tls.ca_path = c->path[A_CA];
     assert_int_equal(ask(&p, &co), ST_OK);
@@ -101,7 +101,7 @@ static void only_the_right_authority_is_believed(void **state)
     co.tls.peer_name = NULL;
     co.tls.ca_path = c->path[B_CA];
     assert_int_equal(ask(&p, &co), ST_EUNAVAILABLE);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void clients_must_show_a_certificate_when_asked(void **state)
@@ -114,7 +114,7 @@ static void clients_must_show_a_certificate_when_asked(void **state)
     so.tls.ca_path = c->path[A_CA];
     rpc_channel_options_init(&co);
     co.tls.ca_path = c->path[A_CA];
-    pair_open(&p, &so, NULL);
+    rpc_pair_open(&p, &so, NULL);
     assert_int_equal(ask(&p, &co), ST_EUNAVAILABLE);
     co.tls.cert_path = c->path[B_CERT];
     co.tls.key_path = c->path[B_KEY];
@@ -122,7 +122,7 @@ static void clients_must_show_a_certificate_when_asked(void **state)
     co.tls.cert_path = c->path[A_CERT];
     co.tls.key_path = c->path[A_KEY];
     assert_int_equal(ask(&p, &co), ST_OK);
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void new_files_are_used_from_the_next_connection_on(void **state)
@@ -137,7 +137,7 @@ static void new_files_are_used_from_the_next_connection_on(void **state)
     b = a;
     a.tls.ca_path = c->path[A_CA];
     b.tls.ca_path = c->path[B_CA];
-    pair_open(&p, &so, NULL);
+    rpc_pair_open(&p, &so, NULL);
     assert_int_equal(ask(&p, &a), ST_OK);
     snprintf(command, sizeof(command), "cd %s && cp b.pem cert.pem && cp b.key key.pem", c->folder);
     assert_int_equal(system(command), 0);
@@ -146,7 +146,7 @@ static void new_files_are_used_from_the_next_connection_on(void **state)
     snprintf(command, sizeof(command), "echo broken > %s", c->path[CERT]);
     assert_int_equal(system(command), 0);
     assert_int_equal(ask(&p, &b), ST_OK); /* what cannot be read changes nothing */
-    pair_close(&p);
+    rpc_pair_close(&p);
 }
 
 static void files_that_are_none_end_the_start(void **state)
