@@ -22,13 +22,23 @@
 /* Calls that may lie in the arrivals queue beside one arrival of every sequence. */
 enum { CALLS_MAX = 64 };
 
+/* In a turn from now on, or, 0, waiting for work. relaxed: whoever looks only wants to know how long ago. hot */
+static void turn_is(struct batcher *b, int64_t since_ns)
+{
+    __atomic_store_n(&b->turn_ns, since_ns, __ATOMIC_RELAXED);
+}
+
 /* Takes what has arrived; waits for something when there is nothing to do. False: told to stop, and empty. */
 static bool intake(struct batcher *b, bool idle)
 {
     void *item;
 
     if (idle) {
-        enum status st = queue_take(b->arrivals, &item, clock_in_ms(1000));
+        enum status st;
+
+        turn_is(b, 0);
+        st = queue_take(b->arrivals, &item, clock_in_ms(1000));
+        turn_is(b, clock_now_ns());
         if (st == ST_OK)
             batcher_take(b, item);
         else if (st == ST_ECANCELLED)
@@ -54,7 +64,9 @@ static void *engine(void *arg)
             batcher_land(b);
         batcher_press(b);
         idle = b->running == 0 && b->waiting == NULL;
+        turn_is(b, clock_now_ns());
     }
+    turn_is(b, 0);
     return NULL;
 }
 
@@ -155,6 +167,11 @@ fail_cache:
 fail:
     lay_down(b);
     return st;
+}
+
+const int64_t *batcher_turn(const struct batcher *b)
+{
+    return &b->turn_ns;
 }
 
 void batcher_close(struct batcher *b)

@@ -69,6 +69,9 @@ void batcher_compact(struct batcher *b, struct blocks *blocks);
 /* ST_OK, or why the engine cannot go on (device lost). Any thread. */
 enum status batcher_health(struct batcher *b, struct err *err);
 
+/* Since when (clock_now_ns) the engine has been in its turn; 0: it waits for work. Atomic; lives as long as the batcher. */
+const int64_t *batcher_turn(const struct batcher *b);
+
 int32_t batcher_sequences(struct batcher *b);
 int64_t batcher_tail_tokens(struct batcher *b);
 

@@ -55,6 +55,7 @@ struct batcher {
     int32_t sequences; /* atomic: promised */
     int64_t tail_rows; /* atomic: promised, in whole pages */
     int32_t broken;    /* atomic */
+    int64_t turn_ns;   /* atomic: batcher_turn */
     int behind;
 
     struct sequence *waiting, **waiting_end; /* for a slot */

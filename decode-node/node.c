@@ -81,7 +81,10 @@ static enum status open_engine(struct node *n, struct err *err)
     if (st != ST_OK)
         return st;
     config.wake = stream_semaphore(n->stream);
-    return batcher_open(&n->batcher, &config, err);
+    st = batcher_open(&n->batcher, &config, err);
+    if (st == ST_OK)
+        n->parts.turn_ns = batcher_turn(n->batcher);
+    return st;
 }
 
 /* How many tokens of plain rows blocks and tails hold. */

@@ -50,6 +50,7 @@ struct engine {
     struct computed_layer waits; /* where the back end keeps two layers: pressed while the next one is computed */
     int64_t computed_ns;         /* when the last layer was seen to be computed */
     pthread_t thread;
+    int64_t turn_ns; /* atomic: engine_turn */
     bool broken;
 };
 
@@ -311,6 +312,12 @@ static void turn(struct engine *e, struct job *job, bool dropped)
         layer_turn(e, job);
 }
 
+/* In a turn from now on, or, 0, waiting for one. relaxed: whoever looks only wants to know how long ago. */
+static void turn_is(struct engine *e, int64_t since_ns)
+{
+    __atomic_store_n(&e->turn_ns, since_ns, __ATOMIC_RELAXED);
+}
+
 static void *engine_run(void *arg)
 {
     struct engine *e = arg;
@@ -318,17 +325,22 @@ static void *engine_run(void *arg)
     for (;;) {
         struct turn *t;
         bool dropped;
-        enum status st = scheduler_take(e->config.scheduler, &t, &dropped, e->waits.job ? 0 : clock_in_ms(TAKE_MS));
+        enum status st;
 
+        turn_is(e, 0);
+        st = scheduler_take(e->config.scheduler, &t, &dropped, e->waits.job ? 0 : clock_in_ms(TAKE_MS));
+        turn_is(e, clock_now_ns());
         if (st == ST_AGAIN && e->waits.job) { /* nobody's turn: nothing is computed that this would hold up */
             settle(e);
             continue;
         }
         if (st == ST_ECANCELLED)
-            return NULL;
+            break;
         if (st == ST_OK)
             turn(e, CONTAINER_OF(t, struct job, turn), dropped);
     }
+    turn_is(e, 0);
+    return NULL;
 }
 
 static void free_parts(struct engine *e)
@@ -372,6 +384,11 @@ enum status engine_open(struct engine **out, const struct engine_config *config,
 const struct prefill *engine_prefill(const struct engine *e)
 {
     return e->prefill;
+}
+
+const int64_t *engine_turn(const struct engine *e)
+{
+    return &e->turn_ns;
 }
 
 void engine_close(struct engine *e)

@@ -38,6 +38,9 @@ enum status engine_open(struct engine **out, const struct engine_config *config,
 /* For what never changes of it: sizes (room.h). Any thread; lives with the engine. */
 const struct prefill *engine_prefill(const struct engine *e);
 
+/* Since when (clock_now_ns) the engine has been in its turn; 0: it waits for one. Atomic; lives as long as the engine. */
+const int64_t *engine_turn(const struct engine *e);
+
 /* The scheduler must be stopped; ends the thread and gives everything back. NULL is fine. */
 void engine_close(struct engine *e);
 

@@ -206,6 +206,8 @@ static enum status open_work(struct prefill_node *n, struct err *err)
     engine.broken = on_broken;
     engine.ctx = n;
     st = engine_open(&n->engine, &engine, err);
+    if (st == ST_OK)
+        n->parts.turn_ns = engine_turn(n->engine);
     n->room = room_left(n->parts.be);
     return st;
 }

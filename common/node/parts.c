@@ -2,6 +2,7 @@
 /* parts.c - opens and closes what both kinds of nodes have. */
 #include "common/node/parts.h"
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/thread.h"
 #include "common/model/roles.h"
@@ -11,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { METRICS_MAX = 96 };
+enum { METRICS_MAX = 96, TURN_S = 300 };
 
 void parts_init(struct node_parts *p, const struct node_options *opt, struct signals *signals)
 {
@@ -155,7 +156,18 @@ void parts_log_sizes(const struct node_parts *p, const char *more)
               (unsigned long long)b.blocks, (unsigned long long)b.tails, (unsigned long long)b.other, more);
 }
 
-void parts_watch(struct node_parts *p)
+void parts_device_failed(struct node_parts *p, const struct err *why)
+{
+    struct log_text quoted;
+
+    if (__atomic_exchange_n(&p->device_failed, true, __ATOMIC_RELAXED))
+        return;
+    log_event(LOG_ERROR, "device", "why=%s", log_quote(&quoted, why->text));
+    health_set(service_health(p->service), NULL, false);
+    signals_raise(p->signals);
+}
+
+static void tell_fallbacks(struct node_parts *p)
 {
     const struct backend_ops *ops = p->be->ops;
     char shape[FALLBACK_SHAPE_BYTES];
@@ -169,15 +181,22 @@ void parts_watch(struct node_parts *p)
     }
 }
 
-void parts_device_failed(struct node_parts *p, const struct err *why)
+/* Waits of an engine have deadlines of their own; a call of the driver has none. */
+static void watch_turn(struct node_parts *p)
 {
-    struct log_text quoted;
+    const int64_t since = p->turn_ns ? __atomic_load_n(p->turn_ns, __ATOMIC_RELAXED) : 0;
+    struct err err = { 0 };
 
-    if (__atomic_exchange_n(&p->device_failed, true, __ATOMIC_RELAXED))
+    if (since == 0 || p->be->ops->host_is_device || clock_now_ns() - since < TURN_S * NS_PER_S)
         return;
-    log_event(LOG_ERROR, "device", "why=%s", log_quote(&quoted, why->text));
-    health_set(service_health(p->service), NULL, false);
-    signals_raise(p->signals);
+    err_set(&err, ST_EINTERNAL, "the engine has not come back from %s for %d s", p->opt->backend, TURN_S);
+    parts_device_failed(p, &err);
+}
+
+void parts_watch(struct node_parts *p)
+{
+    tell_fallbacks(p);
+    watch_turn(p);
 }
 
 void parts_close(struct node_parts *p)

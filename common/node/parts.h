@@ -46,7 +46,9 @@ struct node_parts {
     uint64_t tokenizer_hash;
     struct backend *be;
     struct weights *weights;
-    bool device_failed;     /* atomic */
+    bool device_failed; /* atomic */
+    const int64_t
+        *turn_ns; /* the node's, as soon as it has an engine: since when that has been in its turn; 0: it waits */
     int32_t fallbacks_told; /* main, once the node is open */
     struct metric *m_fallbacks;
     struct kv_shape shape;
@@ -76,8 +78,9 @@ enum status parts_open_stations(struct node_parts *p, struct err *err);
 /* event=sizes: what the device's memory goes to, and `more`, which a node says of its own room. */
 void parts_log_sizes(const struct node_parts *p, const char *more);
 
-/* Tells in log and metrics what the device does otherwise than it was meant to since the last call: event=fallback. main's
- * thread calls it now and then while the node is open. */
+/* Tells in log and metrics what the device does otherwise than it was meant to since the last call: event=fallback. An engine
+ * whose turn on a device has taken 5 minutes, longer than all its waits may, does not come back from the driver: the device has
+ * failed. main's thread calls it now and then while the node is open. */
 void parts_watch(struct node_parts *p);
 
 /* The device failed for good: event=device with the reason, NOT_SERVING, and the node begins to end, once. A process that

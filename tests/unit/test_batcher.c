@@ -14,6 +14,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { PROMPT_MAX = 200, WINDOW = 40, TAILS = 64 * 256 };
@@ -92,7 +93,8 @@ static enum status health_of_failing(struct backend *be, struct err *err)
                : ST_OK;
 }
 
-static int open_failing(void **state)
+static int open_with_results(void **state, void (*result)(struct backend *be, int32_t behind, int32_t *ids),
+                             enum status (*health)(struct backend *be, struct err *err))
 {
     static struct backend_ops ops;
     struct world *w = mem_zero(1, sizeof *w);
@@ -100,14 +102,20 @@ static int open_failing(void **state)
     small_decode_open(&w->d, 0);
     works = w->d.be->ops;
     ops = *works;
-    ops.step_result = result_of_failing;
-    ops.health = health_of_failing;
+    ops.step_result = result;
+    if (health)
+        ops.health = health;
     results = 0;
     w->d.be->ops = &ops;
     w->context = empty_context(&w->d);
     small_decode_start(&w->d, 512, TAILS);
     *state = w;
     return 0;
+}
+
+static int open_failing(void **state)
+{
+    return open_with_results(state, result_of_failing, health_of_failing);
 }
 
 static struct sequence *ask(struct world *w, int seed, int32_t tokens, int32_t max_new)
@@ -155,6 +163,54 @@ static void a_device_that_fails_ends_every_answer_and_gives_no_token_more(void *
     assert_int_equal(s[2]->made_count, 0);
     for (int i = 0; i < 3; i++)
         small_drop(s[i]);
+}
+
+/* A step that does not end until it is told to. */
+static void result_of_slow(struct backend *be, int32_t behind, int32_t *ids)
+{
+    const struct timespec nap = { 0, 1000000 };
+
+    while (__atomic_load_n(&results, __ATOMIC_ACQUIRE) == 0)
+        nanosleep(&nap, NULL);
+    works->step_result(be, behind, ids);
+}
+
+static bool turn_becomes(const struct world *w, bool wanted)
+{
+    const int64_t deadline = clock_in_ms(5000);
+    const struct timespec nap = { 0, 1000000 };
+
+    while ((__atomic_load_n(batcher_turn(w->d.batcher), __ATOMIC_RELAXED) != 0) != wanted) {
+        if (clock_now_ns() > deadline)
+            return false;
+        nanosleep(&nap, NULL);
+    }
+    return true;
+}
+
+static int open_slow(void **state)
+{
+    return open_with_results(state, result_of_slow, NULL);
+}
+
+static void an_engine_says_since_when_it_has_been_in_its_turn(void **state)
+{
+    struct world *w = *state;
+    int64_t begin = clock_now_ns(), turn;
+    struct sequence *s;
+
+    assert_true(turn_becomes(w, false)); /* nothing to do */
+    batcher_submit(w->d.batcher, s = ask(w, 1, 5, 3));
+    usleep(50000);
+    assert_true(turn_becomes(w, true));
+    turn = __atomic_load_n(batcher_turn(w->d.batcher), __ATOMIC_RELAXED);
+    assert_true(turn >= begin && turn <= clock_now_ns());
+    usleep(20000);
+    assert_true(turn == __atomic_load_n(batcher_turn(w->d.batcher), __ATOMIC_RELAXED)); /* still that one */
+    __atomic_store_n(&results, 1, __ATOMIC_RELEASE);
+    assert_int_equal(await(w, s), FINISH_LENGTH);
+    assert_true(turn_becomes(w, false));
+    small_drop(s);
 }
 
 static void an_answer_does_not_depend_on_the_rest_of_the_batch(void **state)
@@ -349,6 +405,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(a_long_answer_holds_the_window_and_says_the_same, open_windowed, close_world),
     cmocka_unit_test_setup_teardown(a_device_that_fails_ends_every_answer_and_gives_no_token_more, open_failing,
                                     close_world),
+    cmocka_unit_test_setup_teardown(an_engine_says_since_when_it_has_been_in_its_turn, open_slow, close_world),
     cmocka_unit_test_setup_teardown(closing_ends_what_runs, open_world, close_world),
 };
 

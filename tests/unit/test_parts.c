@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a node tells of its device while it runs: a back end that answers as the promise says stands for the device. */
+#include "common/base/clock.h"
 #include "common/node/parts.h"
 #include "tests/support/captured.h"
 #include "tests/support/cmocka_main.h"
@@ -37,12 +38,13 @@ static const struct backend_ops asks_none = { .describe = describe };
 
 static int setup(void **state)
 {
+    static const struct node_options options = { .backend = "fake:0", .listen = "127.0.0.1:0" };
     static struct backend be;
     static struct node_parts parts;
 
     refusals = 0;
     be = (struct backend){ .ops = &asks_libraries };
-    parts_init(&parts, NULL, NULL);
+    parts_init(&parts, &options, NULL);
     parts.be = &be;
     *state = &parts;
     return 0;
@@ -132,6 +134,45 @@ static void the_description_names_what_fell_back(void **state)
     assert_string_equal(few, "fake; own product for 1");
 }
 
+/* The node raises itself as if a signal had come. */
+static void an_engine_that_does_not_come_back_is_a_device_that_failed(void **state)
+{
+    static const char *const names[] = { "fake" };
+    struct node_parts *p = *state;
+    int64_t turn_ns = clock_now_ns();
+
+    assert_int_equal(signals_open(&p->signals, NULL, NULL, NULL), ST_OK);
+    assert_int_equal(parts_bind(p, "fake", names, 1, NULL), ST_OK);
+    assert_string_equal(watched(p), ""); /* no engine yet */
+    p->turn_ns = &turn_ns;
+    assert_string_equal(watched(p), "");
+    turn_ns -= 299 * NS_PER_S;
+    assert_string_equal(watched(p), "");
+    assert_false(signals_raised(p->signals));
+    turn_ns -= 2 * NS_PER_S;
+    assert_non_null(
+        strstr(watched(p), " level=error event=device why=\"the engine has not come back from fake:0 for 300 s\"\n"));
+    assert_true(signals_raised(p->signals));
+    assert_true(p->device_failed);
+    assert_string_equal(watched(p), ""); /* once */
+    service_close(p->service);
+    signals_close(p->signals);
+}
+
+static void an_engine_without_a_turn_or_without_a_device_may_take_its_time(void **state)
+{
+    static const struct backend_ops host = { .host_is_device = true };
+    struct node_parts *p = *state;
+    int64_t turn_ns = 0;
+
+    p->turn_ns = &turn_ns;
+    assert_string_equal(watched(p), "");
+    turn_ns = clock_now_ns() - 1000 * NS_PER_S;
+    p->be->ops = &host;
+    assert_string_equal(watched(p), "");
+    assert_false(p->device_failed);
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
@@ -139,6 +180,9 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup_teardown(fall_backs_of_different_shapes_are_all_told, setup, teardown),
         cmocka_unit_test_setup_teardown(a_back_end_that_asks_no_library_has_no_fall_backs, setup, teardown),
         cmocka_unit_test_setup_teardown(a_library_that_is_not_there_falls_back_for_every_shape, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_engine_that_does_not_come_back_is_a_device_that_failed, setup, teardown),
+        cmocka_unit_test_setup_teardown(an_engine_without_a_turn_or_without_a_device_may_take_its_time, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(the_description_names_what_fell_back, setup, teardown),
     };
 
