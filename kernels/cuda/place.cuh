@@ -5,7 +5,18 @@
 
 #include "kernels/cuda/device.cuh"
 
-/* Where row `row` of head g goes; false: nowhere (a padded row of a step). */
+/* Where row `row` of head 0 goes in its slot's tail: its K; NULL: nowhere (a padded row of a step). */
+template <typename T> __device__ __forceinline__ T *tail_place(const struct rotate_args &a, int64_t row)
+{
+    const int32_t slot = a.slot[row], tail = a.tail[row];
+
+    if (slot < 0)
+        return NULL;
+    const int64_t page = a.pages[(int64_t)slot * a.pages_per_slot + tail / KV_PAGE_TOKENS];
+    return (T *)a.pool + page * a.page_stride + (int64_t)(tail % KV_PAGE_TOKENS) * a.dim;
+}
+
+/* Where row `row` of head g goes; false: nowhere. */
 template <typename T>
 __device__ __forceinline__ bool place(const struct rotate_args &a, int64_t row, int32_t g, T **k, T **v)
 {
@@ -15,11 +26,10 @@ __device__ __forceinline__ bool place(const struct rotate_args &a, int64_t row, 
         *v = (T *)a.v + at;
         return true;
     }
-    int32_t slot = a.slot[row], tail = a.tail[row];
-    if (slot < 0)
+    T *first = tail_place<T>(a, row);
+    if (!first)
         return false;
-    int64_t page = a.pages[(int64_t)slot * a.pages_per_slot + tail / KV_PAGE_TOKENS];
-    *k = (T *)a.pool + page * a.page_stride + ((int64_t)g * KV_PAGE_TOKENS + tail % KV_PAGE_TOKENS) * a.dim;
+    *k = first + (int64_t)g * KV_PAGE_TOKENS * a.dim;
     *v = *k + (int64_t)a.kv_heads * KV_PAGE_TOKENS * a.dim;
     return true;
 }

@@ -17,7 +17,8 @@
  * so that copies are asked for long before they are wanted, whatever the others do: weights even before the kernel in
  * front has ended. A chunk's rows are 128 bytes, whose 16-byte parts are turned by the row's number against bank
  * conflicts. Weights are the 16-row side of the tensor cores, 16 outputs to a warp; rows of `in` are the 8-column side.
- * At the end of a tile 8 rows at a time meet in shared memory, where a warp takes a row (thin_rows.cuh).
+ * At the end of a tile 8 rows at a time meet in shared memory, where a warp takes a row (thin_rows.cuh). What it takes from
+ * memory besides is asked for at the beginning: at the end nothing else would be read meanwhile, a microsecond each time.
  *
  * Norms: `in` is x times the norm's weight, in bf16, and there are sums of squares of x by part (struct normed_rows);
  * 1 / rms is multiplied in at the end. A product that adds to x leaves both for the next norm, a part to a tile.
@@ -219,20 +220,34 @@ template <int NT> __device__ __forceinline__ void sums_clear(float (&sum)[NT][4]
             sum[n][i] = 0.0f;
 }
 
-template <int NT> __device__ __forceinline__ void sums_copy(const float (&from)[NT][4], float (&to)[NT][4])
+template <int NT, int OUT>
+__device__ __forceinline__ void sums_keep(const float (&sum)[NT][4], const struct ready<OUT> (&had)[NT],
+                                          float (&owed)[NT][4], struct ready<OUT> (&had_first)[NT])
+{
+#pragma unroll
+    for (int n = 0; n < NT; n++) {
+        had_first[n] = had[n];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            owed[n][i] = sum[n][i];
+    }
+}
+
+/* What the warp's rows of a tile take from memory. */
+template <int NT, int OUT>
+__device__ __forceinline__ void rows_ready(const struct skinny_args &a, const struct rotate_args &t, int32_t tile,
+                                           int warp, int lane, struct ready<OUT> (&had)[NT])
 {
 #pragma unroll
     for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            to[n][i] = from[n][i];
+        had[n].read(a, t, tile, n * 8 + warp, lane);
 }
 
 /* A whole tile becomes outputs. `turn` is the half of the desk that is free. */
 template <int NT, int OUT>
 __device__ __forceinline__ void tile_end(const struct skinny_args &a, const struct rotate_args &t, int32_t tile,
-                                         const float (&sum)[NT][4], const float (&factor)[NT], float *desk, int &turn,
-                                         int warp, int lane)
+                                         const float (&sum)[NT][4], const struct squares (&square)[NT],
+                                         const struct ready<OUT> (&had)[NT], float *desk, int &turn, int warp, int lane)
 {
 #pragma unroll
     for (int n = 0; n < NT; n++) {
@@ -242,7 +257,7 @@ __device__ __forceinline__ void tile_end(const struct skinny_args &a, const stru
             rows[(2 * (lane & 3) + (i & 1)) * DESK_ROW + warp * 16 + (lane >> 2) + (i >> 1) * 8] = sum[n][i];
         workers_sync();
         if (n * 8 + warp < a.rows)
-            row_end<OUT>(a, t, tile, n * 8 + warp, rows + warp * DESK_ROW, factor[n], lane);
+            row_end<OUT>(a, t, had[n], tile, n * 8 + warp, rows + warp * DESK_ROW, factor_of(a, square[n]), lane);
         turn ^= 1;
     }
 }
@@ -256,7 +271,7 @@ template <int NT> __device__ __forceinline__ uint4 *piece_at(const struct skinny
 }
 __device__ __forceinline__ bool has_hole(uint4 x)
 {
-    return x.x == CUDA_HOLE || x.y == CUDA_HOLE || x.z == CUDA_HOLE || x.w == CUDA_HOLE;
+    return max(max(x.x, x.y), max(x.z, x.w)) == CUDA_HOLE; /* the largest word */
 }
 
 template <int NT> __device__ __forceinline__ void piece_leave(const struct skinny_args &a, const float (&sum)[NT][4])
@@ -275,36 +290,36 @@ __device__ __forceinline__ void pieces_add(const struct skinny_args &a, int32_t 
 
     for (int32_t b = from; b < (int32_t)blockIdx.x; b += AT_ONCE) {
         uint4 x[AT_ONCE][NT];
-        bool again = true;
+        bool again;
 
 #pragma unroll
         for (int p = 0; p < AT_ONCE; p++)
 #pragma unroll
-            for (int n = 0; n < NT; n++)
-                x[p][n] = four_holes();
-        while (again) {
-#pragma unroll
-            for (int p = 0; p < AT_ONCE; p++)
-#pragma unroll
-                for (int n = 0; n < NT; n++)
-                    if (b + p < (int32_t)blockIdx.x && has_hole(x[p][n]))
-                        relaxed_load(piece_at<NT>(a, b + p) + n * WORKERS * 32, x[p][n]);
+            for (int n = 0; n < NT; n++) {
+                x[p][n] = make_uint4(0, 0, 0, 0);
+                if (b + p < (int32_t)blockIdx.x)
+                    relaxed_load(piece_at<NT>(a, b + p) + n * WORKERS * 32, x[p][n]);
+            }
+        do {
             again = false;
 #pragma unroll
             for (int p = 0; p < AT_ONCE; p++)
 #pragma unroll
                 for (int n = 0; n < NT; n++)
-                    again = again || (b + p < (int32_t)blockIdx.x && has_hole(x[p][n]));
-        }
+                    if (has_hole(x[p][n])) {
+                        relaxed_load(piece_at<NT>(a, b + p) + n * WORKERS * 32, x[p][n]);
+                        again = true;
+                    }
+        } while (again);
 #pragma unroll
         for (int p = 0; p < AT_ONCE; p++)
 #pragma unroll
-            for (int n = 0; n < NT; n++)
-                if (b + p < (int32_t)blockIdx.x) {
+            for (int n = 0; n < NT; n++) {
+                sum[n][0] += __uint_as_float(x[p][n].x), sum[n][1] += __uint_as_float(x[p][n].y);
+                sum[n][2] += __uint_as_float(x[p][n].z), sum[n][3] += __uint_as_float(x[p][n].w);
+                if (b + p < (int32_t)blockIdx.x)
                     relaxed_store(piece_at<NT>(a, b + p) + n * WORKERS * 32, four_holes());
-                    sum[n][0] += __uint_as_float(x[p][n].x), sum[n][1] += __uint_as_float(x[p][n].y);
-                    sum[n][2] += __uint_as_float(x[p][n].z), sum[n][3] += __uint_as_float(x[p][n].w);
-                }
+            }
     }
 }
 
@@ -318,12 +333,20 @@ __device__ __forceinline__ void work(const struct skinny_args &a, const struct r
     const bool owes = s.begin % s.depth != 0 && s.end >= (first + 1) * s.depth; /* ends a tile that others begin */
     int32_t tile = first, chunk = s.begin % s.depth;
     struct half_chunk<NT> half[2];
-    float sum[NT][4] = {}, owed[NT][4], factor[NT];
+    float sum[NT][4] = {}, owed[NT][4];
+    struct squares square[NT];
+    struct ready<OUT> had[NT], had_first[NT]; /* of the tile at hand; of the first, where it is owed */
     int turn = 0;
 
+    /* how rows turn stands in what was written long before; x may be what the kernel in front writes */
+    if constexpr (OUT == OUT_QKV)
+        rows_ready<NT, OUT>(a, t, first, warp, lane, had);
+    chain_wait();
+    if constexpr (OUT != OUT_QKV)
+        rows_ready<NT, OUT>(a, t, first, warp, lane, had);
 #pragma unroll
     for (int n = 0; n < NT; n++) /* of the rows that the warp takes at the end of every tile */
-        factor[n] = factor_of(a, n * 8 + warp, lane);
+        square[n] = squares_read(a, n * 8 + warp, lane);
 
     /* halves of chunks are loaded while those before them are multiplied, also from stage to stage */
     ring.wait_full();
@@ -347,17 +370,19 @@ __device__ __forceinline__ void work(const struct skinny_args &a, const struct r
         if (chunk < s.depth)
             piece_leave<NT>(a, sum);
         else if (tile == first && owes)
-            sums_copy<NT>(sum, owed);
+            sums_keep<NT, OUT>(sum, had, owed, had_first);
         else
-            tile_end<NT, OUT>(a, t, tile, sum, factor, desk, turn, warp, lane);
+            tile_end<NT, OUT>(a, t, tile, sum, square, had, desk, turn, warp, lane);
         sums_clear<NT>(sum);
         chunk = 0;
         tile++;
+        if (OUT == OUT_PLAIN && i + 1 < s.end)
+            rows_ready<NT, OUT>(a, t, tile, warp, lane, had);
     }
     if (!owes)
         return;
     pieces_add<NT>(a, holder(s, first * s.depth), owed);
-    tile_end<NT, OUT>(a, t, first, owed, factor, desk, turn, warp, lane);
+    tile_end<NT, OUT>(a, t, first, owed, square, had_first, desk, turn, warp, lane);
 }
 
 template <int NT, int OUT>
@@ -379,8 +404,8 @@ __global__ void __launch_bounds__(THREADS, 1) thin_kernel(const __grid_constant_
         weights_move<OUT>(a, t, threadIdx.x - (WORKERS + 1) * 32, ring);
         return;
     }
-    chain_wait();
     if (warp == WORKERS) {
+        chain_wait();
         chain_next();
         rows_move<NT, OUT>(a, t, lane, ring);
     } else {

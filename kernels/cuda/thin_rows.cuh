@@ -15,18 +15,75 @@
 enum { TILE = THIN_TILE };
 enum thin_out { OUT_PLAIN, OUT_GATED, OUT_QKV };
 
-/* 1 / rms of a row of `in`, or 1. */
-__device__ __forceinline__ float factor_of(const struct skinny_args &a, int32_t m, int lane)
+/* What the end of a row takes from memory, asked for while weights are read: nothing that this launch writes. */
+
+/* A lane's part of the squares of a row of `in`. */
+struct squares {
+    enum { EACH = THIN_WIDTH_MAX / THIN_TILE / 32 };
+    float part[EACH];
+};
+__device__ __forceinline__ struct squares squares_read(const struct skinny_args &a, int32_t m, int lane)
+{
+    struct squares s = {};
+
+    if (!a.square || m >= a.rows)
+        return s;
+    const int32_t row = a.index ? a.index[m] : m;
+#pragma unroll
+    for (int i = 0; i < squares::EACH; i++)
+        if (lane + 32 * i < a.square_parts)
+            s.part[i] = __ldcg(a.square + (lane + 32 * i) * THIN_ROWS_MAX + row);
+    return s;
+}
+/* 1 / rms of the row, or 1. */
+__device__ __forceinline__ float factor_of(const struct skinny_args &a, const struct squares &s)
 {
     float sum = 0.0f;
 
-    if (!a.square || m >= a.rows)
+    if (!a.square)
         return 1.0f;
-    const int32_t row = a.index ? a.index[m] : m;
-    for (int32_t p = lane; p < a.square_parts; p += 32)
-        sum += __ldcg(a.square + p * THIN_ROWS_MAX + row);
+#pragma unroll
+    for (int i = 0; i < squares::EACH; i++)
+        sum += s.part[i];
     return rsqrtf(warp_sum(sum) / (float)a.k + a.eps);
 }
+
+template <int OUT> struct ready {
+    __device__ void read(const struct skinny_args &, const struct rotate_args &, int32_t, int32_t, int)
+    {
+    }
+};
+/* x and the next norm's weights where x is added to. */
+template <> struct ready<OUT_PLAIN> {
+    float x[TILE / 32], norm[TILE / 32];
+    __device__ void read(const struct skinny_args &a, const struct rotate_args &, int32_t tile, int32_t m, int lane)
+    {
+#pragma unroll
+        for (int i = 0; i < TILE / 32; i++) {
+            const int32_t o = tile * TILE + lane + 32 * i;
+            const bool there = a.accumulate && m < a.rows && o < a.n;
+            x[i] = there ? __ldcg((const float *)a.out + (int64_t)m * a.n + o) : 0.0f;
+            norm[i] = there && a.next.norm ? a.next.norm[o] : 0.0f;
+        }
+    }
+};
+/* How a row turns and where it goes, of any tile: a lane's channels are c = lane + 32 i of each half. */
+template <> struct ready<OUT_QKV> {
+    enum { EACH = TILE / 2 / 32 };
+    float sine[EACH], cosine[EACH];
+    bf16 *first; /* K of head 0; NULL: nowhere */
+    __device__ void read(const struct skinny_args &a, const struct rotate_args &t, int32_t, int32_t m, int lane)
+    {
+        first = m < a.rows ? tail_place<bf16>(t, m) : NULL;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            sine[i] = 0.0f, cosine[i] = 1.0f;
+            if (m < a.rows && t.inv_freq && lane + 32 * i < t.rope_dims / 2)
+                sincosf((float)t.position[m] * table_at(t, m)[lane + 32 * i], &sine[i], &cosine[i]);
+            sine[i] *= t.rope_scale, cosine[i] *= t.rope_scale;
+        }
+    }
+};
 
 __device__ __forceinline__ float biased(const struct skinny_args &a, float x, int32_t n)
 {
@@ -34,28 +91,22 @@ __device__ __forceinline__ float biased(const struct skinny_args &a, float x, in
 }
 
 /* x += row, and what the next norm of x wants to know. */
-__device__ __forceinline__ void row_add(const struct skinny_args &a, int32_t tile, int32_t m, const float *row,
-                                        int lane)
+__device__ __forceinline__ void row_add(const struct skinny_args &a, const struct ready<OUT_PLAIN> &had, int32_t tile,
+                                        int32_t m, const float *row, int lane)
 {
-    float *x = (float *)a.out + (int64_t)m * a.n + tile * TILE, before[TILE / 32], norm[TILE / 32], square = 0.0f;
-    const int32_t outputs = a.n - tile * TILE;
+    float square = 0.0f;
 
 #pragma unroll
     for (int i = 0; i < TILE / 32; i++) {
         const int32_t o = lane + 32 * i;
-        before[i] = o < outputs ? __ldcg(x + o) : 0.0f;
-        norm[i] = o < outputs && a.next.norm ? a.next.norm[tile * TILE + o] : 0.0f;
-    }
-#pragma unroll
-    for (int i = 0; i < TILE / 32; i++) {
-        const int32_t o = lane + 32 * i;
-        if (o >= outputs)
+        const int64_t at = (int64_t)m * a.n + tile * TILE + o;
+        if (tile * TILE + o >= a.n)
             continue;
-        const float sum = before[i] + biased(a, row[o], tile * TILE + o);
-        x[o] = sum;
+        const float sum = had.x[i] + biased(a, row[o], tile * TILE + o);
+        ((float *)a.out)[at] = sum;
         square += sum * sum;
         if (a.next.norm)
-            ((bf16 *)a.next.row)[(int64_t)m * a.n + tile * TILE + o] = rounded<bf16>(sum * norm[i]);
+            ((bf16 *)a.next.row)[at] = rounded<bf16>(sum * had.norm[i]);
     }
     square = warp_sum(square);
     if (a.next.norm && lane == 0)
@@ -83,22 +134,20 @@ __device__ __forceinline__ void row_gate(const struct skinny_args &a, int32_t ti
 }
 
 /* A head of q, k or v: its norm, its turn, its place. */
-__device__ __forceinline__ void head_place(const struct skinny_args &a, const struct rotate_args &t, int32_t head,
-                                           int32_t m, const float *row, float factor, int lane)
+__device__ __forceinline__ void head_place(const struct skinny_args &a, const struct rotate_args &t,
+                                           const struct ready<OUT_QKV> &had, int32_t head, int32_t m, const float *row,
+                                           float factor, int lane)
 {
     const bool query = head < t.q_heads, key = !query && head < t.q_heads + t.kv_heads;
     const float *norm = query ? t.q_norm : key ? t.k_norm : NULL;
     const int32_t half = (query || key) && t.inv_freq ? t.rope_dims / 2 : 0, n = head * t.dim;
     float normed = 1.0f;
-    bf16 *to, *k, *v;
+    const int64_t head_rows = (int64_t)KV_PAGE_TOKENS * t.dim;
+    bf16 *to =
+        query ? (bf16 *)t.q + ((int64_t)m * t.q_heads + head) * t.dim : had.first + (head - t.q_heads) * head_rows;
 
-    if (query) {
-        to = (bf16 *)t.q + ((int64_t)m * t.q_heads + head) * t.dim;
-    } else {
-        if (!place<bf16>(t, m, (head - t.q_heads) % t.kv_heads, &k, &v))
-            return;
-        to = key ? k : v;
-    }
+    if (!query && !had.first)
+        return;
     if (norm) {
         float sum = 0.0f;
         for (int32_t c = lane; c < t.dim; c += 32) {
@@ -108,26 +157,27 @@ __device__ __forceinline__ void head_place(const struct skinny_args &a, const st
         normed = rsqrtf(warp_sum(sum) / (float)t.dim + t.norm_eps);
     }
     const auto value = [&](int32_t c) { return biased(a, row[c] * factor, n + c) * (norm ? normed * norm[c] : 1.0f); };
-    for (int32_t c = lane; c < half; c += 32) {
+#pragma unroll
+    for (int i = 0; i < ready<OUT_QKV>::EACH; i++) {
+        const int32_t c = lane + 32 * i;
+        if (c >= half)
+            continue;
         const float x = value(c), y = value(c + half);
-        float sine, cosine;
-        sincosf((float)t.position[m] * table_at(t, m)[c], &sine, &cosine);
-        cosine *= t.rope_scale;
-        sine *= t.rope_scale;
-        to[c] = rounded<bf16>(x * cosine - y * sine);
-        to[c + half] = rounded<bf16>(y * cosine + x * sine);
+        to[c] = rounded<bf16>(x * had.cosine[i] - y * had.sine[i]);
+        to[c + half] = rounded<bf16>(y * had.cosine[i] + x * had.sine[i]);
     }
     for (int32_t c = 2 * half + lane; c < t.dim; c += 32)
         to[c] = rounded<bf16>(value(c));
 }
 
 template <int OUT>
-__device__ __noinline__ void row_end(const struct skinny_args &a, const struct rotate_args &t, int32_t tile, int32_t m,
-                                     const float *row, float factor, int lane)
+__device__ __forceinline__ void row_end(const struct skinny_args &a, const struct rotate_args &t,
+                                        const struct ready<OUT> &had, int32_t tile, int32_t m, const float *row,
+                                        float factor, int lane)
 {
     if constexpr (OUT == OUT_PLAIN) {
         if (a.accumulate)
-            row_add(a, tile, m, row, lane);
+            row_add(a, had, tile, m, row, lane);
         else
             row_write(a, tile, m, row, factor, lane);
     } else if constexpr (OUT == OUT_GATED) {
@@ -135,7 +185,7 @@ __device__ __noinline__ void row_end(const struct skinny_args &a, const struct r
     } else {
         const int32_t heads = TILE / t.dim, all = t.q_heads + 2 * t.kv_heads;
         for (int32_t h = 0; h < heads && tile * heads + h < all; h++)
-            head_place(a, t, tile * heads + h, m, row + h * t.dim, factor, lane);
+            head_place(a, t, had, tile * heads + h, m, row + h * t.dim, factor, lane);
     }
 }
 
