@@ -17,6 +17,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, WATCH_MS = 1000, CLOSE_MS = 5000 };
@@ -107,6 +108,17 @@ static int serve(const struct node_program *p, const struct node_options *o, str
     return 0;
 }
 
+/* As many descriptors as the system allows: every connection is one. */
+static void raise_descriptors(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 int node_main(const struct node_program *p, struct node_options *o, struct node_parts *parts, int argc, char **argv)
 {
     struct arena arena = { 0 };
@@ -124,6 +136,7 @@ int node_main(const struct node_program *p, struct node_options *o, struct node_
         code = help(p);
         goto out;
     }
+    raise_descriptors();
     rpc_tune_bulk();
     code = signals_open(&signals, NULL, NULL, &err) == ST_OK ? serve(p, o, parts, signals) : fail(p, &err, EXIT_FAILED);
 out:

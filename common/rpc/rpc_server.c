@@ -14,6 +14,7 @@
 #include "common/base/bytes.h"
 #include "common/base/clock.h"
 #include "common/base/thread.h"
+#include "common/rpc/rpc_accept.h"
 #include "common/rpc/rpc_inside.h"
 
 #include <assert.h>
@@ -247,6 +248,7 @@ enum status rpc_server_open(struct rpc_server **out, const struct rpc_server_opt
     enum status st = ST_OK;
 
     s->o = *o;
+    rpc_accept_hold();
     rpc_core_begin();
     call_list_init(&s->calls);
     core_make(s);

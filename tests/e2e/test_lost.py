@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A peer that dies, freezes or comes back, at every stage."""
+import os
 import re
+import resource
 import signal
+import socket
 import time
 
-from nodes import wait_until
+from nodes import Skip, wait_until
 from test_refused import refused
 
+TEXT = "A context."
 STAGES = "order|queue|forward|press|pack|ship|adopt|commit"
 
 
@@ -154,3 +158,29 @@ def test_a_prefill_node_that_comes_back_is_used_again(scene):
     begin = time.monotonic()
     wait_until("the decode node uses it again", lambda: scene.ask(decode, "--context", "back?").code == 0, 12)
     assert time.monotonic() - begin < 12
+
+
+def test_more_connections_than_descriptors_do_not_close_the_port(scene):
+    with open(os.path.join(scene.build, "CMakeCache.txt")) as cache:
+        if re.search(r"^PLATEN_SANITIZE:\w+=thread", cache.read(), re.M):
+            raise Skip("ThreadSanitizer has an accept4 of its own")
+    prefill, decode = scene.pair()
+    _, _, open_now = decode.process_counts()
+    host, port = decode.address.split(":")
+    resource.prlimit(decode.process.pid, resource.RLIMIT_NOFILE, (open_now + 16, open_now + 16))
+    callers = [socket.create_connection((host, int(port)), 10) for _ in range(64)]
+    wait_until("some were turned away", lambda: "event=connections-turned-away" in decode.log(), 20)
+    for caller in callers:
+        caller.close()
+    wait_until("descriptors are back", lambda: decode.process_counts()[2] <= open_now + 4, 20)
+    assert scene.ask(decode, "--context", TEXT).code == 0
+
+
+def test_nodes_take_as_many_descriptors_as_they_may(scene):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] // 2, before[1]))
+    try:
+        prefill = scene.prefill()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert resource.prlimit(prefill.process.pid, resource.RLIMIT_NOFILE) == (before[1], before[1])
