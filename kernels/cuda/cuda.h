@@ -2,13 +2,14 @@
 /*
  * cuda.h - what the host files of the CUDA back end share; nobody outside this folder includes it.
  *
- *   backend_cuda.c  open, close, health, the table          cache.c   slots, pages, blocks
- *   memory.c        alloc, copies, fences                   step.c    one step: upload, replay, result
- *   weight.c        reading and converting weights          press.c   scores, select, pack, checksum
- *   gemm.c, tune.c  products by cuBLASLt, choice of how     library.c libraries opened at run time
- *   sdpa.c          cuDNN's fused attention                 *.cu      kernels, declared in launch.h
- *   layer.c         the half-layers, prefill             score.c   scores that single presses need
- *   few.c           products of few rows              fallback.c what libraries refused
+ *   backend_cuda.c  open, close, health, the table          cache.c     slots, pages, blocks
+ *   memory.c        alloc, copies, fences, waits            step.c      one step: upload, replay, result
+ *   weight.c        reading and converting weights          gather.c    a slot's rows, for a press while decoding
+ *   layer.c         the half-layers, prefill                press.c     scores, select, pack, checksum
+ *   gemm.c, tune.c  products by cuBLASLt, choice of how     score.c     scores that single presses need
+ *   few.c           products of few rows                    library.c   libraries opened at run time
+ *   sdpa.c          cuDNN's fused attention; its plans      fallback.c  what libraries refused
+ *   sdpa_graph.c    are built here                          *.cu        kernels, declared in launch.h
  */
 #ifndef PLATEN_KERNELS_CUDA_CUDA_H
 #define PLATEN_KERNELS_CUDA_CUDA_H
