@@ -21,7 +21,7 @@ void parts_init(struct node_parts *p, const struct node_options *opt, struct sig
     p->signals = signals;
     p->metrics = metrics_open(METRICS_MAX);
     p->m_fallbacks = metrics_counter(p->metrics, "platen_device_fallbacks_total", NULL,
-                                     "shapes that a library of the device refused and a slower kernel takes");
+                                     "shapes that something slower does, as a library of the device refused them");
 }
 
 /* ---- trace ----------------------------------------------------------------------------------------------------- */

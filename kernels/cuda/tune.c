@@ -155,37 +155,59 @@ static int64_t rows_to_time(struct cuda *c, int64_t n, int64_t k, enum gemm_out 
     return missing;
 }
 
+/* What candidates run on. */
+struct tune_room {
+    void *in, *out;
+    cudaEvent_t begin, end;
+};
+
+static bool room_open(struct cuda *c, struct tune_room *r, uint64_t in_bytes, uint64_t out_bytes)
+{
+    return cuda_alloc(&c->base, in_bytes, "other", &r->in, NULL) == ST_OK &&
+           cuda_alloc(&c->base, out_bytes, "other", &r->out, NULL) == ST_OK &&
+           cudaEventCreate(&r->begin) == cudaSuccess && cudaEventCreate(&r->end) == cudaSuccess;
+}
+
+static void room_close(struct cuda *c, struct tune_room *r)
+{
+    if (r->begin)
+        (void)cudaEventDestroy(r->begin);
+    if (r->end)
+        (void)cudaEventDestroy(r->end);
+    cuda_free(&c->base, r->in);
+    cuda_free(&c->base, r->out);
+}
+
+static void time_all(struct cuda *c, const struct gemm_shape *largest, const void *w, const struct tune_room *r)
+{
+    struct gemm_shape shape = *largest;
+
+    cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], c->base.act, 1, 1.0f, largest->rows * largest->k, r->in),
+                "tuning");
+    if (largest->out == GEMM_ADDS)
+        cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], DT_F32, 2, 1.0f, largest->rows * largest->n, r->out),
+                    "tuning");
+    for (shape.rows = 16; shape.rows <= largest->rows; shape.rows = gemm_bucket(shape.rows + 1))
+        if (tune_wants(c, &shape))
+            tune_shape(c, &shape, w, r->in, r->out, r->begin, r->end);
+    tune_save(c->gemm);
+}
+
 enum status gemm_tune(struct cuda *c, int64_t n, int64_t k, enum gemm_out kind, const void *w, struct err *err)
 {
-    const uint64_t bytes = act_bytes(c);
-    cudaEvent_t begin = NULL, end = NULL;
-    void *in = NULL, *out = NULL;
-    int64_t largest;
-    enum status st = ST_OK;
+    const uint64_t bytes = act_bytes(c), out_bytes = kind == GEMM_ACT ? bytes : 4;
+    struct gemm_shape largest = { 0, n, k, false, kind };
+    struct tune_room room = { 0 };
 
-    if (c->base.act == DT_F32 || rows_to_time(c, n, k, kind, &largest) == 0 || k % 8 != 0 || n % 8 != 0)
+    if (c->base.act == DT_F32 || rows_to_time(c, n, k, kind, &largest.rows) == 0 || k % 8 != 0 || n % 8 != 0)
         return ST_OK;
-    /* no room for timing is no failure: the first guess is taken then */
-    if (cuda_alloc(&c->base, (uint64_t)(largest * k) * bytes, "other", &in, NULL) == ST_OK &&
-        cuda_alloc(&c->base, (uint64_t)(largest * n) * (kind == GEMM_ACT ? bytes : 4), "other", &out, NULL) == ST_OK &&
-        cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
-        cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], c->base.act, 1, 1.0f, largest * k, in), "tuning");
-        if (kind == GEMM_ADDS)
-            cuda_failed(c, launch_random(c->queue[LANE_COMPUTE], DT_F32, 2, 1.0f, largest * n, out), "tuning");
-        for (int64_t rows = 16; rows <= largest; rows = gemm_bucket(rows + 1)) {
-            const struct gemm_shape shape = { rows, n, k, false, kind };
-
-            if (tune_wants(c, &shape))
-                tune_shape(c, &shape, w, in, out, begin, end);
-        }
-        tune_save(c->gemm);
-        st = c->base.ops->health(&c->base, err);
-    }
-    if (begin)
-        (void)cudaEventDestroy(begin);
-    if (end)
-        (void)cudaEventDestroy(end);
-    cuda_free(&c->base, in);
-    cuda_free(&c->base, out);
-    return st;
+    if (room_open(c, &room, (uint64_t)(largest.rows * k) * bytes, (uint64_t)(largest.rows * n) * out_bytes))
+        time_all(c, &largest, w, &room);
+    else /* no failure: the first guess is taken then */
+        cuda_fell_back(c, &(struct fallback){ .instead = "untimed product",
+                                              .library = "cublaslt",
+                                              .why = "room to time it",
+                                              .shape = { largest.rows, n, k } });
+    room_close(c, &room);
+    return c->base.ops->health(&c->base, err);
 }

@@ -202,6 +202,23 @@ static void only_products_that_come_to_the_library_are_timed(void **state)
     assert_true(timed(c, 16, 4096, GEMM_ACT));
 }
 
+/* No byte of the card is left. */
+static void a_product_that_there_is_no_room_to_time_is_told(void **state)
+{
+    struct cuda *c = *state;
+    struct err err = { 0 };
+
+    c->rows_max = 1000;
+    assert_int_equal(gemm_tune(c, 4096, 2048, GEMM_ACT, NULL, &err), ST_OK);
+    assert_string_equal(told(c, 0)->instead, "untimed product");
+    assert_int_equal(told(c, 0)->shape[0], 1024);
+    assert_int_equal(told(c, 0)->shape[1], 4096);
+    assert_int_equal(told(c, 0)->shape[2], 2048);
+    c->base.act = DT_F32; /* nothing is timed, so nothing was to be had */
+    assert_int_equal(gemm_tune(c, 4096, 4096, GEMM_ACT, NULL, &err), ST_OK);
+    assert_null(told(c, 1));
+}
+
 /* A bucket's choice that does not fit one row count in it leaves the choices as they are. */
 static void guesses_do_not_fill_the_table_of_choices(void **state)
 {
@@ -290,6 +307,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(a_bias_that_the_library_is_not_asked_for_is_told, setup),
         cmocka_unit_test_setup(more_fall_backs_than_there_is_room_for_are_left_out, setup),
         cmocka_unit_test_setup(only_products_that_come_to_the_library_are_timed, setup),
+        cmocka_unit_test_setup(a_product_that_there_is_no_room_to_time_is_told, setup),
         cmocka_unit_test_setup(guesses_do_not_fill_the_table_of_choices, setup),
         cmocka_unit_test_setup(a_wait_that_ends_in_time_leaves_the_device_well, setup),
         cmocka_unit_test_setup(a_wait_past_its_deadline_breaks_the_device_by_name, setup),
