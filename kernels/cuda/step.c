@@ -105,13 +105,20 @@ static void upload_fill(struct cuda_cache *cache, const struct step *step, struc
 
 /* ---- recording ---- */
 
-static struct step_graph *graph_of(struct cuda_cache *cache)
+static struct step_graph *graph_of(struct cuda *c)
 {
+    struct cuda_cache *cache = c->cache;
+
     for (int32_t i = 0; i < cache->graphs; i++)
         if (cache->graph[i].rows == cache->rows_pad && cache->graph[i].outputs == cache->outputs_pad)
             return &cache->graph[i];
-    if (cache->graphs == GRAPHS_MAX)
-        return NULL; /* rare shapes run as they are */
+    if (cache->graphs == GRAPHS_MAX) { /* rare shapes run as they are */
+        cuda_fell_back(c, &(struct fallback){ .instead = "unrecorded step",
+                                              .library = "cuda",
+                                              .why = "as many shapes of steps are recorded as there is room for",
+                                              .shape = { cache->rows_pad, cache->outputs_pad, 1 } });
+        return NULL;
+    }
     cache->graph[cache->graphs] = (struct step_graph){ cache->rows_pad, cache->outputs_pad, false, NULL, 0 };
     return &cache->graph[cache->graphs++];
 }
@@ -186,7 +193,7 @@ bool cuda_step_begin(struct backend *be, const struct step *step)
     upload_fill(cache, step, f);
     cuda_upload(be, LANE_COMPUTE, cache->upload, f->upload,
                 4 * (STEP_ROW_ARRAYS * (uint64_t)k->rows_max + STEP_OUTPUT_ARRAYS * (uint64_t)k->slots));
-    cache->current = k->replay && !step->apart ? graph_of(cache) : NULL;
+    cache->current = k->replay && !step->apart ? graph_of(c) : NULL;
     cache->replayed = cache->current && cache->current->exec;
     if (cache->replayed) {
         cuda_failed(c, cudaGraphLaunch(cache->current->exec, c->stream[LANE_COMPUTE]), "a recorded step");

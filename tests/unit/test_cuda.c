@@ -2,6 +2,7 @@
 /* The CUDA back end's host side where no card is: its libraries, and those calls of the runtime that are wrapped (kernels.cmake),
  * answer as the promise says. */
 #include "common/base/clock.h"
+#include "kernels/cuda/cache.h"
 #include "kernels/cuda/cuda.h"
 #include "kernels/cuda/gemm.h"
 #include "tests/support/cmocka_main.h"
@@ -46,6 +47,8 @@ static cublasStatus_t matmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
 
 /* The runtime's. */
 static cudaError_t event_says;
+cudaError_t __wrap_cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                                   cudaStream_t stream);
 static int frees;
 
 cudaError_t __wrap_cudaSetDevice(int device);
@@ -53,6 +56,13 @@ cudaError_t __wrap_cudaEventQuery(cudaEvent_t event);
 cudaError_t __wrap_cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
 cudaError_t __wrap_cudaFree(void *device);
 cudaError_t __wrap_cudaFreeHost(void *host);
+
+cudaError_t __wrap_cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
+                                   cudaStream_t stream)
+{
+    (void)to, (void)from, (void)bytes, (void)kind, (void)stream;
+    return cudaSuccess;
+}
 
 cudaError_t __wrap_cudaSetDevice(int device)
 {
@@ -219,6 +229,42 @@ static void a_product_that_there_is_no_room_to_time_is_told(void **state)
     assert_null(told(c, 1));
 }
 
+/* One sequence's next row, with so many shapes of steps recorded already. */
+static void step_with(struct cuda *c, int32_t recorded)
+{
+    static struct cuda_cache cache;
+    static int32_t upload[STEPS_KEPT][STEP_ROW_ARRAYS * 8 + STEP_OUTPUT_ARRAYS * 4];
+    static bool wanted[STEPS_KEPT][4];
+    const struct step_seq seq = { .slot = 0, .row = 0, .rows = 1, .tail = 0, .length = 1 };
+    const int32_t zero = 0;
+    const struct step step = { 1, 1, &seq, &zero, &zero, &zero, false };
+
+    memset(&cache, 0, sizeof cache);
+    cache.config = (struct cache_config){
+        .slots = 4, .rows_max = 8, .layers = 1, .q_heads = 8, .kv_heads = 8, .dim = 64, .replay = true
+    };
+    cache.graphs = recorded;
+    for (int i = 0; i < STEPS_KEPT; i++) {
+        cache.flight[i].upload = upload[i];
+        cache.flight[i].wanted = wanted[i];
+    }
+    c->cache = &cache;
+    (void)cuda_step_begin(&c->base, &step);
+    c->cache = NULL;
+}
+
+static void a_step_that_cannot_be_recorded_is_told(void **state)
+{
+    struct cuda *c = *state;
+
+    step_with(c, GRAPHS_MAX - 1);
+    assert_null(told(c, 0));
+    step_with(c, GRAPHS_MAX);
+    assert_string_equal(told(c, 0)->instead, "unrecorded step");
+    assert_int_equal(told(c, 0)->shape[0], 1);
+    assert_int_equal(told(c, 0)->shape[1], 1);
+}
+
 /* A bucket's choice that does not fit one row count in it leaves the choices as they are. */
 static void guesses_do_not_fill_the_table_of_choices(void **state)
 {
@@ -308,6 +354,7 @@ int main(int argc, char **argv)
         cmocka_unit_test_setup(more_fall_backs_than_there_is_room_for_are_left_out, setup),
         cmocka_unit_test_setup(only_products_that_come_to_the_library_are_timed, setup),
         cmocka_unit_test_setup(a_product_that_there_is_no_room_to_time_is_told, setup),
+        cmocka_unit_test_setup(a_step_that_cannot_be_recorded_is_told, setup),
         cmocka_unit_test_setup(guesses_do_not_fill_the_table_of_choices, setup),
         cmocka_unit_test_setup(a_wait_that_ends_in_time_leaves_the_device_well, setup),
         cmocka_unit_test_setup(a_wait_past_its_deadline_breaks_the_device_by_name, setup),
