@@ -2,20 +2,31 @@
 /*
  * log.c - time=2026-01-31T23:59:59.123Z level=info event=committed request=… layers=30 …
  *
- * The line is put together on the stack and leaves with one write(2): no lock, no allocation, and lines of several
- * threads do not mix. A line that is too long is cut; control bytes become blanks, so one event is always one line.
+ * The line is put together on the stack, without allocation, and leaves with one write(2): lines of several threads do
+ * not mix. A line that is too long is cut; control bytes become blanks, so one event is always one line.
+ *
+ * A reader of stderr that has stopped stops nobody here: once a line has waited PATIENCE_MS for room, it and those after it
+ * are dropped, until there is room again; then a line says how many.
  */
 #include "common/base/log.h"
 #include "common/base/clock.h"
 
+#include <limits.h>
+#include <poll.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { LINE_BYTES_MAX = 2048 };
+enum { LINE_BYTES_MAX = 2048, LOST_BYTES_MAX = 256, PATIENCE_MS = 100 };
+
+/* A pipe says POLLOUT while so many bytes fit. */
+_Static_assert(LINE_BYTES_MAX + LOST_BYTES_MAX <= PIPE_BUF,
+               "a line, and the one before it about lost ones, never wait");
 
 static const char *const words[] = { "error", "warn", "info", "debug" };
 
@@ -66,6 +77,48 @@ const char *log_quote(struct log_text *q, const char *text)
     return q->at;
 }
 
+/* ---- out ----------------------------------------------------------------------------------------------------------- */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of what follows, and of looking for room and writing */
+static bool stuck;
+static long long lost;
+
+static bool room(void)
+{
+    struct pollfd out = { .fd = STDERR_FILENO, .events = POLLOUT };
+
+    return poll(&out, 1, stuck ? 0 : PATIENCE_MS) > 0; /* closed: the write fails at once */
+}
+
+static void put(const char *line, size_t bytes)
+{
+    if (write(STDERR_FILENO, line, bytes) < 0)
+        return; /* nobody is left to tell */
+}
+
+static void put_lost(void)
+{
+    char line[LOST_BYTES_MAX];
+    size_t at = line_begin(line, sizeof line, LOG_WARN, "log-lines-lost");
+
+    at += (size_t)snprintf(line + at, sizeof line - at, " lines=%lld\n", lost);
+    put(line, at);
+    lost = 0;
+}
+
+static void put_or_drop(const char *line, size_t bytes)
+{
+    pthread_mutex_lock(&lock);
+    stuck = !room();
+    if (stuck)
+        lost++;
+    if (!stuck && lost > 0)
+        put_lost();
+    if (!stuck)
+        put(line, bytes);
+    pthread_mutex_unlock(&lock);
+}
+
 void log_event(enum log_level level, const char *event, const char *fmt, ...)
 {
     char line[LINE_BYTES_MAX];
@@ -86,6 +139,5 @@ void log_event(enum log_level level, const char *event, const char *fmt, ...)
         if ((unsigned char)line[i] < 0x20 || line[i] == 0x7f)
             line[i] = ' ';
     line[at++] = '\n';
-    if (write(STDERR_FILENO, line, at) < 0)
-        return; /* nobody is left to tell */
+    put_or_drop(line, at);
 }

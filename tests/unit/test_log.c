@@ -4,9 +4,11 @@
 #include "tests/support/captured.h"
 #include "tests/support/cmocka_main.h"
 
+#include <fcntl.h>
 #include <pthread.h>
 #include <regex.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 static char *seen;
 
@@ -136,11 +138,40 @@ static void level_words_are_parsed(void **state)
     assert_int_equal(log_level_parse(""), -1);
 }
 
+static void a_reader_that_has_stopped_stops_nobody(void **state)
+{
+    static char text[1 << 20];
+    int before = dup(STDERR_FILENO), ends[2];
+    size_t bytes = 0;
+    ssize_t got;
+
+    (void)state;
+    assert_int_equal(pipe(ends), 0);
+    assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+    for (int i = 0; i < 2000; i++) /* more than a pipe holds; ctest's time limit tells when one waits */
+        log_event(LOG_INFO, "unread", "n=%d filler=%060d", i, i);
+    assert_int_equal(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+    while ((got = read(ends[0], text + bytes, sizeof text - 1 - bytes)) > 0)
+        bytes += (size_t)got;
+    log_event(LOG_INFO, "read-again", "n=1");
+    bytes += (size_t)read(ends[0], text + bytes, sizeof text - 1 - bytes);
+    text[bytes] = '\0';
+    assert_true(dup2(before, STDERR_FILENO) >= 0);
+    close(before);
+    close(ends[0]);
+    close(ends[1]);
+    assert_non_null(strstr(text, "event=unread n=0 "));
+    assert_null(strstr(text, "event=unread n=1999 "));
+    assert_non_null(strstr(text, "event=log-lines-lost lines="));
+    assert_non_null(strstr(text, "event=read-again n=1\n"));
+}
+
 int main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_line_holds_time_level_event_and_values),
         cmocka_unit_test(an_event_without_values_ends_after_its_word),
+        cmocka_unit_test(a_reader_that_has_stopped_stops_nobody),
         cmocka_unit_test(a_text_of_many_words_is_one_value),
         cmocka_unit_test(levels_below_the_switch_are_silent),
         cmocka_unit_test(an_event_is_always_one_line),
