@@ -73,7 +73,7 @@ enum status answers_take(struct answers *a, Platen__V1__Event *event, struct err
     return st;
 }
 
-void answers_stream(struct answers *a)
+enum status answers_stream(struct answers *a, struct err *err)
 {
     while (a->shown < a->count) {
         const struct answer *answer = &a->list[a->shown];
@@ -98,7 +98,9 @@ void answers_stream(struct answers *a)
         a->shown_bytes = 0;
         a->begun = false;
     }
-    fflush(stdout);
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return err_set(err, ST_EINTERNAL, "stdout: cannot write the answer");
+    return ST_OK;
 }
 
 static void answer_json(const struct answer *answer, struct text *out)

@@ -44,8 +44,9 @@ void answers_close(struct answers *a);
 /* Takes an event over. ST_EINTERNAL: it speaks of a question that was not asked. */
 enum status answers_take(struct answers *a, Platen__V1__Event *event, struct err *err);
 
-/* Prints to stdout what has become known, one answer after the other: the first runs on as it comes, later ones wait. */
-void answers_stream(struct answers *a);
+/* Prints to stdout what has become known, one answer after the other: the first runs on as it comes, later ones wait.
+ * ST_EINTERNAL: nobody takes it. */
+enum status answers_stream(struct answers *a, struct err *err);
 
 /* The object of `ask --json`, without a newline. */
 void answers_json(const struct answers *a, struct text *out);

@@ -164,7 +164,9 @@ static enum status read_events(struct rpc_stream *s, struct answers *a, bool qui
         if (!answering)
             show_progress(known ? &progress : NULL, (double)(clock_now_ns() - begin_ns) / 1e9);
         if (!quiet)
-            answers_stream(a);
+            st = answers_stream(a, err);
+        if (st < 0) /* what is left would be made for nobody */
+            return st;
     }
 }
 

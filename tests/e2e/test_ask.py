@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import subprocess
 
 from tiny_model import HEAD, KV_HEADS, LAYERS
 
@@ -233,3 +234,18 @@ def test_bench_measures_prefill_and_decode(scene):
                      "--ragged", "2", "--probe").json()
     assert p["copy_gb_s"] > 0 and p["gemm_tflops"] > 0 and p["sdpa_tflops"] > 0 and p["batch"] == 2, p
     assert d["kv_bytes"] == 3 * LAYERS * KV_HEADS * ROW * (300 + 4.5), d
+
+
+def test_an_answer_that_nobody_reads_is_not_made_to_its_end(scene):
+    prefill, decode = scene.pair()
+    baseline = decode.work()
+    read, write = os.pipe()
+    asking = subprocess.Popen([scene.program("platen"), "ask", "--server", decode.address, "--context", TEXT, "--max-new-tokens",
+                               "60000"], stdout=write, stderr=subprocess.PIPE, text=True)
+    scene.clients.append(asking)
+    os.close(write)
+    assert os.read(read, 10) == b"question: "
+    os.close(read)
+    _, err = asking.communicate(timeout=30)
+    assert asking.returncode == 1 and err.startswith("platen: INTERNAL: stdout: "), (asking.returncode, err)
+    decode.wait_idle(baseline)
