@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { LANES_MAX = 32 };
@@ -45,11 +46,14 @@ static const struct {
 
 enum status trace_open(struct trace **out, const char *path, struct err *err)
 {
+    struct stat there;
     FILE *f;
 
     *out = NULL;
     if (!path)
         return ST_OK;
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) /* the written file is renamed to it */
+        return err_set(err, ST_EINVAL, "--trace %s: is there and no regular file", path);
     f = fopen(path, "w");
     if (!f)
         return err_set(err, ST_EINVAL, "--trace %s: %s", path, strerror(errno));

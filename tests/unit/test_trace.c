@@ -181,6 +181,23 @@ static int remove_path(void **state)
     return unlink(path);
 }
 
+/* Nothing is written here: what is renamed over a device takes its place. */
+static void what_is_no_regular_file_is_refused(void **state)
+{
+    static const char *const there[] = { "/dev/null", "/tmp" };
+
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(there); i++) {
+        struct trace *t = NULL;
+        struct err err = { 0 };
+
+        assert_int_equal(trace_open(&t, there[i], &err), ST_EINVAL);
+        assert_non_null(strstr(err.text, there[i]));
+        assert_non_null(strstr(err.text, "no regular file"));
+        assert_null(t);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +206,7 @@ int main(void)
         cmocka_unit_test(a_full_ring_keeps_the_last_spans),
         cmocka_unit_test(threads_add_while_it_is_written),
         cmocka_unit_test(no_file_is_no_trace),
+        cmocka_unit_test(what_is_no_regular_file_is_refused),
         cmocka_unit_test(a_path_that_cannot_be_written_is_refused),
     };
 
