@@ -21,7 +21,8 @@
  *
  * The first weights are asked for before chain_wait: they do not depend on the kernel before, so the memory is already
  * busy while that one ends; `ahead` more bytes of each weight row are called into the L2 meanwhile. What is read once
- * leaves the L2 first, so that what was called stays. bf16 products, f32 sums. Up to 8 NT rows.
+ * leaves the L2 first, so that what was called stays. bf16 products, f32 sums. Up to 8 NT rows. What the end takes from
+ * memory, x where it is added to, angles and places, is asked for before the weights are met, not when all else is done.
  */
 #include "kernels/cuda/place.cuh"
 
@@ -69,25 +70,22 @@ __device__ __forceinline__ uint4 weighed(const float4 (&x)[2], const float4 (&w)
                       bf16_pair(x[1].x * w[1].x, x[1].y * w[1].y), bf16_pair(x[1].z * w[1].z, x[1].w * w[1].w));
 }
 
-/* A pair of channels of q, k or v of row m goes where attention wants it. */
+/* A pair of channels of q, k or v of row m goes where attention wants it; `first`: the row's K of head 0, NULL: nowhere. */
 __device__ __forceinline__ void pair_place(const struct rotate_args &t, const struct tile_runs &tile, int32_t m,
-                                           int32_t o, float x, float y, const float *angle)
+                                           int32_t o, float x, float y, const float *angle, bf16 *first)
 {
     const int32_t a = tile.channel + o, b = a + (tile.second - tile.first);
-    bf16 *to, *k, *v;
+    bf16 *to = (bf16 *)t.q + ((int64_t)m * t.q_heads + tile.head) * t.dim;
 
     if (tile.turned) {
         const float cosine = angle[0], sine = angle[1], turned = x * cosine - y * sine;
         y = y * cosine + x * sine;
         x = turned;
     }
-    if (tile.head < t.q_heads) {
-        to = (bf16 *)t.q + ((int64_t)m * t.q_heads + tile.head) * t.dim;
-    } else {
-        const int32_t g = (tile.head - t.q_heads) % t.kv_heads;
-        if (!place<bf16>(t, m, g, &k, &v))
+    if (tile.head >= t.q_heads) {
+        if (!first)
             return;
-        to = tile.head < t.q_heads + t.kv_heads ? k : v;
+        to = first + (int64_t)(tile.head - t.q_heads) * KV_PAGE_TOKENS * t.dim;
     }
     to[a] = rounded<bf16>(x);
     to[b] = rounded<bf16>(y);
@@ -153,15 +151,18 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
     skinny_kernel(const __grid_constant__ struct skinny_args a, const __grid_constant__ struct rotate_args t)
 {
     enum { EARLY = NT == 1 }; /* rows of the next step are asked for before this one: more find no registers */
+    enum { THREADS = WARPS * 32, OUTPUTS = NT * R > 2 ? NT * R / 2 : 1 }; /* of a thread */
+    enum { EARLY_X = OUT == OUT_PLAIN && !NORM };
     __shared__ float part[WARPS][NT * 8][R * 16 + 1];
     __shared__ float square_part[NORM ? WARPS : 1][NT * 8];
     __shared__ float angle[OUT == OUT_QKV ? NT * 8 * R * 8 : 1][2];
+    __shared__ bf16 *tail[OUT == OUT_QKV ? NT * 8 : 1];
     const int warp = threadIdx.x >> 5, lane = threadIdx.x & 31, quad = lane >> 2, c = lane & 3;
     const int32_t tile0 = blockIdx.x * R, steps = a.k / STEP;
     const uint64_t policy = once_only();
     const bf16 *row[R][2];
     int64_t in[NT];
-    float sum[R][NT][4] = {}, square[NT] = {};
+    float sum[R][NT][4] = {}, square[NT] = {}, before[OUTPUTS] = {};
     struct weights_of_step<R> ring[RING];
 
 #pragma unroll
@@ -187,8 +188,8 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         const int32_t m = min(n * 8 + quad, a.rows - 1);
         in[n] = (int64_t)(a.index ? a.index[m] : m) * a.k + c * 8;
     }
-    for (int32_t i = threadIdx.x; OUT == OUT_QKV && i < a.rows * R * 8; i += WARPS * 32) {
-        /* positions were there before the step's first kernel */
+    for (int32_t i = threadIdx.x; OUT == OUT_QKV && i < a.rows * R * 8; i += THREADS) {
+        /* positions and places were there before the step's first kernel */
         const int32_t m = i / (R * 8), o = i % (R * 8);
         const struct tile_runs tile = tile_at<OUT>(a, t, tile0 + o / 8);
         if (tile.turned) {
@@ -198,8 +199,17 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
             angle[i][1] = sine * t.rope_scale;
         }
     }
+    if (OUT == OUT_QKV && threadIdx.x < a.rows)
+        tail[threadIdx.x] = tail_place<bf16>(t, threadIdx.x);
     chain_wait();
     chain_next();
+    if (EARLY_X && a.accumulate)
+#pragma unroll
+        for (int e = 0; e < OUTPUTS; e++) {
+            const int32_t i = threadIdx.x + e * THREADS, n = tile0 * 16 + i % (R * 16);
+            if (i < a.rows * R * 16 && n < a.n)
+                before[e] = __ldcg((const float *)a.out + (int64_t)(i / (R * 16)) * a.n + n);
+        }
     struct rows_of_step<NT, NORM> next;
     if (EARLY && step_of(0, warp) < steps)
         next.load(a, in, step_of(0, warp), quad, c);
@@ -263,18 +273,19 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
         return value * factor_of(m) + (a.bias ? a.bias[n] : 0.0f);
     };
     if constexpr (OUT == OUT_PLAIN) {
-        for (int32_t i = threadIdx.x; i < a.rows * R * 16; i += WARPS * 32) {
-            const int32_t m = i / (R * 16), o = i % (R * 16), n = tile0 * 16 + o;
-            if (n >= a.n)
+#pragma unroll
+        for (int e = 0; e < OUTPUTS; e++) {
+            const int32_t i = threadIdx.x + e * THREADS, m = i / (R * 16), o = i % (R * 16), n = tile0 * 16 + o;
+            if (m >= a.rows || n >= a.n)
                 continue;
             const int64_t at = (int64_t)m * a.n + n;
             if (a.accumulate)
-                ((float *)a.out)[at] += output_of(m, o, n);
+                ((float *)a.out)[at] = (EARLY_X ? before[e] : ((const float *)a.out)[at]) + output_of(m, o, n);
             else
                 ((bf16 *)a.out)[at] = rounded<bf16>(output_of(m, o, n));
         }
     } else {
-        for (int32_t i = threadIdx.x; i < a.rows * R * 8; i += WARPS * 32) {
+        for (int32_t i = threadIdx.x; i < a.rows * R * 8; i += THREADS) {
             const int32_t m = i / (R * 8), r = i % (R * 8) / 8, o = i % 8;
             const struct tile_runs tile = tile_at<OUT>(a, t, tile0 + r);
             if (tile.second + o >= a.n)
@@ -284,7 +295,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
             if (OUT == OUT_GATED)
                 ((bf16 *)a.out)[(int64_t)m * (a.n / 2) + tile.first + o] = rounded<bf16>(activate(x, a.kind) * y);
             else
-                pair_place(t, tile, m, o, x, y, angle[i]);
+                pair_place(t, tile, m, o, x, y, angle[i], tail[OUT == OUT_QKV ? m : 0]);
         }
     }
 }
@@ -293,7 +304,7 @@ __global__ void __launch_bounds__(WARPS * 32, BLOCKS)
 template <int NT, int OUT, bool NORM>
 static cudaError_t skinny(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
 {
-    enum { EACH = NT > 2 ? 2 : NT == 1 && !NORM ? 4 : 3 };
+    enum { EACH = NT > 2 ? 2 : 3 };
     const struct rotate_args none = {};
     const dim3 threads(WARPS * 32);
 
