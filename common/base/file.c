@@ -81,5 +81,5 @@ bool file_exists(const char *path)
 {
     struct stat info;
 
-    return stat(path, &info) == 0;
+    return lstat(path, &info) == 0;
 }

@@ -30,6 +30,8 @@ enum status file_refuse(const char *path, struct err *err);
 void file_fill_std(void);
 
 bool file_is_dir(const char *path);
+
+/* Also a link to nothing: opening it tells what is wrong, passing over it would not. */
 bool file_exists(const char *path);
 
 #ifdef __cplusplus

@@ -110,6 +110,20 @@ static void a_pipe_without_a_writer_is_refused_at_once(void **state)
     unlink(path);
 }
 
+static void a_link_to_nothing_is_there_and_cannot_be_opened(void **state)
+{
+    struct file f = { 0 };
+    struct err err = { 0 };
+
+    (void)state;
+    unlink(path);
+    assert_int_equal(symlink("/nowhere/at/all", path), 0);
+    assert_true(file_exists(path) && !file_is_dir(path));
+    assert_int_equal(file_open(&f, path, &err), ST_ENOTFOUND);
+    assert_non_null(strstr(err.text, path));
+    unlink(path);
+}
+
 static void what_is_there_is_told_apart(void **state)
 {
     (void)state;
@@ -159,6 +173,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_folder_is_refused_and_named),
         cmocka_unit_test(a_pipe_without_a_writer_is_refused_at_once),
         cmocka_unit_test(what_is_there_is_told_apart),
+        cmocka_unit_test(a_link_to_nothing_is_there_and_cannot_be_opened),
         cmocka_unit_test(a_closed_descriptor_of_three_is_never_given_to_a_file),
     };
 
