@@ -30,8 +30,10 @@ enum purpose { FOR_WEIGHTS, FOR_ACTIVATIONS, FOR_BLOCKS, FOR_TAILS, FOR_OTHER, P
 
 /* A product of few rows. */
 enum few_kind { FEW_PLAIN, FEW_GATED, FEW_QKV };
+enum few_way { FEW_NOT, FEW_THIN, FEW_WIDE, FEW_SKINNY };
 struct few_product {
     enum few_kind kind;
+    enum few_way way; /* set by few_run */
     struct skinny_args args;
     struct rotate_args heads; /* FEW_QKV */
 };

@@ -90,6 +90,12 @@ __device__ __forceinline__ float block_sum(float x)
     return x;
 }
 
+/* A barrier of some warps of the thread block; ID from 1. */
+template <int ID, int THREADS> __device__ __forceinline__ void warps_sync()
+{
+    asm volatile("bar.sync %0, %1;\n" ::"n"(ID), "n"(THREADS) : "memory");
+}
+
 /* ---- asynchronous copies to shared memory (sm_80) ---- */
 __device__ __forceinline__ uint32_t shared_address(const void *p)
 {

@@ -2,11 +2,11 @@
 /*
  * few.c - products of few rows: which kernel takes them, and how their rows come to be normed.
  *
- *   large matrices     thin.cu: reads x times the norm's weight, and sums of squares of x
- *   small ones         skinny.cu: reads x, and norms it itself
- *   more rows          neither: cuBLASLt, with launches for what stands before and behind
+ *   large matrices     thin.cu, more rows wide_wgmma.cu: read x times the norm's weight, and sums of squares of x
+ *   small ones         skinny.cu: reads x, and norms it itself; what that does not take, wide_wgmma.cu
+ *   what is left       cuBLASLt, with launches for what stands before and behind
  *
- * Whoever writes x can leave what thin.cu reads on the way, if it knows which norm comes next. So within a step such a
+ * Whoever writes x can leave what the first two read on the way, if it knows which norm comes next. So within a step such a
  * launch is held back until the next operation: either that norms x, and says how, or what was held is launched as it is.
  * Nothing else can tell the difference: whoever queues on the compute lane asks cuda_compute for it.
  */
@@ -16,16 +16,24 @@
 
 /* Of a matrix that skinny.cu takes with more than THIN_ROWS_MAX rows: SmolLM2's head is one. */
 enum { SMALL_NUMBERS = 32 << 20 };
+/* Rows of a small matrix: more take wide_wgmma.cu longer than cuBLASLt and the launches around. */
+enum { SMALL_ROWS_MAX = 64 };
+
+/* Rows of x that can be normed on the way. */
+static int32_t few_rows_max(const struct cuda *c)
+{
+    return c->queue[LANE_COMPUTE].warpgroups ? WIDE_ROWS_MAX : THIN_ROWS_MAX;
+}
 
 enum status few_open(struct cuda *c, struct err *err)
 {
-    const uint64_t pieces = (uint64_t)c->sms * THIN_ROWS_MAX * THIN_TILE * 4;
+    const uint64_t pieces = (uint64_t)c->sms * (uint64_t)few_rows_max(c) * THIN_TILE * 4;
     const struct {
         void *out;
         uint64_t bytes;
     } rooms[] = {
-        { &c->few.row, (uint64_t)THIN_ROWS_MAX * THIN_WIDTH_MAX * 2 },
-        { &c->few.square, (uint64_t)THIN_ROWS_MAX * (THIN_WIDTH_MAX / THIN_TILE) * 4 },
+        { &c->few.row, (uint64_t)few_rows_max(c) * THIN_WIDTH_MAX * 2 },
+        { &c->few.square, (uint64_t)WIDE_ROWS_MAX * (THIN_WIDTH_MAX / THIN_TILE) * 4 },
         { &c->few.pieces, pieces },
     };
 
@@ -68,9 +76,26 @@ static void thin_launch(struct cuda *c, const struct few_product *p)
     }
 }
 
+static void wide_launch(struct cuda *c, const struct few_product *p)
+{
+    const struct cuda_queue q = c->queue[LANE_COMPUTE];
+
+    switch (p->kind) {
+    case FEW_PLAIN:
+        cuda_failed(c, launch_wide(q, &p->args), "product");
+        break;
+    case FEW_GATED:
+        cuda_failed(c, launch_wide_gated(q, &p->args), "gated product");
+        break;
+    case FEW_QKV:
+        cuda_failed(c, launch_wide_qkv(q, &p->args, &p->heads), "product of heads");
+        break;
+    }
+}
+
 static void skinny_launch(struct cuda *c, const struct few_product *p)
 {
-    const struct cuda_queue q = cuda_compute(c);
+    const struct cuda_queue q = c->queue[LANE_COMPUTE];
 
     switch (p->kind) {
     case FEW_PLAIN:
@@ -85,6 +110,16 @@ static void skinny_launch(struct cuda *c, const struct few_product *p)
     }
 }
 
+static void few_launch(struct cuda *c, const struct few_product *p)
+{
+    if (p->way == FEW_THIN)
+        thin_launch(c, p);
+    else if (p->way == FEW_WIDE)
+        wide_launch(c, p);
+    else
+        skinny_launch(c, p);
+}
+
 /* Launches what is held back, which leaves `next` what it asks for. */
 static void held_go(struct cuda *c, struct normed_rows next)
 {
@@ -97,7 +132,7 @@ static void held_go(struct cuda *c, struct normed_rows next)
         step_plan(c, &few->embed);
     } else if (held == HELD_PRODUCT) {
         few->product.args.next = next;
-        thin_launch(c, &few->product);
+        few_launch(c, &few->product);
     }
 }
 
@@ -112,7 +147,7 @@ void few_embed(struct cuda *c, const struct embed_args *rows)
     (void)cuda_compute(c);
     c->few.embed = *rows;
     c->few.held = HELD_EMBED;
-    if (c->base.act != DT_BF16 || rows->rows > THIN_ROWS_MAX)
+    if (c->base.act != DT_BF16 || rows->rows > few_rows_max(c))
         (void)cuda_compute(c);
 }
 
@@ -129,7 +164,7 @@ static int32_t held_parts(const struct few *few, const void *x, int64_t rows, in
     return 0;
 }
 
-/* Rows of x as thin.cu wants them: left by what wrote x, or normed by a launch of their own. */
+/* Rows of x as thin.cu and wide_wgmma.cu want them: left by what wrote x, or normed by a launch of their own. */
 static void rows_norm(struct cuda *c, struct few_product *p, int64_t rows)
 {
     struct few *few = &c->few;
@@ -147,44 +182,53 @@ static void rows_norm(struct cuda *c, struct few_product *p, int64_t rows)
                     "rms_norm");
 }
 
-static bool thin_fits(const struct cuda *c, const struct few_product *p, int64_t in_rows)
-{
-    return c->base.act == DT_BF16 && thin_takes(p->args.rows, p->args.n, p->args.k) &&
-           (!p->args.norm || (in_rows <= THIN_ROWS_MAX && p->args.k <= THIN_WIDTH_MAX)) &&
-           (p->kind != FEW_QKV || thin_takes_heads(&p->heads));
-}
-
 /* More rows take it longer than cuBLASLt where reading w is what takes time, whatever the launches around cost. */
-static bool skinny_fits(const struct cuda *c, const struct few_product *p)
+static bool skinny_fits(const struct few_product *p)
 {
     const struct skinny_args *a = &p->args;
     const int32_t rows =
         thin_takes(1, a->n, a->k) || (int64_t)a->n * a->k > SMALL_NUMBERS ? THIN_ROWS_MAX : SKINNY_ROWS_MAX;
 
-    return c->base.act == DT_BF16 && a->rows <= rows && a->k % 32 == 0 && (p->kind != FEW_GATED || a->n % 16 == 0) &&
+    return a->rows <= rows && a->k % 32 == 0 && (p->kind != FEW_GATED || a->n % 16 == 0) &&
            (p->kind != FEW_QKV || skinny_takes_heads(&p->heads));
+}
+
+static enum few_way way_of(const struct cuda *c, const struct few_product *p, int64_t in_rows)
+{
+    const struct skinny_args *a = &p->args;
+    const bool normed = !a->norm || (in_rows <= few_rows_max(c) && a->k <= THIN_WIDTH_MAX);
+    const bool thin = normed && thin_takes(a->rows, a->n, a->k) && (p->kind != FEW_QKV || thin_takes_heads(&p->heads));
+    const bool wide = normed && wide_takes(c->queue[LANE_COMPUTE], in_rows, a->n, a->k) &&
+                      (p->kind != FEW_QKV || wide_takes_heads(&p->heads));
+
+    if (c->base.act != DT_BF16)
+        return FEW_NOT;
+    if (thin)
+        return FEW_THIN;
+    if (wide && thin_takes(1, a->n, a->k))
+        return FEW_WIDE;
+    if (skinny_fits(p))
+        return FEW_SKINNY;
+    return wide && a->rows <= SMALL_ROWS_MAX ? FEW_WIDE : FEW_NOT;
 }
 
 bool few_run(struct cuda *c, struct few_product *p, int64_t in_rows)
 {
-    if (thin_fits(c, p, in_rows)) {
-        if (p->args.norm)
-            rows_norm(c, p, in_rows);
-        (void)cuda_compute(c);
-        p->args.pieces = c->few.pieces;
-        if (p->args.accumulate && p->args.n <= THIN_WIDTH_MAX && step_is_open(c)) {
-            c->few.product = *p;
-            c->few.held = HELD_PRODUCT;
-        } else {
-            thin_launch(c, p);
-        }
-        return true;
+    p->way = way_of(c, p, in_rows);
+    if (p->way == FEW_NOT)
+        return false;
+    if (p->way != FEW_SKINNY && p->args.norm)
+        rows_norm(c, p, in_rows);
+    (void)cuda_compute(c);
+    p->args.in_rows = (int32_t)in_rows;
+    p->args.pieces = c->few.pieces;
+    if (p->way != FEW_SKINNY && p->args.accumulate && p->args.n <= THIN_WIDTH_MAX && step_is_open(c)) {
+        c->few.product = *p;
+        c->few.held = HELD_PRODUCT;
+    } else {
+        few_launch(c, p);
     }
-    if (skinny_fits(c, p)) {
-        skinny_launch(c, p);
-        return true;
-    }
-    return false;
+    return true;
 }
 
 /* qkv goes to the library where it is no FEW_QKV: few rows of it that no normed_qkv_to_tail took are rare. */
@@ -193,7 +237,7 @@ bool few_takes(const struct cuda *c, const struct gemm_shape *s)
     const struct few_product p = { .kind = FEW_PLAIN,
                                    .args = { .rows = (int32_t)s->rows, .n = (int32_t)s->n, .k = (int32_t)s->k } };
 
-    return s->out != GEMM_F32 && (thin_fits(c, &p, s->rows) || skinny_fits(c, &p));
+    return s->out != GEMM_F32 && way_of(c, &p, s->rows) != FEW_NOT;
 }
 
 struct few_product few_normed(const struct normed_product *p, const void *x, int64_t rows, void *out)

@@ -29,18 +29,18 @@ struct cuda_queue {
     int32_t warpgroups;   /* 1: matrix instructions of a warpgroup (compute capability 9.0 alone) */
 };
 
-/* Rows of the products that skinny.cu and thin.cu take, where each is the faster one: more go to cuBLASLt. */
-enum { SKINNY_ROWS_MAX = 32, THIN_ROWS_MAX = 16 };
+/* Rows of the products that skinny.cu, thin.cu and wide_wgmma.cu take, where each is the fastest: more go to cuBLASLt. */
+enum { SKINNY_ROWS_MAX = 32, THIN_ROWS_MAX = 16, WIDE_ROWS_MAX = 96 };
 /* thin.cu: outputs of a tile; the widest normed rows that there is room for; the least outputs and depth. */
 enum { THIN_TILE = 128, THIN_WIDTH_MAX = 16384, THIN_LEAST = 2048 };
 /* A word of a piece (of a product's tile, of an item of attention) that is not there yet: no number is written so (hole.cuh). */
 #define CUDA_HOLE 0xffffffffu
 
-/* What a product of normed rows reads (thin.cu), left by whoever wrote x. */
+/* What a product of normed rows reads (thin.cu, wide_wgmma.cu), left by whoever wrote x. */
 struct normed_rows {
     const float *norm; /* [dim]: the norm's weight; NULL: nobody asks */
-    void *row;         /* bf16 [THIN_ROWS_MAX][dim]: x * norm */
-    float *square;     /* [parts][THIN_ROWS_MAX]: sums of squares of x, of THIN_TILE numbers where thin.cu wrote them */
+    void *row;         /* bf16 [rows][dim]: x * norm */
+    float *square; /* [parts][WIDE_ROWS_MAX]: sums of squares of x, of THIN_TILE numbers where a product left them */
 };
 
 /* ---- rows.cu: one row of activations at a time ------------------------------------------------------------------ */
@@ -78,7 +78,7 @@ cudaError_t launch_convert(struct cuda_queue q, enum dtype t, const float *in, i
 /* out[i] = scale * normal number i of the stream `seed` */
 cudaError_t launch_random(struct cuda_queue q, enum dtype t, uint64_t seed, float scale, int64_t count, void *out);
 
-/* ---- skinny.cu, thin.cu: products of few rows ------------------------------------------------------------------- */
+/* ---- skinny.cu, thin.cu, wide_wgmma.cu: products of few rows ---------------------------------------------------- */
 struct skinny_args {
     const void *w;        /* bf16 [n][k]; k a multiple of 32 (thin.cu: of 8) */
     const void *in;       /* [rows][k]: bf16, or f32 where they are normed */
@@ -87,15 +87,16 @@ struct skinny_args {
     const float *bias;    /* [n] or NULL */
     void *out;            /* [rows][n]: bf16, or f32 where it accumulates */
     int32_t rows, n, k;
+    int32_t in_rows; /* of `in`, where `index` says which (wide_wgmma.cu) */
     int32_t accumulate;
     int32_t kind;  /* launch_skinny_gated: enum activation */
     int32_t ahead; /* bytes of each weight row, of 16, to call into the L2 while the kernel before ends */
     float eps;
-    /* thin.cu */
+    /* thin.cu, wide_wgmma.cu */
     const float *square; /* `in` is normed_rows.row and this its square; NULL: `in` as it is */
     int32_t square_parts;
     struct normed_rows next; /* of what it accumulates */
-    float *pieces;           /* [sms][THIN_ROWS_MAX][THIN_TILE], every word CUDA_HOLE between launches */
+    float *pieces;           /* [sms][rows at most][THIN_TILE], every word CUDA_HOLE between launches */
 };
 /* out = in . w^T (+ bias) (+ out); rows <= SKINNY_ROWS_MAX. */
 cudaError_t launch_skinny(struct cuda_queue q, const struct skinny_args *args);
@@ -141,6 +142,15 @@ cudaError_t launch_thin(struct cuda_queue q, const struct skinny_args *args);
 cudaError_t launch_thin_gated(struct cuda_queue q, const struct skinny_args *args);
 bool thin_takes_heads(const struct rotate_args *t);
 cudaError_t launch_thin_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
+
+/* ---- wide_wgmma.cu: the same for more rows and any w, on cards with warpgroups ---------------------------------- */
+/* in_rows: of `in`, wanted or not. */
+bool wide_takes(struct cuda_queue q, int64_t in_rows, int64_t n, int64_t k);
+/* As launch_thin and those like it; `w` and `in` begin at multiples of 16 bytes. */
+cudaError_t launch_wide(struct cuda_queue q, const struct skinny_args *args);
+cudaError_t launch_wide_gated(struct cuda_queue q, const struct skinny_args *args);
+bool wide_takes_heads(const struct rotate_args *t); /* besides: channels of a tile's heads in runs of 8 */
+cudaError_t launch_wide_qkv(struct cuda_queue q, const struct skinny_args *args, const struct rotate_args *t);
 
 struct rotate_rows_args {
     const void *in; /* T [rows][heads][dim] */

@@ -46,12 +46,6 @@ __device__ __forceinline__ void barrier_arrive_copied(uint32_t at)
     asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];\n" ::"r"(at) : "memory");
 }
 
-/* A barrier of some warps of the thread block; `id` from 1. */
-template <int ID, int THREADS> __device__ __forceinline__ void warps_sync()
-{
-    asm volatile("bar.sync %0, %1;\n" ::"n"(ID), "n"(THREADS) : "memory");
-}
-
 /* One side's place in the ring. */
 struct ring {
     uint32_t data, full, empty; /* shared addresses: stages, 8 bytes of barrier each */

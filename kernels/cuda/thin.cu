@@ -3,12 +3,8 @@
  * thin.cu - out = in . w^T for few rows and a large w, at the speed at which w can be read, with what stands behind it in
  * a step.
  *
- *   tiles of 128 outputs   [ tile 0: chunks of 64 of the depth ][ tile 1 .... ][ tile 2 .... ]
- *   thread blocks          |----- 0 -----|----- 1 -----|----- 2 -----|      equal shares, one to a multiprocessor
- *
- * As decode.cu deals rows of the cache, chunks of the weights are dealt out evenly, wherever tiles begin. Of a tile that
- * lies in several thread blocks all leave a piece in device memory but the one that has its end: that adds them up, in
- * their order, when its other tiles are done (hole.cuh). Thread blocks wait for earlier ones alone.
+ * Chunks of 64 of the depth of tiles of 128 outputs are dealt out evenly over one thread block to a multiprocessor
+ * (deal.cuh), as decode.cu deals rows of the cache.
  * A thread block is
  *
  *   2 warps   that copy weights         ─┐
@@ -25,48 +21,22 @@
  *
  * Shared memory: a ring of stages of (128 + 8 NT) x 128 bytes, 12 where the card has as much; a desk [2][8][TILE + 4] f32.
  */
-#include "kernels/cuda/hole.cuh"
+#include "kernels/cuda/deal.cuh"
 #include "kernels/cuda/ring.cuh"
-#include "kernels/cuda/thin_rows.cuh"
 
-enum { CHUNK = 64, CHUNK_BYTES = 2 * CHUNK, WORKERS = 8, MOVERS = 2, THREADS = (WORKERS + MOVERS + 1) * 32 };
-enum { STAGES_MAX = 12, DESK_ROW = TILE + 4 };
+enum { MOVERS = 2, THREADS = (WORKERS + MOVERS + 1) * 32, STAGES_MAX = 12 };
 
 /* Bytes of shared memory: of a stage, and of the rest. */
 template <int NT> struct thin {
     enum { stage = (TILE + 8 * NT) * CHUNK_BYTES, desk = 2 * 8 * DESK_ROW * 4, fixed = desk + 2 * STAGES_MAX * 8 };
 };
 
-/* A thread block's part of the chunks of a product. */
-struct share {
-    int32_t depth; /* chunks of a tile */
-    int32_t total; /* of all tiles */
-    int32_t begin, end;
-};
-
-/* Outputs of a tile: whole heads where they are turned. */
-template <int OUT> __device__ __forceinline__ int32_t tile_outputs(const struct rotate_args &t)
-{
-    return OUT == OUT_QKV ? TILE / t.dim * t.dim : TILE;
-}
-
 template <int OUT>
 __device__ __forceinline__ struct share share_in(const struct skinny_args &a, const struct rotate_args &t)
 {
     const int32_t outputs = tile_outputs<OUT>(t);
-    struct share s;
 
-    s.depth = (a.k + CHUNK - 1) / CHUNK;
-    s.total = (a.n + outputs - 1) / outputs * s.depth;
-    s.begin = (int32_t)((int64_t)blockIdx.x * s.total / gridDim.x);
-    s.end = (int32_t)((int64_t)(blockIdx.x + 1) * s.total / gridDim.x);
-    return s;
-}
-
-/* The thread block that has chunk `chunk`. */
-__device__ __forceinline__ int32_t holder(const struct share &s, int32_t chunk)
-{
-    return (int32_t)((((int64_t)chunk + 1) * gridDim.x - 1) / s.total);
+    return share_of(blockIdx.x, gridDim.x, (a.k + CHUNK - 1) / CHUNK, (a.n + outputs - 1) / outputs);
 }
 
 /* 16 bytes of weights, which leave the L2 first; zeros where !valid. */
@@ -206,20 +176,6 @@ template <int NT> struct half_chunk {
 
 /* ---- tiles ---- */
 
-__device__ __forceinline__ void workers_sync()
-{
-    warps_sync<1, WORKERS * 32>();
-}
-
-template <int NT> __device__ __forceinline__ void sums_clear(float (&sum)[NT][4])
-{
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            sum[n][i] = 0.0f;
-}
-
 template <int NT, int OUT>
 __device__ __forceinline__ void sums_keep(const float (&sum)[NT][4], const struct ready<OUT> (&had)[NT],
                                           float (&owed)[NT][4], struct ready<OUT> (&had_first)[NT])
@@ -252,74 +208,11 @@ __device__ __forceinline__ void tile_end(const struct skinny_args &a, const stru
 #pragma unroll
     for (int n = 0; n < NT; n++) {
         float *rows = desk + turn * (8 * DESK_ROW);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            rows[(2 * (lane & 3) + (i & 1)) * DESK_ROW + warp * 16 + (lane >> 2) + (i >> 1) * 8] = sum[n][i];
+        sums_place(sum[n], rows, warp, lane);
         workers_sync();
         if (n * 8 + warp < a.rows)
             row_end<OUT>(a, t, had[n], tile, n * 8 + warp, rows + warp * DESK_ROW, factor_of(a, square[n]), lane);
         turn ^= 1;
-    }
-}
-
-/* ---- pieces of tiles in device memory ----
- * A thread block leaves at most one, of the tile that it does not reach the end of: [NT][WORKERS * 32] of a thread's four
- * numbers (hole.cuh). */
-template <int NT> __device__ __forceinline__ uint4 *piece_at(const struct skinny_args &a, int32_t block)
-{
-    return (uint4 *)a.pieces + (int64_t)block * (NT * WORKERS * 32) + threadIdx.x;
-}
-__device__ __forceinline__ bool has_hole(uint4 x)
-{
-    return max(max(x.x, x.y), max(x.z, x.w)) == CUDA_HOLE; /* the largest word */
-}
-
-template <int NT> __device__ __forceinline__ void piece_leave(const struct skinny_args &a, const float (&sum)[NT][4])
-{
-#pragma unroll
-    for (int n = 0; n < NT; n++)
-        relaxed_store(piece_at<NT>(a, blockIdx.x) + n * WORKERS * 32,
-                      make_uint4(filled(sum[n][0]), filled(sum[n][1]), filled(sum[n][2]), filled(sum[n][3])));
-}
-
-/* Adds the pieces of thread blocks [from, blockIdx.x), in their order, and leaves holes. */
-template <int NT>
-__device__ __forceinline__ void pieces_add(const struct skinny_args &a, int32_t from, float (&sum)[NT][4])
-{
-    enum { AT_ONCE = 8 };
-
-    for (int32_t b = from; b < (int32_t)blockIdx.x; b += AT_ONCE) {
-        uint4 x[AT_ONCE][NT];
-        bool again;
-
-#pragma unroll
-        for (int p = 0; p < AT_ONCE; p++)
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                x[p][n] = make_uint4(0, 0, 0, 0);
-                if (b + p < (int32_t)blockIdx.x)
-                    relaxed_load(piece_at<NT>(a, b + p) + n * WORKERS * 32, x[p][n]);
-            }
-        do {
-            again = false;
-#pragma unroll
-            for (int p = 0; p < AT_ONCE; p++)
-#pragma unroll
-                for (int n = 0; n < NT; n++)
-                    if (has_hole(x[p][n])) {
-                        relaxed_load(piece_at<NT>(a, b + p) + n * WORKERS * 32, x[p][n]);
-                        again = true;
-                    }
-        } while (again);
-#pragma unroll
-        for (int p = 0; p < AT_ONCE; p++)
-#pragma unroll
-            for (int n = 0; n < NT; n++) {
-                sum[n][0] += __uint_as_float(x[p][n].x), sum[n][1] += __uint_as_float(x[p][n].y);
-                sum[n][2] += __uint_as_float(x[p][n].z), sum[n][3] += __uint_as_float(x[p][n].w);
-                if (b + p < (int32_t)blockIdx.x)
-                    relaxed_store(piece_at<NT>(a, b + p) + n * WORKERS * 32, four_holes());
-            }
     }
 }
 
@@ -381,7 +274,7 @@ __device__ __forceinline__ void work(const struct skinny_args &a, const struct r
     }
     if (!owes)
         return;
-    pieces_add<NT>(a, holder(s, first * s.depth), owed);
+    pieces_add<NT, 1>(a, s, holder(s, first * s.depth), owed);
     tile_end<NT, OUT>(a, t, first, owed, square, had_first, desk, turn, warp, lane);
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * thin_rows.cuh - what becomes of a row of a tile of thin.cu: a warp takes its TILE sums from shared memory, multiplies by
+ * thin_rows.cuh - what becomes of a row of a tile of thin.cu or wide_wgmma.cu: a warp takes its TILE sums from shared memory, multiplies by
  * 1 / rms of the row of `in` where that was normed, adds the bias, and
  *
  *   plain        writes them, or adds them to x and leaves what the next norm of x reads
@@ -32,7 +32,7 @@ __device__ __forceinline__ struct squares squares_read(const struct skinny_args 
 #pragma unroll
     for (int i = 0; i < squares::EACH; i++)
         if (lane + 32 * i < a.square_parts)
-            s.part[i] = __ldcg(a.square + (lane + 32 * i) * THIN_ROWS_MAX + row);
+            s.part[i] = __ldcg(a.square + (lane + 32 * i) * WIDE_ROWS_MAX + row);
     return s;
 }
 /* 1 / rms of the row, or 1. */
@@ -67,21 +67,30 @@ template <> struct ready<OUT_PLAIN> {
         }
     }
 };
+/* By how much channel c of row m turns: cosine, sine. */
+__device__ __forceinline__ float2 turn_of(const struct rotate_args &t, int32_t m, int32_t c)
+{
+    float sine, cosine;
+
+    sincosf((float)t.position[m] * table_at(t, m)[c], &sine, &cosine);
+    return make_float2(cosine * t.rope_scale, sine * t.rope_scale);
+}
 /* How a row turns and where it goes, of any tile: a lane's channels are c = lane + 32 i of each half. */
 template <> struct ready<OUT_QKV> {
     enum { EACH = TILE / 2 / 32 };
-    float sine[EACH], cosine[EACH];
+    float2 turn[EACH];
     bf16 *first; /* K of head 0; NULL: nowhere */
-    __device__ void read(const struct skinny_args &a, const struct rotate_args &t, int32_t, int32_t m, int lane)
+    __device__ void read_place(const struct skinny_args &a, const struct rotate_args &t, int32_t m)
     {
         first = m < a.rows ? tail_place<bf16>(t, m) : NULL;
+    }
+    __device__ void read(const struct skinny_args &a, const struct rotate_args &t, int32_t, int32_t m, int lane)
+    {
+        read_place(a, t, m);
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
-            sine[i] = 0.0f, cosine[i] = 1.0f;
-            if (m < a.rows && t.inv_freq && lane + 32 * i < t.rope_dims / 2)
-                sincosf((float)t.position[m] * table_at(t, m)[lane + 32 * i], &sine[i], &cosine[i]);
-            sine[i] *= t.rope_scale, cosine[i] *= t.rope_scale;
-        }
+        for (int i = 0; i < EACH; i++)
+            turn[i] = m < a.rows && t.inv_freq && lane + 32 * i < t.rope_dims / 2 ? turn_of(t, m, lane + 32 * i)
+                                                                                  : make_float2(1.0f, 0.0f);
     }
 };
 
@@ -110,7 +119,7 @@ __device__ __forceinline__ void row_add(const struct skinny_args &a, const struc
     }
     square = warp_sum(square);
     if (a.next.norm && lane == 0)
-        a.next.square[tile * THIN_ROWS_MAX + m] = square;
+        a.next.square[tile * WIDE_ROWS_MAX + m] = square;
 }
 
 __device__ __forceinline__ void row_write(const struct skinny_args &a, int32_t tile, int32_t m, const float *row,
@@ -163,8 +172,8 @@ __device__ __forceinline__ void head_place(const struct skinny_args &a, const st
         if (c >= half)
             continue;
         const float x = value(c), y = value(c + half);
-        to[c] = rounded<bf16>(x * had.cosine[i] - y * had.sine[i]);
-        to[c + half] = rounded<bf16>(y * had.cosine[i] + x * had.sine[i]);
+        to[c] = rounded<bf16>(x * had.turn[i].x - y * had.turn[i].y);
+        to[c + half] = rounded<bf16>(y * had.turn[i].x + x * had.turn[i].y);
     }
     for (int32_t c = 2 * half + lane; c < t.dim; c += 32)
         to[c] = rounded<bf16>(value(c));

@@ -78,6 +78,26 @@ __device__ __forceinline__ void products(float (&c)[64], uint64_t a, uint64_t b,
                  : F16(c, 0), F16(c, 16), F16(c, 32), F16(c, 48)
                  : "l"(a), "l"(b), "r"(add));
 }
+/* the same for 32 to 96 rows of b, as [rows / 8][4] */
+#define T1(c, n) F4(c[n], 0)
+#define T2(c, n) T1(c, n), T1(c, n + 1)
+#define T4(c, n) T2(c, n), T2(c, n + 2)
+#define T8(c, n) T4(c, n), T4(c, n + 4)
+#define N24 N16 ",%16,%17,%18,%19,%20,%21,%22,%23"
+#define N48 N32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define PANELS(tiles, rows, numbers, a, b, p, ...)                                                                   \
+    __device__ __forceinline__ void products(float(&c)[tiles][4], uint64_t left, uint64_t right, int add)            \
+    {                                                                                                                \
+        asm volatile("{.reg .pred p;setp.ne.b32 p, %" #p ", 0;\n" WG(rows) "{" numbers "}, %" #a ", %" #b            \
+                     ", p, 1, 1, 0, 0;}\n"                                                                           \
+                     : __VA_ARGS__                                                                                   \
+                     : "l"(left), "l"(right), "r"(add));                                                             \
+    }
+PANELS(4, 32, N16, 16, 17, 18, T4(c, 0))
+PANELS(6, 48, N24, 24, 25, 26, T4(c, 0), T2(c, 4))
+PANELS(8, 64, N32, 32, 33, 34, T8(c, 0))
+PANELS(12, 96, N48, 48, 49, 50, T8(c, 0), T4(c, 8))
+#undef PANELS
 /* c (+)= a' . b: 16 rows of panels are summed over. b of 8 columns: not a panel, whose rows are channels, but units of 8
  * rows of 16 bytes (ones look the same either way). */
 __device__ __forceinline__ void products_turned(float (&c)[32], uint64_t a, uint64_t b, int add)

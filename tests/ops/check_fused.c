@@ -9,8 +9,9 @@
 #include "tests/ops/reference.h"
 
 #include <math.h>
+#include <string.h>
 
-enum { ROWS_MAX = 33, TOKENS = 41 };
+enum { ROWS_MAX = 96, TOKENS = 41 };
 
 struct normed {
     struct normed_product p;
@@ -49,13 +50,15 @@ static double product_of(const struct normed *m, const double *row, int64_t n, i
     return sum;
 }
 
-/* The bf16 products that a back end for cards takes: up to 32 rows in runs of 64 bytes; up to 16, in runs of 16 bytes,
- * where the matrix is large. */
+/* The bf16 products that a back end for cards takes: up to 32 rows in runs of 64 bytes, up to 16 in runs of 16 bytes where
+ * the matrix is large; with warpgroups up to 96 there, and up to 64 where it is small, in runs of 16 bytes. */
 static bool taken(const struct ops *o, int64_t rows, int64_t n, int64_t k, bool runs)
 {
-    const bool large = n >= 2048 && k >= 2048;
+    const bool large = n >= 2048 && k >= 2048, warpgroups = strstr(o->be->ops->describe(o->be), " sm_90 ") != NULL;
 
-    return o->be->act == DT_BF16 && rows <= (large ? 16 : 32) && (large ? k % 8 == 0 : runs && k % 32 == 0);
+    return o->be->act == DT_BF16 &&
+           ((warpgroups && rows <= (large ? 96 : 64) && k % 8 == 0) || (large && rows <= 16 && k % 8 == 0) ||
+            (rows <= (large ? 16 : 32) && runs && k % 32 == 0));
 }
 
 static void check_gated_case(struct ops *o, int64_t rows, int64_t ff, int32_t k, bool with_bias, enum activation kind)
@@ -253,7 +256,7 @@ static void check_step_case(struct ops *o, const struct step_case *c)
 
 void check_fused(struct ops *o)
 {
-    static const int64_t rows[] = { 1, 2, 5, 8, 9, 16, 17, 24, 32, 33 };
+    static const int64_t rows[] = { 1, 2, 5, 8, 9, 16, 17, 24, 32, 33, 64, 96, 97 };
     static const struct step_case cases[] = {
         { 1, 9, 3, 64, 64, 576, 331, false, false },       { 8, 4, 2, 80, 80, 96, 97, true, false },
         { 3, 4, 1, 96, 32, 160, 40, false, false },        { 13, 8, 1, 128, 128, 64, 64, true, false },
@@ -264,8 +267,10 @@ void check_fused(struct ops *o)
         { 6, 24, 4, 64, 64, 2048, 2100, false, true },     { 15, 24, 3, 96, 48, 2304, 2304, true, false },
         { 16, 24, 3, 80, 80, 2120, 2050, false, false },   { 4, 8, 2, 256, 256, 2056, 2049, false, false },
         { 1, 16, 2, 128, 0, 2056, 2049, true, false },     { 17, 16, 2, 128, 128, 2048, 4100, true, false },
+        { 33, 16, 2, 128, 128, 2048, 4100, true, true },   { 64, 24, 3, 96, 48, 2304, 2304, true, false },
+        { 90, 24, 4, 64, 64, 2048, 2100, false, true },    { 96, 24, 3, 80, 80, 2120, 2050, false, false },
     };
-    const size_t count = sizeof cases / sizeof cases[0] - (o->small > 0 ? 8 : 0);
+    const size_t count = sizeof cases / sizeof cases[0] - (o->small > 0 ? 12 : 0);
 
     if (!o->be->ops->normed_gated)
         return;
