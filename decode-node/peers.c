@@ -2,7 +2,7 @@
 /*
  * peers.c - watching prefill nodes.
  *
- *   watch thread   looks names up, makes a peer per address, ticks            every second
+ *   watch thread   looks names up (lookup.c), makes a peer per address, ticks every second
  *   peer threads   ask GetLoads of their node (at first GetInfo, too)         every second, 3 s at most
  *
  * A node's work is what it reported last plus what was sent to it since then. Peers are never freed while the node runs
@@ -16,6 +16,7 @@
 #include "common/base/thread.h"
 #include "common/rpc/rpc.h"
 #include "common/rpc/rpc_message.h"
+#include "decode-node/lookup.h"
 #include "proto/platen/v1/control.pb-c.h"
 
 #include <arpa/inet.h>
@@ -182,16 +183,38 @@ static void see(struct peers *p, size_t target, const char *address)
     pthread_mutex_unlock(&p->lock);
 }
 
+/* Once a second, whatever else the watch thread does. */
+static void tick(struct peers *p)
+{
+    if (clock_now_ns() - p->ticked_ns < NS_PER_S)
+        return;
+    p->ticked_ns = clock_now_ns();
+    p->cfg.tick(p->cfg.ctx);
+}
+
+/* While a name server takes its time. */
+static bool goes_on(void *ctx)
+{
+    struct peers *p = ctx;
+    bool stopping;
+
+    tick(p);
+    pthread_mutex_lock(&p->lock);
+    stopping = p->stopping;
+    pthread_mutex_unlock(&p->lock);
+    return !stopping;
+}
+
 /* The addresses of a name. False: it is not found; what was known of it is kept, since a name server that is away does not
  * take the nodes away. */
 static bool see_name(struct peers *p, size_t target, const char *host, int port, const char **why)
 {
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM }, *list = NULL;
+    struct addrinfo *list;
     char service[16], ip[INET6_ADDRSTRLEN + 8], address[PEER_ADDRESS_MAX];
     int failed;
 
     snprintf(service, sizeof service, "%d", port);
-    failed = getaddrinfo(host, service, &hints, &list);
+    failed = lookup(host, service, goes_on, p, &list);
     *why = failed != 0 ? gai_strerror(failed) : "";
     if (failed != 0)
         return false;
@@ -253,7 +276,7 @@ static void *watch(void *arg)
     for (int second = 0; go_on; second++) {
         if (second % LOOKUP_S == 0)
             look_up(p);
-        p->cfg.tick(p->cfg.ctx);
+        tick(p);
         pthread_mutex_lock(&p->lock);
         go_on = rest(p, 1000);
         pthread_mutex_unlock(&p->lock);

@@ -33,7 +33,8 @@ struct peers {
     struct peers_config cfg;
     struct peer *first;
     int32_t count;
-    bool full; /* told that an address finds no room; the watch thread's */
+    int64_t ticked_ns; /* the watch thread's */
+    bool full;         /* told that an address finds no room; the watch thread's */
     pthread_t thread;
     char unknown[300];    /* a dns: target whose name is not found, and why; "" where all are; guarded by the lock */
     pthread_mutex_t lock; /* guards the list, the peers' states, stopping */
