@@ -170,6 +170,7 @@ static void see(struct peers *p, size_t target, const char *address)
     x->target = target;
     x->listed = true;
     snprintf(x->address, sizeof x->address, "%s", address);
+    snprintf(x->why, sizeof x->why, "it has not answered yet");
     if (open_channels(x, &err) != ST_OK || thread_start(&x->thread, "peer", peer_run, x, &err) != ST_OK) {
         log_event(LOG_ERROR, "peer", "prefill_node=%s why=%s", address, log_quote(&quoted, err.text));
         close_channels(x);

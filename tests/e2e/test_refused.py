@@ -116,6 +116,16 @@ def test_a_decode_node_is_not_taken_for_a_prefill_node(scene):
     assert scene.ask(both, "--context", TEXT).code == 0
 
 
+def test_a_prefill_node_that_was_not_heard_of_yet_is_told(scene):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = "127.0.0.1:%d" % silent.getsockname()[1]
+        decode = scene.decode([address])
+        told = scene.platen("info", "--server", decode.address, "--json").json()["loads"]["not_serving"]
+        assert told.startswith(f"prefill node {address} does not answer: ") and not told.endswith(": "), told
+
+
 def test_more_prefill_nodes_than_are_watched_are_refused(scene):
     node = scene.decode([f"127.0.0.1:{port}" for port in range(1, 258)], wait=False)
     code, _ = node.ended(20)
