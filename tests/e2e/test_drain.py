@@ -60,18 +60,30 @@ def test_a_busy_prefill_node_finishes_its_order(scene):
     assert code == 0 and seconds < 5, (code, seconds)
 
 
-def test_a_second_signal_ends_a_busy_node_at_once(scene):
-    prefill, decode = scene.pair()
+def insist(scene, decode, prefill, busy, frozen):
+    """Two signals while the order cannot end: the peer without which it does not go on is frozen, and lives."""
     asking = scene.start_ask(decode, "--json", "--context-tokens", scene.long_context())
     wait_until("the prefill runs", running(prefill), 30)
-    for node in (decode, prefill):
-        node.signal(signal.SIGTERM)
+    frozen.signal(signal.SIGSTOP)
+    busy.signal(signal.SIGTERM)
+    wait_until("it drains", lambda: "event=draining" in busy.log(), 10)
     time.sleep(0.5)
-    for node in (decode, prefill):
-        node.signal(signal.SIGTERM)
-        code, seconds = node.ended(5)
-        assert code == 1 and seconds < Pace.factor, (node.name, code, seconds)
+    assert busy.process.poll() is None, "the first signal let go of an order"
+    busy.signal(signal.SIGTERM)
+    code, seconds = busy.ended(10)
+    assert code == 1 and seconds < 3 * Pace.factor, (busy.name, code, seconds)
+    frozen.signal(signal.SIGCONT)
     asking.end(30)
+
+
+def test_a_second_signal_ends_a_busy_node_at_once(scene):
+    """Each in its turn: where the one ends, the other's order has nobody left to be for, and its drain is over."""
+    prefill, decode = scene.pair()
+    insist(scene, decode, prefill, busy=decode, frozen=prefill)
+    decode = scene.decode([prefill], "second")
+    scene.ready(decode)
+    wait_until("the first order is let go of", lambda: not prefill.busy(), 30)
+    insist(scene, decode, prefill, busy=prefill, frozen=decode)
 
 
 def test_a_drain_has_a_limit(scene):
