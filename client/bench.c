@@ -43,7 +43,8 @@ static const struct opt rows[] = {
     { "ragged", OPT_FLOAT, AT(ragged), 0, 100, NULL, "0", "S",
       "decode: spreads head lengths by S around their mean, the sum kept", false },
     { "kv", OPT_TEXT, AT(kv), 0, 0, NULL, NULL, "CODEC",
-      "decode: how rows of contexts are coded: plain (or the dtype), int8, fp8, int4", false },
+      "how rows of contexts are coded: plain (or the dtype), int8, fp8, int4; prefill: codes them only if it is given",
+      false },
     { "probe", OPT_FLAG, AT(probe), 0, 0, NULL, "off", NULL,
       "adds what copy, product and attention alone reach before and after; always on devices", false },
     { "rounds", OPT_INT, AT(rounds), 1, BENCH_ROUNDS_MAX, NULL, "5", "R", "measured rounds, after one that warms up",
@@ -62,6 +63,12 @@ static enum status check(const void *options_, struct err *err)
         return err_set(err, ST_EINVAL, "give one of --model PATH and --random SHAPE");
     if ((o->prefill > 0) == (o->decode > 0))
         return err_set(err, ST_EINVAL, "give one of --prefill N and --decode N");
+    if (o->prefill > 0 && o->batch > 1)
+        return err_set(err, ST_EINVAL, "--batch %lld is for --decode N; --prefill N measures one context",
+                       (long long)o->batch);
+    if (o->prefill > 0 && o->ragged > 0)
+        return err_set(err, ST_EINVAL, "--ragged %g is for --decode N; with --prefill N lengths are those of --press",
+                       o->ragged);
     return o->random ? shape_find(o->random, &shape, err) : ST_OK;
 }
 
@@ -100,7 +107,7 @@ static enum status open_all(struct bench_run *r, struct bench *b, struct err *er
 
     if (st == ST_OK)
         st = local_open_model(&r->local, &local, err);
-    if (st == ST_OK && (o->press || o->decode > 0)) /* decode packs blocks, also of everything */
+    if (st == ST_OK && (o->press || o->kv || o->decode > 0)) /* coded and decoded are blocks, also of everything */
         st = chain_parse(&r->chain, press, strlen(press), NULL, err);
     if (st == ST_OK && tokens + o->decode > r->local.hp.max_positions)
         st = err_set(err, ST_ERANGE, "%lld tokens and %lld steps: the model has %lld positions", (long long)tokens,
@@ -117,6 +124,7 @@ static enum status open_all(struct bench_run *r, struct bench *b, struct err *er
     bench_tokens(b->token, tokens, r->local.hp.vocab);
     b->chain = r->chain;
     b->codec = r->codec;
+    b->coded = o->kv != NULL;
     return ST_OK;
 }
 
@@ -125,6 +133,8 @@ static void add_prefill(struct text *out, const struct bench_run *r)
     text_printf(out, ",\"prefill\":%lld,\"prefill_ms\":%.3f,\"prefill_tok_s\":%.2f,\"press_ms\":%.3f",
                 (long long)r->o->prefill, r->result.prefill_ms, (double)r->o->prefill * 1000 / r->result.prefill_ms,
                 r->result.press_ms);
+    if (r->o->kv)
+        text_printf(out, ",\"kv\":\"%s\"", codec_word(r->codec));
 }
 
 /* What a step reads of the weights: every matrix once, and of the embedding only the rows asked for. */
@@ -253,7 +263,8 @@ static enum status run(const void *options_, struct arena *arena, struct err *er
 const struct command command_bench = {
     .name = "bench",
     .summary = "measures prefill or decode in this process, without a network",
-    .usage = "(--model PATH | --random SHAPE) (--prefill N | --decode N --batch B --context N) [--press TEXT] [--json]",
+    .usage = "(--model PATH | --random SHAPE) (--prefill N | --decode N --batch B --context N) "
+             "[--press TEXT] [--kv CODEC] [--json]",
     .options = &options,
     .options_bytes = sizeof(struct bench_options),
     .check = check,

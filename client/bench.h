@@ -21,7 +21,8 @@ struct bench {
     int64_t prefill;           /* tokens */
     int64_t decode, context;   /* steps; tokens of each sequence's context */
     int32_t batch;
-    enum kv_codec codec; /* decode: of every block */
+    enum kv_codec codec; /* of every block */
+    bool coded;          /* prefill: packs blocks, too, as a node does before they are sent; needs a chain */
     double ragged;       /* head lengths spread around their mean by this factor; 0: as the press left them */
     int32_t rounds;
     int32_t *token; /* the context */

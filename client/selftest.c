@@ -28,13 +28,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { TOKENS = 300 };
+enum { TOKENS = 300, MIB = 64 };
 
 struct selftest_options {
     bool help;
     struct server_options server;
     const char *transfer;
-    int64_t mib;
+    int64_t mib; /* 0: not given */
     bool json;
 };
 
@@ -44,18 +44,25 @@ static const struct opt rows[] = {
     HELP_ROW,
     { "transfer", OPT_TEXT, AT(transfer), 0, 0, NULL, NULL, "TRANSPORT",
       "moves blocks over this transport: grpc; between a --server and its prefill node also nccl, ipc", false },
-    { "mib", OPT_INT, AT(mib), 1, 4096, NULL, "64", "N", "so many MiB", false },
+    { "mib", OPT_INT, AT(mib), 1, 4096, NULL, NULL, "N", "with --transfer: so many MiB; 64 unless given", false },
     SERVER_ROWS(struct selftest_options, server, false),
     { "json", OPT_FLAG, AT(json), 0, 0, NULL, "off", NULL, "prints one object", false },
 };
 
 static const struct opt_set options = { rows, ARRAY_LEN(rows) };
 
+static int64_t mib_of(const struct selftest_options *o)
+{
+    return o->mib > 0 ? o->mib : MIB;
+}
+
 static enum status check(const void *options_, struct err *err)
 {
     const struct selftest_options *o = options_;
     enum status st = server_check(&o->server, err);
 
+    if (st == ST_OK && o->mib > 0 && !o->transfer)
+        st = err_set(err, ST_EINVAL, "--mib is what a --transfer moves: give --transfer TRANSPORT, too");
     if (st == ST_OK && o->transfer)
         st = transport_list_check(o->transfer, err);
     if (st == ST_OK && o->transfer && !o->server.server && strcmp(o->transfer, "grpc") != 0)
@@ -176,11 +183,12 @@ static pid_t start_sender(int *port_fd, struct err *err)
 static void show_transfer(const struct selftest_options *o, const struct transfer_result *r)
 {
     double gib_s = (double)r->bytes / (1 << 30) / r->seconds;
+    long long mib = (long long)mib_of(o);
 
     if (o->json)
-        printf("{\"mib\":%lld,\"gib_s\":%.4f,\"checksum_ok\":true}\n", (long long)o->mib, gib_s);
+        printf("{\"mib\":%lld,\"gib_s\":%.4f,\"checksum_ok\":true}\n", mib, gib_s);
     else
-        printf("%s: %lld MiB at %.2f GiB/s, every checksum right\n", o->transfer, (long long)o->mib, gib_s);
+        printf("%s: %lld MiB at %.2f GiB/s, every checksum right\n", o->transfer, mib, gib_s);
 }
 
 static enum status run_transfer(const struct selftest_options *o, struct err *err)
@@ -196,7 +204,7 @@ static enum status run_transfer(const struct selftest_options *o, struct err *er
     if (read(port_fd, &port, sizeof port) != sizeof port)
         st = err_set(err, ST_EINTERNAL, "the sending process did not start");
     if (st == ST_OK)
-        st = transfer_receive(port, o->transfer, (uint64_t)o->mib << 20, &result, err);
+        st = transfer_receive(port, o->transfer, (uint64_t)mib_of(o) << 20, &result, err);
     if (st == ST_OK)
         show_transfer(o, &result);
     kill(pid, SIGKILL);
@@ -265,7 +273,7 @@ static enum status run_node(const struct selftest_options *o, struct err *err)
     request.transfer = transfer;
     request.n_transfer = o->transfer ? 1 : 0;
     request.has_mib_case = PLATEN__V1__SELF_TEST_REQUEST__HAS_MIB_MIB;
-    request.mib = o->mib;
+    request.mib = mib_of(o);
     st = rpc_call_unary(c.channel, "/platen.v1.Control/SelfTest", &request.base,
                         &platen__v1__self_test_response__descriptor, c.deadline_ns, &reply, err);
     if (st == ST_OK) {

@@ -10,15 +10,26 @@
 
 #include <string.h>
 
-static enum status read_over(const struct opt_set *set, void *base, const char *file, int argc, char **argv,
+/* What only a line can say would do nothing in a file. */
+static enum status check_file(const struct node_options *o, const char *file, struct err *err)
+{
+    if (o->config)
+        return err_set(err, ST_EINVAL, "%s: config = %s: a file names no other file; --config is for the command line",
+                       file, o->config);
+    return o->help ? err_set(err, ST_EINVAL, "%s: help = on: --help is for the command line", file) : ST_OK;
+}
+
+static enum status read_over(const struct opt_set *set, struct node_options *o, const char *file, int argc, char **argv,
                              struct press_section *section, struct err *err)
 {
-    enum status st = opt_defaults(set, base, section->arena, err);
+    enum status st = opt_defaults(set, o, section->arena, err);
 
     if (st == ST_OK && file)
-        st = opt_parse_file(set, base, file, press_section_add, section, section->arena, err);
+        st = opt_parse_file(set, o, file, press_section_add, section, section->arena, err);
+    if (st == ST_OK && file)
+        st = check_file(o, file, err);
     if (st == ST_OK)
-        st = opt_parse_line(set, base, argc, argv, NULL, section->arena, err);
+        st = opt_parse_line(set, o, argc, argv, NULL, section->arena, err);
     return st;
 }
 

@@ -213,6 +213,7 @@ def test_inspect_writes_one_page_that_needs_nothing_else(scene):
 def test_selftest_moves_blocks_and_checks_them(scene):
     r = scene.platen("selftest", "--transfer", "grpc", "--mib", "32", "--json").json()
     assert set(r) == {"mib", "gib_s", "checksum_ok"} and r["mib"] == 32 and r["checksum_ok"] is True and r["gib_s"] > 0
+    assert scene.platen("selftest", "--transfer", "grpc", "--json").json()["mib"] == 64
     assert scene.platen("selftest", "--json").json()["ok"] is True
     prefill, decode = scene.pair()
     r = scene.platen("selftest", "--server", decode.address, "--transfer", "grpc", "--mib", "8", "--json").json()
@@ -226,6 +227,8 @@ def test_bench_measures_prefill_and_decode(scene):
     twice = scene.platen("bench", "--model", scene.tiny, "--prefill", "300", "--press", "kvzip|ratio=0.5", "--rounds", "5", "--json",
                          "--dtype", "f32").json()  # the second reading is the press's
     assert twice["press_ms"] > 0.3 * twice["prefill_ms"], (twice, r)
+    one = scene.platen("bench", "--random", "tiny", "--prefill", "60", "--batch", "1", "--ragged", "0", "--rounds", "1", "--json").json()
+    assert one["prefill"] == 60 and "kv" not in one, one  # said or not, a prefill is of one sequence
     d = scene.platen("bench", "--model", scene.tiny, "--decode", "8", "--batch", "3", "--context", "300", "--rounds", "2", "--json",
                      "--dtype", "f32").json()
     assert d["first_tokens"] == r["first_tokens"] * 3 and d["decode_tok_s"] > 0, d

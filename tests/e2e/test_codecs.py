@@ -126,3 +126,17 @@ def test_bench_decodes_coded_rows(scene):
         assert r["kv"] == ("plain" if kv == "f32" else kv), r
         assert r["kv_bytes"] == 2 * LAYERS * KV_HEADS * head_bytes(r["kv"], 300) + tail, r
     refused(scene.platen(*common, "--kv", "bf16"), 1, "INVALID_ARGUMENT", "bf16")
+
+
+def test_bench_codes_the_rows_of_a_prefill_where_asked(scene):
+    """--press none keeps all rows: what is added is the coding alone, so it shows in press_ms, and says so."""
+    common = ("bench", "--model", scene.tiny, "--prefill", "2000", "--rounds", "5", "--json", "--dtype", "f32", "--threads", "1")
+    bare = scene.platen(*common, "--press", "none").json()
+    assert "kv" not in bare, bare
+    for kv in ("f32", "plain") + CODECS:
+        r = scene.platen(*common, "--kv", kv).json()
+        assert r["kv"] == ("plain" if kv == "f32" else kv) and r["press"] == "none", r
+        assert r["first_tokens"] == bare["first_tokens"] and r["press_ms"] > bare["press_ms"], (r, bare)
+    pressed = scene.platen(*common, "--kv", "int8", "--press", "knorm | ratio=0.5").json()
+    assert pressed["kv"] == "int8" and pressed["press_ms"] > 0, pressed
+    refused(scene.platen(*common, "--kv", "bf16"), 1, "INVALID_ARGUMENT", "bf16")

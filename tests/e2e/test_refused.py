@@ -155,6 +155,12 @@ def test_usage_errors_come_before_anything_is_connected(scene):
                              (["--server", server, "--context", "x", "stray"], ["stray"])):
         refused(scene.platen("ask", *arguments), 2, "INVALID_ARGUMENT", *words)
     refused(scene.platen("bench", "--random", "lama-8b", "--prefill", "9"), 2, "INVALID_ARGUMENT", "--random", "llama-8b")
+    for measured, words in ((["--prefill", "9", "--batch", "2"], ["--batch 2", "--decode N", "--prefill N"]),
+                            (["--ragged", "1.5", "--prefill", "9"], ["--ragged 1.5", "--decode N", "--prefill N"]),
+                            (["--prefill", "9", "--decode", "9"], ["--prefill N", "--decode N"])):
+        refused(scene.platen("bench", "--random", "tiny", *measured), 2, "INVALID_ARGUMENT", *words)
+    for where in ([], ["--server", server]):
+        refused(scene.platen("selftest", "--mib", "64", *where), 2, "INVALID_ARGUMENT", "--mib", "--transfer TRANSPORT")
     refused(scene.platen("aks"), 2, "INVALID_ARGUMENT", "ask")
     refused(scene.platen(), 2, "INVALID_ARGUMENT", "--help")
     silent.settimeout(0.2)

@@ -90,11 +90,46 @@ static void the_line_wins_over_the_file_and_sections_add(void **state)
     arena_fini(&arena);
 }
 
+/* Reads `text` as the file of --config; what it is called stands in `path`. */
+static enum status read_file(const char *text, char *path, struct err *err)
+{
+    struct prefill_options o = { 0 };
+    struct arena arena = { 0 };
+    enum status st;
+    int fd;
+
+    strcpy(path, "/tmp/platen-options-XXXXXX");
+    fd = mkstemp(path);
+    assert_true(fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text));
+    close(fd);
+    err_clear(err);
+    st = read_line(&o, &arena, err, 6, "--config", path, "--listen", "h:1", "--model", "m");
+    unlink(path);
+    arena_fini(&arena);
+    return st;
+}
+
+static void what_is_for_the_line_alone_is_refused_in_a_file(void **state)
+{
+    char path[64];
+    struct err err = { 0 };
+
+    (void)state;
+    assert_int_equal(read_file("threads = 3\nconfig = other.conf\n", path, &err), ST_EINVAL);
+    assert_memory_equal(err.text, path, strlen(path));
+    assert_string_equal(err.text + strlen(path),
+                        ": config = other.conf: a file names no other file; --config is for the command line");
+    assert_int_equal(read_file("help = on\n", path, &err), ST_EINVAL);
+    assert_string_equal(err.text + strlen(path), ": help = on: --help is for the command line");
+    assert_int_equal(read_file("threads = 3\nhelp = off\n", path, &err), ST_OK);
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(defaults_are_those_of_the_table),
     cmocka_unit_test(required_and_unknown_flags_are_named),
     cmocka_unit_test(help_needs_nothing_else),
     cmocka_unit_test(the_line_wins_over_the_file_and_sections_add),
+    cmocka_unit_test(what_is_for_the_line_alone_is_refused_in_a_file),
 };
 
 int main(int argc, char **argv)
