@@ -130,7 +130,7 @@ def test_bench_decodes_coded_rows(scene):
 
 def test_bench_codes_the_rows_of_a_prefill_where_asked(scene):
     """--press none keeps all rows: what is added is the coding alone, so it shows in press_ms, and says so."""
-    common = ("bench", "--model", scene.tiny, "--prefill", "2000", "--rounds", "5", "--json", "--dtype", "f32", "--threads", "1")
+    common = ("bench", "--model", scene.tiny, "--prefill", "600", "--rounds", "3", "--json", "--dtype", "f32", "--threads", "1")
     bare = scene.platen(*common, "--press", "none").json()
     assert "kv" not in bare, bare
     for kv in ("f32", "plain") + CODECS:
