@@ -3,10 +3,16 @@
  * roles.c - rows of a role, gathered from the tensors that make it up.
  *
  *   QKV       rows of q, then k, then v          GATE_UP   rows of gate, then up        all others: one tensor
+ *
+ * A damaged file may hold what is no number: every answer would be the same token, and none an error. So rows are looked at
+ * where they are turned into f32, once, and the model is refused.
  */
 #include "common/model/roles.h"
 
 #include "common/model/checkpoint.h"
+
+#include <float.h>
+#include <math.h>
 
 enum { PARTS_MAX = 3 };
 
@@ -35,15 +41,39 @@ static const struct role_parts parts_of[ROLE_COUNT] = {
     [ROLE_DOWN_BIAS] = { 1, { SLOT_DOWN_BIAS } },
 };
 
+static bool all_finite(const float *x, int64_t count)
+{
+    int32_t others = 0;
+
+    for (int64_t i = 0; i < count; i++)
+        others += !(fabsf(x[i]) <= FLT_MAX);
+    return others == 0;
+}
+
+static enum status read_tensor(const struct tensor_ref *t, enum slot slot, int32_t layer, int64_t row, int64_t rows,
+                               float *out, struct err *err)
+{
+    tensor_ref_rows(t, row, rows, out);
+    for (int64_t r = 0; r < rows; r++)
+        if (!all_finite(out + r * t->cols, t->cols))
+            return err_set(err, ST_EINVAL, "%s, layer %d: row %lld holds what is not a finite number", slot_word(slot),
+                           layer, (long long)(row + r));
+    return ST_OK;
+}
+
 /* Vectors are read as one row, so a fused vector is its parts side by side. */
 static enum status read_vectors(const struct checkpoint *c, const struct role_parts *p, int32_t layer, float *out,
                                 struct err *err)
 {
     for (int i = 0; i < p->count; i++) {
         struct tensor_ref t;
+        enum status st;
+
         if (!checkpoint_tensor(c, p->slot[i], layer, &t))
             return err_set(err, ST_EINTERNAL, "layer %d has no %s", layer, slot_word(p->slot[i]));
-        tensor_ref_rows(&t, 0, 1, out);
+        st = read_tensor(&t, p->slot[i], layer, 0, 1, out, err);
+        if (st != ST_OK)
+            return st;
         out += t.cols;
     }
     return ST_OK;
@@ -54,7 +84,9 @@ static enum status read_rows(const struct checkpoint *c, const struct role_parts
 {
     for (int i = 0; i < p->count && rows > 0; i++) {
         struct tensor_ref t;
+        enum status st;
         int64_t here;
+
         if (!checkpoint_tensor(c, p->slot[i], layer, &t))
             return err_set(err, ST_EINTERNAL, "layer %d has no %s", layer, slot_word(p->slot[i]));
         if (row >= t.rows) {
@@ -62,7 +94,9 @@ static enum status read_rows(const struct checkpoint *c, const struct role_parts
             continue;
         }
         here = rows < t.rows - row ? rows : t.rows - row;
-        tensor_ref_rows(&t, row, here, out);
+        st = read_tensor(&t, p->slot[i], layer, row, here, out, err);
+        if (st != ST_OK)
+            return st;
         out += here * t.cols;
         rows -= here;
         row = 0;

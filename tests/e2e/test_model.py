@@ -50,8 +50,8 @@ def test_special_text_inside_a_context_is_parsed_as_the_reference_does(scene):
 
 
 def test_a_prefill_holds_layers_of_its_context_and_never_the_model(scene):
-    """Dense KV of 8,000 tokens is 184 MB in bf16; of two layers it is 12 MB. What else grows with a context is its residual
-    (18 MB). While the wire keeps up there is one layer dense and one packed: with no press that is two."""
+    """Dense KV of 8,000 tokens is 184 MB in bf16; of three layers it is 18 MB. What else grows with a context is its residual
+    (18 MB). There is one layer dense and one packed, or two where the wire does not keep up: with no press that is three."""
     if Pace.factor > 1:
         raise Skip("a sanitizer's shadow and quarantine are resident memory, too")
     prefill, decode = pair(scene)
@@ -64,7 +64,7 @@ def test_a_prefill_holds_layers_of_its_context_and_never_the_model(scene):
     for press in presses:
         r = ask(8000, press)
         grown, layer, residual = peak(prefill) - before, r["dense_bytes"] / 30, (8000 - 600) * 576 * 4
-        assert grown < residual + 2 * layer, (press, grown, residual, layer)
+        assert grown < residual + 3 * layer, (press, grown, residual, layer)
 
 
 def test_random_weights_need_shapes_only(scene):

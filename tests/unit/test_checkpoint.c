@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Directories with one thing wrong at a time: the sentence names the tensor, the key or the file. */
 #include "common/model/checkpoint.h"
+#include "common/model/roles.h"
 #include "tests/support/model_dir.h"
 
 #define LLAMA "tests/golden/families/llama/"
@@ -81,6 +82,54 @@ static void truncated_tensor_is_named(void **state)
     text_fini(&t);
     dir_remove(dir);
     arena_fini(&arena);
+}
+
+/* The first roles and layers, in turn, that cannot be read; how many there are. */
+static int unreadable(const char *dir, struct err *err)
+{
+    static float rows[256 * 48];
+    struct checkpoint *c = NULL;
+    int failed = 0;
+
+    assert_int_equal(checkpoint_open(&c, dir, err), ST_OK);
+    failed += checkpoint_rows(c, ROLE_OUT_NORM, 0, 0, 1, rows, err) == ST_EINVAL;
+    for (int32_t l = 0; l < 4; l++)
+        failed += checkpoint_rows(c, ROLE_QKV, l, 0, 128, rows, err) == ST_EINVAL;
+    checkpoint_close(c);
+    return failed;
+}
+
+/* One number of the tiny llama, by where its tensor lies in the file, becomes `bits` (bf16). */
+static void assert_number_refused(enum slot slot, int32_t layer, int64_t number, uint16_t bits, const char *words)
+{
+    struct arena arena = { 0 };
+    struct err err = { 0 };
+    const char *dir = llama_dir(&arena);
+    struct text t = file_text(LLAMA "model.safetensors");
+    struct checkpoint *c = NULL;
+    struct tensor_ref at;
+    char *found;
+
+    assert_int_equal(checkpoint_open(&c, dir, &err), ST_OK);
+    assert_true(checkpoint_tensor(c, slot, layer, &at));
+    found = memmem(t.data, t.bytes, at.data, at.bytes);
+    assert_non_null(found);
+    checkpoint_close(c);
+    assert_int_equal(unreadable(dir, &err), 0);
+    memcpy(found + number * 2, &bits, sizeof bits);
+    dir_write(dir, "model.safetensors", t.data, t.bytes);
+    assert_int_equal(unreadable(dir, &err), 1);
+    assert_string_equal(err.text, words);
+    text_fini(&t);
+    dir_remove(dir);
+    arena_fini(&arena);
+}
+
+static void numbers_that_are_not_finite_are_refused_with_their_place(void **state)
+{
+    (void)state;
+    assert_number_refused(SLOT_OUT_NORM, 0, 31, 0x7fc0, "OUT_NORM, layer 0: row 0 holds what is not a finite number");
+    assert_number_refused(SLOT_K, 2, 32 * 7 + 3, 0xff80, "K, layer 2: row 7 holds what is not a finite number");
 }
 
 static void ignored_tensors_do_not_disturb(void **state)
@@ -228,6 +277,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(extra_tensor_is_named),
         cmocka_unit_test(misshapen_tensor_is_named_with_both_shapes),
         cmocka_unit_test(truncated_tensor_is_named),
+        cmocka_unit_test(numbers_that_are_not_finite_are_refused_with_their_place),
         cmocka_unit_test(ignored_tensors_do_not_disturb),
         cmocka_unit_test(wrong_configurations_name_the_key),
         cmocka_unit_test(what_is_no_model_is_refused_with_its_path),
