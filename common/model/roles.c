@@ -12,6 +12,7 @@
 #include "common/model/checkpoint.h"
 
 #include <float.h>
+#include <inttypes.h>
 #include <math.h>
 
 enum { PARTS_MAX = 3 };
@@ -56,8 +57,8 @@ static enum status read_tensor(const struct tensor_ref *t, enum slot slot, int32
     tensor_ref_rows(t, row, rows, out);
     for (int64_t r = 0; r < rows; r++)
         if (!all_finite(out + r * t->cols, t->cols))
-            return err_set(err, ST_EINVAL, "%s, layer %d: row %lld holds what is not a finite number", slot_word(slot),
-                           layer, (long long)(row + r));
+            return err_set(err, ST_EINVAL, "%s, layer %d: row %" PRId64 " holds what is not a finite number",
+                           slot_word(slot), layer, row + r);
     return ST_OK;
 }
 

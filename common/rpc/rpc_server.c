@@ -64,7 +64,8 @@ struct rpc_server {
 
     struct rpc_tag shut_tag;
     bool shut_asked;
-    bool shut; /* guarded by calls.lock */
+    bool shut;         /* guarded by calls.lock */
+    size_t slots_home; /* guarded by calls.lock: slots that no call can reach any more */
 };
 
 void rpc_server_options_init(struct rpc_server_options *o)
@@ -147,6 +148,14 @@ static void slot_serve(struct slot *slot)
     rpc_call_unref(call);
 }
 
+static void slot_home(struct rpc_server *s)
+{
+    pthread_mutex_lock(&s->calls.lock);
+    s->slots_home++;
+    pthread_cond_broadcast(&s->calls.changed);
+    pthread_mutex_unlock(&s->calls.lock);
+}
+
 static void on_slot(struct rpc_tag *tag, bool ok)
 {
     struct slot *slot = CONTAINER_OF(tag, struct slot, tag);
@@ -158,6 +167,7 @@ static void on_slot(struct rpc_tag *tag, bool ok)
     grpc_metadata_array_destroy(&slot->headers); /* the server goes down */
     if (slot->method == NULL)
         grpc_call_details_destroy(&slot->details);
+    slot_home(slot->server);
 }
 
 static void slot_arm(struct slot *slot)
@@ -353,6 +363,16 @@ static bool wait_shut(struct rpc_server *s, int64_t deadline_ns)
     return shut;
 }
 
+/* A call that came before the server was shut may still stand in a queue when it is: its slot is armed once more, and comes
+ * home with the others. Only then may the queues end. */
+static void wait_slots_home(struct rpc_server *s, int64_t deadline_ns)
+{
+    pthread_mutex_lock(&s->calls.lock);
+    while (s->slots_home < s->slot_count && cond_wait(&s->calls.changed, &s->calls.lock, deadline_ns))
+        ;
+    pthread_mutex_unlock(&s->calls.lock);
+}
+
 bool rpc_server_drain(struct rpc_server *s, int64_t deadline_ns)
 {
     bool clean;
@@ -368,6 +388,7 @@ bool rpc_server_drain(struct rpc_server *s, int64_t deadline_ns)
     clean = call_list_wait_empty(&s->calls, deadline_ns);
     if (!clean || !wait_shut(s, clock_now_ns() + SHUT_PATIENCE_NS))
         grpc_server_cancel_all_calls(s->core); /* hangs up on clients that did not */
+    wait_slots_home(s, clock_now_ns() + SETTLE_NS);
     call_list_wait_empty(&s->calls, clock_now_ns() + SETTLE_NS);
     wait_shut(s, clock_now_ns() + SETTLE_NS);
     return clean;
