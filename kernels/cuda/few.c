@@ -59,65 +59,35 @@ void few_close(struct cuda *c)
     cuda_free(&c->base, c->few.pieces);
 }
 
-static void thin_launch(struct cuda *c, const struct few_product *p)
-{
-    const struct cuda_queue q = c->queue[LANE_COMPUTE];
+/* A kernel for few rows, by what it makes. */
+struct launchers {
+    cudaError_t (*plain)(struct cuda_queue q, const struct skinny_args *a);
+    cudaError_t (*gated)(struct cuda_queue q, const struct skinny_args *a);
+    cudaError_t (*qkv)(struct cuda_queue q, const struct skinny_args *a, const struct rotate_args *t);
+};
 
-    switch (p->kind) {
-    case FEW_PLAIN:
-        cuda_failed(c, launch_thin(q, &p->args), "product");
-        break;
-    case FEW_GATED:
-        cuda_failed(c, launch_thin_gated(q, &p->args), "gated product");
-        break;
-    case FEW_QKV:
-        cuda_failed(c, launch_thin_qkv(q, &p->args, &p->heads), "product of heads");
-        break;
-    }
-}
-
-static void wide_launch(struct cuda *c, const struct few_product *p)
-{
-    const struct cuda_queue q = c->queue[LANE_COMPUTE];
-
-    switch (p->kind) {
-    case FEW_PLAIN:
-        cuda_failed(c, launch_wide(q, &p->args), "product");
-        break;
-    case FEW_GATED:
-        cuda_failed(c, launch_wide_gated(q, &p->args), "gated product");
-        break;
-    case FEW_QKV:
-        cuda_failed(c, launch_wide_qkv(q, &p->args, &p->heads), "product of heads");
-        break;
-    }
-}
-
-static void skinny_launch(struct cuda *c, const struct few_product *p)
-{
-    const struct cuda_queue q = c->queue[LANE_COMPUTE];
-
-    switch (p->kind) {
-    case FEW_PLAIN:
-        cuda_failed(c, launch_skinny(q, &p->args), "product");
-        break;
-    case FEW_GATED:
-        cuda_failed(c, launch_skinny_gated(q, &p->args), "gated product");
-        break;
-    case FEW_QKV:
-        cuda_failed(c, launch_skinny_qkv(q, &p->args, &p->heads), "product of heads");
-        break;
-    }
-}
+static const struct launchers launchers_of[] = {
+    [FEW_THIN] = { launch_thin, launch_thin_gated, launch_thin_qkv },
+    [FEW_WIDE] = { launch_wide, launch_wide_gated, launch_wide_qkv },
+    [FEW_SKINNY] = { launch_skinny, launch_skinny_gated, launch_skinny_qkv },
+};
 
 static void few_launch(struct cuda *c, const struct few_product *p)
 {
-    if (p->way == FEW_THIN)
-        thin_launch(c, p);
-    else if (p->way == FEW_WIDE)
-        wide_launch(c, p);
-    else
-        skinny_launch(c, p);
+    const struct cuda_queue q = c->queue[LANE_COMPUTE];
+    const struct launchers *l = &launchers_of[p->way];
+
+    switch (p->kind) {
+    case FEW_PLAIN:
+        cuda_failed(c, l->plain(q, &p->args), "product");
+        break;
+    case FEW_GATED:
+        cuda_failed(c, l->gated(q, &p->args), "gated product");
+        break;
+    case FEW_QKV:
+        cuda_failed(c, l->qkv(q, &p->args, &p->heads), "product of heads");
+        break;
+    }
 }
 
 /* Launches what is held back, which leaves `next` what it asks for. */

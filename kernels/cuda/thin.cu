@@ -309,9 +309,9 @@ __global__ void __launch_bounds__(THREADS, 1) thin_kernel(const __grid_constant_
 /* ---- launchers ---- */
 
 /* No more thread blocks than it takes for the largest share to be as small as it can be. */
-static int32_t thin_blocks(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
+static int32_t thin_blocks(const struct cuda_queue &q, const struct skinny_args *a, int32_t outputs)
 {
-    const int32_t tiles = int_ceil(a->n, t ? TILE / t->dim * t->dim : TILE), chunks = tiles * int_ceil(a->k, CHUNK);
+    const int32_t chunks = int_ceil(a->n, outputs) * int_ceil(a->k, CHUNK);
 
     return int_ceil(chunks, int_ceil(chunks, q.sms));
 }
@@ -320,6 +320,7 @@ template <int NT, int OUT>
 static cudaError_t thin_run(const struct cuda_queue &q, const struct skinny_args *a, const struct rotate_args *t)
 {
     const struct rotate_args none = {};
+    const int32_t outputs = tile_outputs<OUT>(t ? *t : none);
     int32_t stages = (q.shared_bytes - thin<NT>::fixed) / thin<NT>::stage;
     cudaError_t e = allow_shared(thin_kernel<NT, OUT>, (size_t)q.shared_bytes);
 
@@ -328,7 +329,7 @@ static cudaError_t thin_run(const struct cuda_queue &q, const struct skinny_args
         e = all_shared(thin_kernel<NT, OUT>);
     if (e != cudaSuccess)
         return e;
-    return launch_chained(q, dim3((unsigned)thin_blocks(q, a, t)), dim3(THREADS),
+    return launch_chained(q, dim3((unsigned)thin_blocks(q, a, outputs)), dim3(THREADS),
                           (size_t)(stages * thin<NT>::stage + thin<NT>::fixed), thin_kernel<NT, OUT>, *a, t ? *t : none,
                           stages);
 }
