@@ -51,6 +51,10 @@ void bench_tokens(int32_t *token, int64_t count, int32_t vocab);
 double bench_median(double *values, int32_t count);
 int32_t bench_argmax(const float *logits, int32_t vocab);
 
+/* Plans the block of what a layer keeps, in the bench's codec; `kept` is what press_run_pack packs then. */
+enum status bench_plan(const struct bench *b, const struct press_result *result, struct press_result *kept,
+                       struct kv_block *block, struct err *err);
+
 enum status bench_prefill(const struct bench *b, struct bench_result *out, struct err *err);
 enum status bench_decode(const struct bench *b, struct bench_result *out, struct err *err);
 

@@ -67,9 +67,7 @@ static enum status pack_layer(void *ctx, const struct press_layer *layer, const 
 
     if (!result)
         return err_set(err, ST_EUNIMPLEMENTED, "layer %d has a window; decode is measured without", layer->layer);
-    kept = *result;
-    kept.codec = d->b->codec;
-    st = press_run_plan(d->b->local->press, &kept, block, err);
+    st = bench_plan(d->b, result, &kept, block, err);
     if (st == ST_OK)
         st = d->be->ops->alloc(d->be, block->bytes, "blocks", &block->data, err);
     if (st == ST_OK)

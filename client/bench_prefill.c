@@ -30,6 +30,14 @@ int32_t bench_argmax(const float *logits, int32_t vocab)
     return best;
 }
 
+enum status bench_plan(const struct bench *b, const struct press_result *result, struct press_result *kept,
+                       struct kv_block *block, struct err *err)
+{
+    *kept = *result;
+    kept->codec = b->codec;
+    return press_run_plan(b->local->press, kept, block, err);
+}
+
 /* Where a layer's block is packed, one after another: the same place for all. */
 struct coding {
     const struct bench *b;
@@ -59,9 +67,7 @@ static enum status code_layer(void *ctx, const struct press_layer *layer, const 
     (void)layer;
     if (!result) /* a layer with a window: not pressed either */
         return ST_OK;
-    kept = *result;
-    kept.codec = c->b->codec;
-    st = press_run_plan(c->b->local->press, &kept, &block, err);
+    st = bench_plan(c->b, result, &kept, &block, err);
     if (st == ST_OK && block.bytes > c->room) {
         coding_free(c);
         st = be->ops->alloc(be, block.bytes, "blocks", &c->data, err);
