@@ -6,7 +6,8 @@
  *   log_event(LOG_WARN, "lost", "request=%s why=%s", id, log_quote(&why, err.text))
  *
  * Never a prompt, a token text or a key. Every number has its unit in its key. Writes with one write(2), so lines of
- * several threads do not mix; waits a tenth of a second at most for a reader that has stopped. Only programs and nodes log; library layers do not.
+ * several threads do not mix; waits a tenth of a second at most for a reader that has stopped. Only programs and nodes
+ * log; library layers do not.
  */
 #ifndef PLATEN_BASE_LOG_H
 #define PLATEN_BASE_LOG_H

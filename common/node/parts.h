@@ -47,8 +47,8 @@ struct node_parts {
     struct backend *be;
     struct weights *weights;
     bool device_failed; /* atomic */
-    const int64_t
-        *turn_ns; /* the node's, as soon as it has an engine: since when that has been in its turn; 0: it waits */
+    /* Since when the node's engine has been in its turn; 0: it waits. NULL: there is none yet. */
+    const int64_t *turn_ns;
     int32_t fallbacks_told; /* main, once the node is open */
     struct metric *m_fallbacks;
     struct kv_shape shape;

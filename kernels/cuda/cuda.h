@@ -123,7 +123,8 @@ bool cuda_lane_wait(struct cuda *c, enum lane lane, const char *what);
 bool cuda_hung(const struct cuda *c);
 
 /* fallback.c */
-/* Remembers that a kernel of ours does this, or the library by its first guess, once for each `instead` and shape. Engine thread; hot. */
+/* Remembers that a kernel of ours does this, or the library by its first guess, once for each `instead` and shape. Engine
+ * thread; hot. */
 void cuda_fell_back(struct cuda *c, const struct fallback *f);
 const struct fallback *cuda_fallback_at(struct backend *be, int32_t index);
 
