@@ -27,11 +27,27 @@ struct world {
     struct press_files *files;
 };
 
+/* Steps that take 10 ms while `slow` is set, so that something can be done in the middle of an answer. */
+static const struct backend_ops *works;
+static struct backend_ops slowed;
+static int32_t slow; /* atomic */
+
+static void result_of_slow(struct backend *be, int32_t behind, int32_t *ids)
+{
+    works->step_result(be, behind, ids);
+    if (__atomic_load_n(&slow, __ATOMIC_ACQUIRE))
+        usleep(10000);
+}
+
 static int open_world(void **state)
 {
     struct world *w = mem_zero(1, sizeof *w);
 
     small_decode_open(&w->d, WINDOW);
+    works = w->d.be->ops;
+    slowed = *works;
+    slowed.step_result = result_of_slow;
+    w->d.be->ops = &slowed;
     assert_int_equal(blocks_open(&w->blocks, w->d.be, ARENA, NULL), ST_OK);
     small_decode_start(&w->d, 48, TAILS);
     w->files = small_gate_open(&w->d.weights->hp);
@@ -367,6 +383,7 @@ static void move_blocks(struct batcher *b, void *arg)
     struct world *w = arg;
 
     batcher_compact(b, w->blocks);
+    __atomic_store_n(&slow, 0, __ATOMIC_RELEASE);
 }
 
 static void own_blocks_may_be_moved_in_the_middle(void **state)
@@ -377,6 +394,7 @@ static void own_blocks_may_be_moved_in_the_middle(void **state)
     struct sequence *still = answer(w, c, 4, 10, 200), *s = ask(w, c, 4, 10, 200);
     uint64_t place = s->own->own->extent->offset;
 
+    __atomic_store_n(&slow, 1, __ATOMIC_RELEASE); /* until they are moved */
     batcher_submit(w->d.batcher, s);
     while (__atomic_load_n(&s->made_count, __ATOMIC_ACQUIRE) < 20)
         usleep(200);
